@@ -1,0 +1,16 @@
+"""The one exception that means "you gave something that cannot be used", as opposed to a fault of the program."""
+
+_FROM_WORKER = "Caught UserError in DataLoader worker"
+
+
+class UserError(ValueError):
+    """A user's mistake: the message says what is wrong, where, and what to do, in one sentence.
+
+    The tools print it without a traceback and exit with 2; every other exception keeps its traceback.
+    """
+
+    def __init__(self, message: str):
+        # A DataLoader raises a worker's exception anew from the text of its traceback, whose last line is ours.
+        if message.startswith(_FROM_WORKER):
+            message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
+        super().__init__(message)

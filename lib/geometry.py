@@ -1,0 +1,94 @@
+"""Pixels: box -> crop (centre, scale) -> affine maps to the network's input and to the heatmap, and back.
+
+The conventions are DARK's (CVPR 2020, arXiv 1910.06278), not HRNet's: a crop of width w spans w - 1 pixel steps,
+so size - 1 goes to size - 1 and nothing is shifted by a half or a quarter of a pixel.
+
+N boxes or crops, K points. Boxes are COCO's x, y, w, h and all coordinates are pixel centres, x to the right and
+y down. `scale` is the lineage's: the crop's width and height in units of `PIXEL_STD` image pixels.
+"""
+
+import numpy as np
+
+PIXEL_STD = 200.0  # image pixels per unit of `scale`; a constant of the lineage since the MPII annotations
+PADDING = 1.25  # a crop shows this many times the box
+
+
+def clean_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clip annotated boxes (N, 4) to images of `image_sizes` (N, 2: width, height).
+
+    Returns the clean boxes (N, 4) and which of them (N, bool) still have a corner order that makes a box.
+    """
+    x1, y1 = np.maximum(boxes[:, 0], 0), np.maximum(boxes[:, 1], 0)
+    x2 = np.minimum(image_sizes[:, 0] - 1, x1 + np.maximum(boxes[:, 2] - 1, 0))
+    y2 = np.minimum(image_sizes[:, 1] - 1, y1 + np.maximum(boxes[:, 3] - 1, 0))
+    return np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=1), (x2 >= x1) & (y2 >= y1)
+
+
+def fit_aspect(width: np.ndarray, height: np.ndarray, aspect: float) -> np.ndarray:
+    """Grow the shorter side until width / height is `aspect`; returns (..., 2) in the units given."""
+    return np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], axis=-1)
+
+
+def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (N, 2) in image pixels and padded scales (N, 2), float32, of boxes (N, 4) for inputs of w/h `aspect`."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    center = (boxes[:, :2] + (boxes[:, 2:] - 1) * 0.5).astype(np.float32)
+    scale = (fit_aspect(boxes[:, 2], boxes[:, 3], aspect) / PIXEL_STD).astype(np.float32)
+    return center, scale * np.float32(PADDING)
+
+
+def crop_areas(scale: np.ndarray) -> np.ndarray:
+    """Area (N) in square image pixels of crops with `scale` (N, 2): OKS-NMS takes it for the person's."""
+    return np.prod(scale * PIXEL_STD, axis=-1)
+
+
+def _third_point(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The corner that completes a right angle at `second`."""
+    dx, dy = first - second
+    return second + np.array([-dy, dx], np.float32)
+
+
+def crop_to_output(
+    center: np.ndarray, scale: np.ndarray, rotation: float, size: tuple[int, int], inverse: bool = False
+) -> np.ndarray:
+    """The 2x3 map, float64, from image pixels to the pixels of a `size` (width, height) output.
+
+    `rotation` in degrees turns the content counter-clockwise. The map is the solution for three corresponding points
+    (centre, half the crop's width above it, and their perpendicular) that are rounded to float32 first, as in the
+    published system: a closed form differs by up to 1.7e-3 input pixels. `inverse` gives output -> image.
+    """
+    half_width = (scale[0] * PIXEL_STD - 1) * -0.5
+    angle = np.deg2rad(np.float64(rotation))
+    source = np.zeros((3, 2), np.float32)
+    source[0] = center
+    source[1] = center + half_width * np.array([-np.sin(angle), np.cos(angle)])
+    source[2] = _third_point(source[0], source[1])
+
+    target = np.zeros((3, 2), np.float32)
+    target[0] = (size[0] - 1) * 0.5, (size[1] - 1) * 0.5
+    target[1] = target[0] + np.array([0, (size[0] - 1) * -0.5], np.float32)
+    target[2] = _third_point(target[0], target[1])
+
+    if inverse:
+        source, target = target, source
+    homogeneous = np.column_stack([source, np.ones(3)]).astype(np.float64)
+    return np.linalg.solve(homogeneous, target.astype(np.float64)).T
+
+
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Map points (..., 2) by a 2x3 matrix."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def heatmap_to_input(points: np.ndarray, heatmap_size: tuple[int, int], input_size: tuple[int, int]) -> np.ndarray:
+    """Heatmap pixels to input pixels of the same crop, points (..., 2), sizes (width, height).
+
+    Both show the crop around their own centre with size - 1 steps across its width, so this is no plain stride.
+    """
+    stride = (input_size[0] - 1) / (heatmap_size[0] - 1)
+    return (points - (np.array(heatmap_size) - 1) / 2) * stride + (np.array(input_size) - 1) / 2
+
+
+def flip_points(points: np.ndarray, width: int) -> np.ndarray:
+    """Mirror points (..., 2) in an image `width` pixels wide; exchanging left and right joints is the caller's."""
+    return points * np.array([-1, 1]) + np.array([width - 1, 0])
