@@ -1,0 +1,1 @@
+"""The networks: a CNN, a Transformer encoder and a heatmap head."""

@@ -1,0 +1,124 @@
+"""The Transformer encoder of TransPose: DETR's post-norm layers, with positions on queries and keys.
+
+B batch, N tokens (the feature map read row by row), D model width, M heads, Q chosen queries, H x W the token grid.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+def sine_positions(height: int, width: int, dim: int) -> Tensor:
+    """Two-dimensional sine positions (H*W, 1, D) as in DETR (ECCV 2020, arXiv 2005.12872).
+
+    Rows and columns count from 1 and are scaled to 2 pi; the first half of the channels encodes y, the second x;
+    channel i of a half has frequency 10000^(-2 floor(i/2) / (D/2)), sine on even and cosine on odd channels.
+    """
+    half = dim // 2
+    frequency = 10000 ** (2 * (torch.arange(half) // 2) / half)
+
+    def encode(length: int) -> Tensor:
+        steps = torch.arange(1, length + 1, dtype=torch.float32) / (length + 1e-6) * 2 * math.pi
+        phase = steps[:, None] / frequency
+        return torch.stack([phase[:, 0::2].sin(), phase[:, 1::2].cos()], dim=2).flatten(1)
+
+    y = encode(height)[:, None].expand(height, width, half)
+    x = encode(width)[None].expand(height, width, half)
+    return torch.cat([y, x], dim=2).reshape(height * width, 1, dim)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with the parameter names of `nn.MultiheadAttention`."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, M, N, D / M)"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        dim = self.out_proj.in_features
+        q, k = F.linear(x, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
+        return self._split(q), self._split(k)
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """(B, N, D) -> (B, N, D); the N x N maps are never materialised where PyTorch has a fused kernel."""
+        dim = self.out_proj.in_features
+        q, k = self._queries_and_keys(x if positions is None else x + positions)
+        v = self._split(F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :]))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def rows(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
+        """Attention of chosen tokens `queries` (Q) to all tokens: (B, M, Q, N), each row summing to 1."""
+        q, k = self._queries_and_keys(x if positions is None else x + positions)
+        scores = q[:, :, queries] @ k.transpose(-2, -1)
+        return (scores / math.sqrt(q.shape[-1])).softmax(-1)
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then a feed-forward network, each added to its input and normalised after."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, activation: str):
+        super().__init__()
+        self.self_attn = SelfAttention(dim, heads, dropout)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.self_attn(x, positions)))
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class Encoder(nn.Module):
+    """A stack of layers without a final norm; matrices are Xavier-uniform, biases PyTorch's defaults."""
+
+    def __init__(
+        self,
+        layers: int,
+        dim: int,
+        heads: int,
+        feedforward: int,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        positions_at_first_layer_only: bool = False,
+    ):
+        super().__init__()
+        self.positions_at_first_layer_only = positions_at_first_layer_only
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, feedforward, dropout, activation) for _ in range(layers))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def _positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
+        return None if layer > 0 and self.positions_at_first_layer_only else positions
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """(B, N, D), positions (1, N, D) or None -> (B, N, D)."""
+        for i, layer in enumerate(self.layers):
+            x = layer(x, self._positions_of(i, positions))
+        return x
+
+    def attention(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
+        """Attention rows of chosen tokens `queries` (Q) in every layer: (layers, B, M, Q, N)."""
+        rows = []
+        for i, layer in enumerate(self.layers):
+            layer_positions = self._positions_of(i, positions)
+            rows.append(layer.self_attn.rows(x, layer_positions, queries))
+            x = layer(x, layer_positions)
+        return torch.stack(rows)

@@ -1,0 +1,224 @@
+"""TransPose (ICCV 2021, arXiv 2012.14214): a CNN, a Transformer encoder over its feature map, a heatmap head.
+
+B batch, K keypoints, N tokens, D model width, H x W the heatmap (a quarter of the input), L layers, M heads, Q queries.
+The state dict is a file format: keys, shapes and dtypes are those of the released checkpoints.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from transpose.models.encoder import Encoder, sine_positions
+from transpose.models.hrnet import Stage, conv_bn, make_layer, make_stage, make_transition
+
+# ResNet depth -> block, and how many of them in the two stages that ResNet-S keeps.
+RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], int, int]] = {
+    18: (BasicBlock, 2, 2),
+    34: (BasicBlock, 3, 4),
+    50: (Bottleneck, 3, 4),
+    101: (Bottleneck, 3, 4),
+    152: (Bottleneck, 3, 8),
+}
+DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}  # kernel -> padding, output padding that double the size
+POSITIONS = ("sine", "learnable", "none")
+
+
+class TransPose(nn.Module):
+    """What both variants share: features -> reduce -> encoder -> head, and the positions.
+
+    A variant sets `stride` (input pixels per token), builds its backbone between `_add_positions` and `_add_encoder`
+    so that parameters are created in the published order, and defines `features` and `head`.
+    """
+
+    stride: int
+    pos_embedding: nn.Parameter | None
+    reduce: nn.Conv2d
+    global_encoder: Encoder
+    final_layer: nn.Conv2d
+
+    def _add_positions(self, image_size: tuple[int, int], dim: int, positions: str) -> None:
+        self.grid = image_size[1] // self.stride, image_size[0] // self.stride
+        if positions == "sine":
+            self.pos_embedding = nn.Parameter(sine_positions(*self.grid, dim), requires_grad=False)
+        elif positions == "learnable":
+            self.pos_embedding = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], 1, dim))
+        else:
+            self.register_parameter("pos_embedding", None)
+
+    def _add_encoder(
+        self,
+        channels: int,
+        *,
+        dim: int,
+        feedforward: int,
+        heads: int,
+        layers: int,
+        dropout: float,
+        activation: str,
+        positions_at_first_layer_only: bool,
+    ) -> None:
+        self.reduce = nn.Conv2d(channels, dim, 1, bias=False)
+        self.global_encoder = Encoder(
+            layers, dim, heads, feedforward, dropout, activation, positions_at_first_layer_only
+        )
+
+    def _add_final_layer(self, channels: int, num_joints: int, kernel: int) -> None:
+        self.final_layer = nn.Conv2d(channels, num_joints, kernel, padding=kernel // 2)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, 4H, 4W) -> the backbone's feature map, one cell per token."""
+        raise NotImplementedError
+
+    def head(self, x: Tensor) -> Tensor:
+        """Encoded map (B, D, *grid) -> heatmaps (B, K, H, W)."""
+        raise NotImplementedError
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """(B, N, D), the reduced feature map read row by row."""
+        return self.reduce(self.features(images)).flatten(2).transpose(1, 2)
+
+    def _positions(self) -> Tensor | None:
+        return None if self.pos_embedding is None else self.pos_embedding.transpose(0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W)."""
+        x = self.global_encoder(self._tokens(images), self._positions())
+        return self.head(x.transpose(1, 2).unflatten(2, self.grid))
+
+    @torch.no_grad()
+    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Attention rows of the tokens `queries` (Q) in each layer and head: (L, B, M, Q, N), on a float64 copy.
+
+        Saturated rows magnify the features' float32 rounding to 1e-5, and differently on every processor.
+        """
+        exact = copy.deepcopy(self).double()
+        rows = exact.global_encoder.attention(exact._tokens(images.double()), exact._positions(), queries)
+        return rows.to(images.dtype)
+
+
+class TransPoseR(TransPose):
+    """TransPose-R: torchvision's ResNet up to `layer2`, tokens at stride 8, transposed convolutions to stride 4."""
+
+    stride = 8
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int] = (192, 256),
+        num_joints: int = 17,
+        num_layers: int = 50,
+        dim: int = 256,
+        feedforward: int = 1024,
+        heads: int = 8,
+        layers: int = 4,
+        positions: str = "sine",
+        dropout: float = 0.1,
+        activation: str = "relu",
+        positions_at_first_layer_only: bool = False,
+        deconv_filters: Sequence[int] = (256,),
+        deconv_kernels: Sequence[int] = (4,),
+        deconv_bias: bool = False,
+        final_kernel: int = 1,
+    ):
+        """`image_size` (width, height) in pixels; `num_layers` the ResNet's depth, `layers` the encoder's."""
+        super().__init__()
+        block, blocks1, blocks2 = RESNETS[num_layers]
+        self._add_positions(image_size, dim, positions)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = make_layer(block, 64, 64, blocks1)
+        self.layer2 = make_layer(block, 64 * block.expansion, 128, blocks2, stride=2)
+        self._add_encoder(
+            128 * block.expansion,
+            dim=dim,
+            feedforward=feedforward,
+            heads=heads,
+            layers=layers,
+            dropout=dropout,
+            activation=activation,
+            positions_at_first_layer_only=positions_at_first_layer_only,
+        )
+        deconvs: list[nn.Module] = []
+        channels = dim
+        for filters, kernel in zip(deconv_filters, deconv_kernels, strict=True):
+            padding, output_padding = DECONV_PADDING[kernel]
+            deconvs += [
+                nn.ConvTranspose2d(channels, filters, kernel, 2, padding, output_padding, bias=deconv_bias),
+                nn.BatchNorm2d(filters),
+                nn.ReLU(inplace=True),
+            ]
+            channels = filters
+        self.deconv_layers = nn.Sequential(*deconvs)
+        self._add_final_layer(channels, num_joints, final_kernel)
+
+    def features(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer2(self.layer1(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.final_layer(self.deconv_layers(x))
+
+
+class TransPoseH(TransPose):
+    """TransPose-H: HRNet up to stage 3 at its highest resolution, tokens at stride 4, a 1x1 convolution as head."""
+
+    stride = 4
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int] = (192, 256),
+        num_joints: int = 17,
+        stage2: Stage = Stage(1, "BASIC", (4, 4), (48, 96)),
+        stage3: Stage = Stage(4, "BASIC", (4, 4, 4), (48, 96, 192)),
+        dim: int = 96,
+        feedforward: int = 192,
+        heads: int = 1,
+        layers: int = 4,
+        positions: str = "sine",
+        dropout: float = 0.1,
+        activation: str = "relu",
+        positions_at_first_layer_only: bool = False,
+        final_kernel: int = 1,
+    ):
+        """`image_size` (width, height) in pixels; `layers` the encoder's depth."""
+        super().__init__()
+        self._add_positions(image_size, dim, positions)
+        self.conv1, self.bn1 = conv_bn(3, 64, stride=2)
+        self.conv2, self.bn2 = conv_bn(64, 64, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = make_layer(Bottleneck, 64, 64, blocks=4)
+        self.transition1 = make_transition([64 * Bottleneck.expansion], stage2.widths)
+        self.stage2 = make_stage(stage2)
+        self.transition2 = make_transition(stage2.widths, stage3.widths)
+        self.stage3 = make_stage(stage3, only_highest_resolution=True)
+        self._add_encoder(
+            stage3.widths[0],
+            dim=dim,
+            feedforward=feedforward,
+            heads=heads,
+            layers=layers,
+            dropout=dropout,
+            activation=activation,
+            positions_at_first_layer_only=positions_at_first_layer_only,
+        )
+        self._add_final_layer(dim, num_joints, final_kernel)
+
+    def features(self, images: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
+        branches = self.stage2([transition(x) for transition in self.transition1])
+        # A new branch opens from the lowest resolution that exists.
+        sources = [*branches, branches[-1]]
+        return self.stage3([transition(s) for transition, s in zip(self.transition2, sources, strict=True)])[0]
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.final_layer(x)
+
+
+MODELS: dict[str, type[TransPoseR | TransPoseH]] = {"transpose_r": TransPoseR, "transpose_h": TransPoseH}

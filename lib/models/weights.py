@@ -1,0 +1,145 @@
+"""Weights: how a model starts (drawn, or from ImageNet) and how a trained state dict gets into it.
+
+State dicts are flat, key -> tensor. `source` is what an error message calls the file they came from.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transpose.errors import UserError
+from transpose.models.transpose import TransPose, TransPoseR
+
+DRAWN_STD = 0.001
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every key
+
+
+def initialise(
+    model: TransPose, imagenet: Mapping[str, Tensor] | None, stages: Sequence[str] = ("*",), source: str = ""
+) -> None:
+    """Start weights as published, in place; the encoder and the positions stay as constructed.
+
+    R with ImageNet weights re-draws the final layer only and takes what matches; R without draws every convolution.
+    H draws every convolution, then takes the `stages` (first part of a key; a leading "*" takes all).
+    Raises UserError when the ImageNet weights are of another network.
+    """
+    if isinstance(model, TransPoseR) and imagenet is not None:
+        nn.init.normal_(model.final_layer.weight, std=DRAWN_STD)
+        _zero_bias(model.final_layer)
+        _take(model, imagenet, source)
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=DRAWN_STD)
+            if not (isinstance(model, TransPoseR) and module is model.final_layer):
+                _zero_bias(module)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    if imagenet is not None:
+        chosen = {k: v for k, v in imagenet.items() if "*" in stages[:1] or k.split(".")[0] in stages}
+        _take(model, chosen, source)
+
+
+def _zero_bias(module: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load the keys that the model has; a key of another shape means that the weights are another network's."""
+    own = model.state_dict()
+    matching = {key: value for key, value in state.items() if key in own}
+    if not matching:
+        raise UserError(f"{source}: none of its {len(state)} tensors belongs to this backbone")
+    for key, value in matching.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"{source}: {key} has shape {_shape(value)} but this backbone needs {_shape(own[key])}; "
+                "these are the weights of another backbone"
+            )
+    model.load_state_dict(matching, strict=False)
+
+
+def unwrap(content: Mapping) -> dict[str, Tensor]:
+    """The plain state dict in what a file held: a state dict, or a training checkpoint with one inside."""
+    for key in ("state_dict", "best_state_dict"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {}
+    for key, value in content.items():
+        while key.startswith(WRAPPERS):
+            key = key.split(".", 1)[1]
+        state[key] = value
+    return state
+
+
+def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Load a trained state dict strictly, in place; positions of another input size are resized to the model's grid.
+
+    Returns remarks for the log. Raises UserError that says which keys and shapes differ.
+    """
+    remarks = []
+    own = model.state_dict()
+    state = dict(state)
+    position, wanted = state.get("pos_embedding"), own.get("pos_embedding")
+    if position is not None and wanted is not None and position.dim() == 3:
+        if position.shape != wanted.shape and position.shape[1:] == wanted.shape[1:]:
+            grid = token_grid(position, model.grid)
+            state["pos_embedding"] = resize_positions(position, grid, model.grid)
+            old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
+            remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
+    differences = _differences(own, state)
+    if differences:
+        raise UserError(f"{source}: not a checkpoint of this model: {differences}")
+    model.load_state_dict(state, strict=True)
+    return remarks
+
+
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
+    parts = []
+    shapes = [
+        f"{key} is {_shape(state[key])}, the model's {_shape(own[key])}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    lists = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": shapes,
+    }
+    for title, keys in lists.items():
+        if keys:
+            more = f" and {len(keys) - most} more" if len(keys) > most else ""
+            parts.append(f"{len(keys)} {title} ({', '.join(keys[:most])}{more})")
+    return "; ".join(parts)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def token_grid(positions: Tensor, like: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that positions (N, 1, D) stand for.
+
+    Sine positions tell: their y half is constant along a row. Otherwise the factors of N closest in aspect to `like`.
+    """
+    tokens, _, dim = positions.shape
+    changes = (positions[1:, 0, : dim // 2] != positions[:-1, 0, : dim // 2]).any(1).nonzero()
+    columns = int(changes[0]) + 1 if len(changes) else tokens
+    if columns > 1 and tokens % columns == 0:
+        return tokens // columns, columns
+    aspect = math.log(like[0] / like[1])
+    grids = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
+    return min(grids, key=lambda grid: abs(math.log(grid[0] / grid[1]) - aspect))
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Positions (N, 1, D) of a grid (rows, columns), bilinearly interpolated to another, corners kept on corners."""
+    maps = positions.squeeze(1).t().unflatten(1, grid)[None]
+    resized = F.interpolate(maps, size=new_grid, mode="bilinear", align_corners=True)
+    return resized[0].flatten(1).t()[:, None].contiguous()
