@@ -1,0 +1,59 @@
+"""What every tool's command line has in common. Imports nothing heavy, so that --help answers at once."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from transpose.errors import UserError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The lineage's arguments: --cfg, directories, and KEY VALUE overrides at the end."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--cfg", required=True, metavar="YAML", help="experiment's configuration file")
+    arguments.add_argument("--modelDir", default="", metavar="DIR", help="where runs' folders go (OUTPUT_DIR)")
+    arguments.add_argument("--logDir", default="", metavar="DIR", help="where TensorBoard's folders go (LOG_DIR)")
+    arguments.add_argument("--dataDir", default="", metavar="DIR", help="put in front of the yaml's paths (DATA_DIR)")
+    arguments.add_argument("--prevModelDir", default="", metavar="DIR", help="accepted as in the original; unused")
+    arguments.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, e.g. TEST.USE_GT_BBOX True")
+    return arguments
+
+
+def configuration(arguments: argparse.Namespace) -> "CfgNode":
+    """The checked configuration that the arguments ask for; also starts the console's log."""
+    from transpose import config, distributed, log
+
+    log.start(quiet=distributed.rank() > 0)
+    return config.load(
+        arguments.cfg,
+        arguments.opts,
+        output_dir=arguments.modelDir,
+        log_dir=arguments.logDir,
+        data_dir=arguments.dataDir,
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool: a user's mistake becomes one sentence and exit code 2, a fault of the program keeps its traceback."""
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except ImportError as error:
+        if "cv2" not in f"{error.name} {error.path}":
+            raise
+        fail(
+            f"OpenCV cannot be imported ({error}); where a system library is missing, "
+            "`pip uninstall opencv-python && pip install opencv-python-headless` serves as well"
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

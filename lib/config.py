@@ -1,0 +1,473 @@
+"""The configuration: yacs defaults, one comment a key, and `load`, which checks a yaml before anything heavy starts."""
+
+import ast
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_C = CfgNode()
+
+_C.OUTPUT_DIR = "output"  # runs' folders; a relative path counts from the repository's root
+_C.LOG_DIR = "log"  # TensorBoard's folders
+_C.DATA_DIR = ""  # put in front of the relative paths below
+_C.GPUS = (0,)  # GPU numbers; their count times TRAIN.BATCH_SIZE_PER_GPU is the effective batch, whatever runs it
+_C.WORKERS = 4  # data loading processes of each training or testing process; 0 loads in the process itself
+_C.PRINT_FREQ = 20  # training steps between two lines of the log
+_C.AUTO_RESUME = False  # continue from the run folder's checkpoint.pth
+_C.PIN_MEMORY = True  # page-locked batches (with a GPU only)
+_C.RANK = 0  # number in the name of the results file
+_C.SEED = 22  # every random draw comes from it, the epoch, and the sample's index or the step
+
+_C.CUDNN = CfgNode()
+_C.CUDNN.BENCHMARK = True
+_C.CUDNN.DETERMINISTIC = False
+_C.CUDNN.ENABLED = True
+
+_C.MODEL = CfgNode()
+_C.MODEL.NAME = "transpose_r"  # transpose_r or transpose_h
+_C.MODEL.INIT_WEIGHTS = True  # draw or load the start weights as published; false leaves them as constructed
+_C.MODEL.PRETRAINED = ""  # ImageNet weights of the backbone; '' starts from drawn weights
+_C.MODEL.NUM_JOINTS = 17
+_C.MODEL.TAG_PER_JOINT = True  # legacy
+_C.MODEL.TARGET_TYPE = "gaussian"
+_C.MODEL.IMAGE_SIZE = [256, 256]  # width, height of the input in pixels
+_C.MODEL.HEATMAP_SIZE = [64, 64]  # width, height; a quarter of the input
+_C.MODEL.SIGMA = 2.0  # of the target Gaussian, in heatmap pixels
+_C.MODEL.BOTTLENECK_NUM = 0  # legacy
+_C.MODEL.DIM_MODEL = 256  # d: width of a token
+_C.MODEL.DIM_FEEDFORWARD = 512  # h: hidden width of the feed-forward network
+_C.MODEL.ENCODER_LAYERS = 6
+_C.MODEL.N_HEAD = 8
+_C.MODEL.DROPOUT = 0.1  # in the encoder: attention weights, after attention, in and after the feed-forward
+_C.MODEL.ATTENTION_ACTIVATION = "relu"  # of the feed-forward network: relu or gelu
+_C.MODEL.POS_EMBEDDING = "learnable"  # sine, learnable or none
+_C.MODEL.PE_ONLY_AT_BEGIN = False  # positions in the first layer only
+_C.MODEL.INTERMEDIATE_SUP = False  # legacy
+
+_C.MODEL.EXTRA = CfgNode()
+_C.MODEL.EXTRA.FINAL_CONV_KERNEL = 1  # 1 or 3
+_C.MODEL.EXTRA.NUM_LAYERS = 50  # R: depth of the ResNet: 18, 34, 50, 101 or 152
+_C.MODEL.EXTRA.DECONV_WITH_BIAS = False  # R
+_C.MODEL.EXTRA.NUM_DECONV_LAYERS = 1  # R
+_C.MODEL.EXTRA.NUM_DECONV_FILTERS = [256]  # R
+_C.MODEL.EXTRA.NUM_DECONV_KERNELS = [4]  # R: 2, 3 or 4 each
+_C.MODEL.EXTRA.PRETRAINED_LAYERS = ["*"]  # H: stages taken from MODEL.PRETRAINED; a leading '*' takes all
+for _name, _modules, _widths in (("STAGE2", 1, [48, 96]), ("STAGE3", 4, [48, 96, 192])):
+    _stage = _C.MODEL.EXTRA[_name] = CfgNode()  # H
+    _stage.NUM_MODULES = _modules
+    _stage.NUM_BRANCHES = len(_widths)
+    _stage.BLOCK = "BASIC"  # BASIC or BOTTLENECK
+    _stage.NUM_BLOCKS = [4] * len(_widths)
+    _stage.NUM_CHANNELS = _widths
+    _stage.FUSE_METHOD = "SUM"  # legacy
+
+_C.LOSS = CfgNode()
+_C.LOSS.NAME = "mse"  # mse, or ohkm: online hard keypoint mining
+_C.LOSS.TOPK = 8  # joints that ohkm keeps of each sample
+_C.LOSS.USE_OHKM = False  # legacy: LOSS.NAME chooses
+_C.LOSS.USE_TARGET_WEIGHT = True  # leave invisible joints out
+_C.LOSS.USE_DIFFERENT_JOINTS_WEIGHT = False  # weigh joints by the skeleton's weights
+
+_C.DATASET = CfgNode()
+_C.DATASET.ROOT = ""
+_C.DATASET.DATASET = "coco"  # the data's format, and a folder of the output path
+_C.DATASET.TRAIN_SET = "train2017"
+_C.DATASET.TEST_SET = "val2017"
+_C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; anything else: the folder images/<set>
+_C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
+_C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
+_C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
+_C.DATASET.FLIP = True  # mirror with probability 0.5
+_C.DATASET.SCALE_FACTOR = 0.25
+_C.DATASET.ROT_FACTOR = 30.0  # degrees
+_C.DATASET.PROB_HALF_BODY = 0.0
+_C.DATASET.NUM_JOINTS_HALF_BODY = 8  # half-body crops need more visible joints than this
+_C.DATASET.PROB_UPPER_BODY = 0.6914624612740131  # legacy: P(standard normal < 0.5); 0.5 is even-handed
+_C.DATASET.COLOR_RGB = False
+
+_C.TRAIN = CfgNode()
+_C.TRAIN.OPTIMIZER = "adam"  # adam, adamw or sgd
+_C.TRAIN.LR = 0.0001
+_C.TRAIN.SCHEDULE = "cosine"  # cosine: LR to LR_END over END_EPOCH epochs; multistep: times LR_FACTOR at each LR_STEP
+_C.TRAIN.LR_END = 0.00001
+_C.TRAIN.LR_FACTOR = 0.1
+_C.TRAIN.LR_STEP = [90, 110]
+_C.TRAIN.WARMUP_EPOCHS = 0  # epochs over which the rate rises linearly to the schedule's
+_C.TRAIN.WD = 0.0001  # weight decay of sgd; of adam and adamw only with APPLY_WEIGHT_DECAY
+_C.TRAIN.APPLY_WEIGHT_DECAY = False  # the published recipes set WD and train Adam without it
+_C.TRAIN.MOMENTUM = 0.9  # sgd
+_C.TRAIN.NESTEROV = False  # sgd
+_C.TRAIN.GAMMA1 = 0.99  # legacy
+_C.TRAIN.GAMMA2 = 0.0  # legacy
+_C.TRAIN.BEGIN_EPOCH = 0
+_C.TRAIN.END_EPOCH = 140
+_C.TRAIN.VALIDATE_EVERY = 1  # epochs between validations; the last epoch is always validated
+_C.TRAIN.RESUME = False  # legacy: AUTO_RESUME decides
+_C.TRAIN.CHECKPOINT = ""  # legacy
+_C.TRAIN.RESUME_CHANGED = False  # resume although the configuration differs from the checkpoint's
+_C.TRAIN.BATCH_SIZE_PER_GPU = 32
+_C.TRAIN.SHUFFLE = True
+
+_C.TEST = CfgNode()
+_C.TEST.BATCH_SIZE_PER_GPU = 32
+_C.TEST.FLIP_TEST = False  # average with the prediction for the mirrored crop
+_C.TEST.BLUR_KERNEL = 3  # odd width of DARK's smoothing, in heatmap pixels
+_C.TEST.POST_PROCESS = False  # legacy: DARK decoding is always on
+_C.TEST.SHIFT_HEATMAP = False  # legacy
+_C.TEST.USE_GT_BBOX = False  # annotated boxes instead of COCO_BBOX_FILE's
+_C.TEST.COCO_BBOX_FILE = ""  # detections: COCO results of category person
+_C.TEST.IMAGE_THRE = 0.1  # detections below this score are dropped
+_C.TEST.BBOX_THRE = 1.0  # legacy
+_C.TEST.NMS_THRE = 0.6  # legacy
+_C.TEST.SOFT_NMS = False
+_C.TEST.OKS_THRE = 0.5  # OKS-NMS drops a person that overlaps a better one by more
+_C.TEST.IN_VIS_THRE = 0.0  # joints above this score count towards the person's
+_C.TEST.MODEL_FILE = ""  # weights to test; '' takes final_state.pth of the run's folder
+
+_C.DEBUG = CfgNode()
+_C.DEBUG.DEBUG = False  # pictures every PRINT_FREQ steps, in the run's folder and in TensorBoard
+_C.DEBUG.SAVE_BATCH_IMAGES_GT = False
+_C.DEBUG.SAVE_BATCH_IMAGES_PRED = False
+_C.DEBUG.SAVE_HEATMAPS_GT = False
+_C.DEBUG.SAVE_HEATMAPS_PRED = False
+
+# Keys that the original's files set and nothing reads, with the value of another key that brings some of them to life.
+LEGACY: dict[str, tuple[str, str] | None] = {
+    "MODEL.TAG_PER_JOINT": None,
+    "MODEL.BOTTLENECK_NUM": None,
+    "MODEL.INTERMEDIATE_SUP": None,
+    "MODEL.EXTRA.STAGE2.FUSE_METHOD": None,
+    "MODEL.EXTRA.STAGE3.FUSE_METHOD": None,
+    "LOSS.USE_OHKM": None,
+    "LOSS.TOPK": ("LOSS.NAME", "ohkm"),
+    "DATASET.HYBRID_JOINTS_TYPE": None,
+    "TRAIN.LR_STEP": ("TRAIN.SCHEDULE", "multistep"),
+    "TRAIN.LR_FACTOR": ("TRAIN.SCHEDULE", "multistep"),
+    "TRAIN.WD": ("TRAIN.OPTIMIZER", "sgd"),
+    "TRAIN.MOMENTUM": ("TRAIN.OPTIMIZER", "sgd"),
+    "TRAIN.NESTEROV": ("TRAIN.OPTIMIZER", "sgd"),
+    "TRAIN.GAMMA1": None,
+    "TRAIN.GAMMA2": None,
+    "TRAIN.RESUME": None,
+    "TRAIN.CHECKPOINT": None,
+    "TEST.POST_PROCESS": None,
+    "TEST.SHIFT_HEATMAP": None,
+    "TEST.NMS_THRE": None,
+    "TEST.BBOX_THRE": None,
+}
+PATHS = ("DATASET.ROOT", "MODEL.PRETRAINED", "TEST.MODEL_FILE", "TEST.COCO_BBOX_FILE")
+BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
+
+
+def repository_root() -> Path:
+    """Where relative paths of a yaml start: the clone, or the current directory for an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "experiments").is_dir() else Path.cwd()
+
+
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    output_dir: str = "",
+    log_dir: str = "",
+    data_dir: str = "",
+) -> CfgNode:
+    """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
+
+    The three directories are the command line's and count from the current directory.
+    Raises UserError that names the file, the key and what to do.
+    """
+    cfg = _C.clone()
+    given = dict(_leaves(_read_yaml(Path(path))))
+    for key, value in given.items():
+        _set(cfg, key, value, where=str(path))
+    given |= _merge_overrides(cfg, overrides)
+    for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
+        if directory:
+            cfg[key] = str(Path(directory).absolute())
+    _resolve_paths(cfg)
+    _check(cfg, str(path))
+    _report_legacy(cfg, given)
+    cfg.freeze()
+    return cfg
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """The yaml as nested dicts, over its base's; safe loader only."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values, not a {type(content).__name__}")
+    base = content.pop(BASE_KEY, None)
+    if base is None:
+        return content
+    base_path = (path.parent / str(base)).resolve()
+    if base_path in seen:
+        raise UserError(f"{path}: {BASE_KEY} names {base}, which leads back to this file")
+    return _merged(_read_yaml(base_path, (*seen, path.resolve())), content)
+
+
+def _merged(base: dict, top: dict) -> dict:
+    both = base | top
+    for key in base.keys() & top.keys():
+        if isinstance(base[key], dict) and isinstance(top[key], dict):
+            both[key] = _merged(base[key], top[key])
+    return both
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def _all_keys() -> list[str]:
+    return [key for key, _ in _leaves(_C)]
+
+
+def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    """Set a dotted key, after checking that it exists and that the value has its type."""
+    *parents, leaf = key.split(".")
+    node: Any = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node:
+        raise UserError(f"{where}: {key} is not a configuration key; {_nearest(key)}")
+    if isinstance(node[leaf], CfgNode):
+        if value:
+            raise UserError(f"{where}: {key} holds further keys, not the value {value!r}")
+        return
+    node[leaf] = _coerce(value, node[leaf], key, where)
+
+
+def _nearest(key: str) -> str:
+    known = _all_keys()
+    full = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not full:
+        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
+        leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
+        full = [leaves[leaf[0]]] if leaf else difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"the nearest is {full[0]}"
+
+
+def _decode(text: str) -> Any:
+    """What a string stands for: "(0,1)" a tuple, "1e-4" (text to yaml) a number; anything else is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
+    """The value in its default's type; an integer and a float stand for each other where that loses nothing."""
+    if isinstance(default, str):
+        return "" if value is None else _expect(isinstance(value, str), value, "text", key, where)
+    if isinstance(value, str):
+        lowered = value.lower()
+        value = lowered == "true" if lowered in ("true", "false") else _decode(value)
+    if isinstance(default, bool):
+        return _expect(isinstance(value, bool), value, "true or false", key, where)
+    if isinstance(default, list | tuple):
+        _expect(isinstance(value, list | tuple), value, f"a list such as {default}", key, where)
+        return type(default)(_coerce(item, default[0], key, where) for item in value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int):
+        _expect(number and float(value).is_integer(), value, "a whole number", key, where)
+        return int(value)
+    return float(_expect(number, value, "a number", key, where))
+
+
+def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
+    if not holds:
+        raise UserError(f"{where}: {key} must be {wanted}, not {value!r}")
+    return value
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> dict[str, Any]:
+    if len(overrides) % 2:
+        raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
+    given = {}
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        # A path that exists from here is meant from here; the yaml's rule applies to any other.
+        if key in PATHS and value and os.path.exists(value):
+            value = os.path.abspath(value)
+        _set(cfg, key, value, where="command line")
+        given[key] = value
+    return given
+
+
+def _resolve_paths(cfg: CfgNode) -> None:
+    root = repository_root()
+    for key in ("OUTPUT_DIR", "LOG_DIR"):
+        cfg[key] = str(root / cfg[key])
+    for key in PATHS:
+        parent, leaf = key.split(".")
+        value = cfg[parent][leaf]
+        if value:
+            candidates = [root / cfg.DATA_DIR / value, root / value]
+            cfg[parent][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
+
+
+def _check(cfg: CfgNode, where: str) -> None:
+    """Values that do not fit each other or that nothing can run with."""
+
+    def need(holds: bool, message: str) -> None:
+        if not holds:
+            raise UserError(f"{where}: {message}")
+
+    def choice(key: str, value: Any, options: Sequence) -> None:
+        listed = ", ".join(map(str, options))
+        nearest = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0)
+        need(value in options, f"{key} must be one of {listed}, not {value!r}; the nearest is {nearest[0]}")
+
+    model, extra, train, test, data = cfg.MODEL, cfg.MODEL.EXTRA, cfg.TRAIN, cfg.TEST, cfg.DATASET
+    choice("MODEL.NAME", model.NAME, ("transpose_r", "transpose_h"))
+    choice("MODEL.POS_EMBEDDING", model.POS_EMBEDDING, ("sine", "learnable", "none"))
+    choice("MODEL.ATTENTION_ACTIVATION", model.ATTENTION_ACTIVATION, ("relu", "gelu"))
+    choice("MODEL.TARGET_TYPE", model.TARGET_TYPE, ("gaussian",))
+    choice("MODEL.EXTRA.FINAL_CONV_KERNEL", extra.FINAL_CONV_KERNEL, (1, 3))
+    choice("LOSS.NAME", cfg.LOSS.NAME, ("mse", "ohkm"))
+    choice("DATASET.DATASET", data.DATASET, ("coco",))
+    choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
+    choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
+
+    positive = {
+        "GPUS' length": len(cfg.GPUS),
+        "PRINT_FREQ": cfg.PRINT_FREQ,
+        "MODEL.NUM_JOINTS": model.NUM_JOINTS,
+        "MODEL.SIGMA": model.SIGMA,
+        "MODEL.DIM_MODEL": model.DIM_MODEL,
+        "MODEL.DIM_FEEDFORWARD": model.DIM_FEEDFORWARD,
+        "MODEL.ENCODER_LAYERS": model.ENCODER_LAYERS,
+        "MODEL.N_HEAD": model.N_HEAD,
+        "LOSS.TOPK": cfg.LOSS.TOPK,
+        "TRAIN.LR": train.LR,
+        "TRAIN.END_EPOCH": train.END_EPOCH,
+        "TRAIN.VALIDATE_EVERY": train.VALIDATE_EVERY,
+        "TRAIN.BATCH_SIZE_PER_GPU": train.BATCH_SIZE_PER_GPU,
+        "TEST.BATCH_SIZE_PER_GPU": test.BATCH_SIZE_PER_GPU,
+        "TEST.OKS_THRE": test.OKS_THRE,
+    }
+    for key, value in positive.items():
+        need(value > 0, f"{key} must be positive, not {value}")
+    not_negative = {
+        "WORKERS": cfg.WORKERS,
+        "SEED": cfg.SEED,
+        "DATASET.CACHE_MB": data.CACHE_MB,
+        "TRAIN.WARMUP_EPOCHS": train.WARMUP_EPOCHS,
+        "TRAIN.BEGIN_EPOCH": train.BEGIN_EPOCH,
+    }
+    for key, value in not_negative.items():
+        need(value >= 0, f"{key} must not be negative, not {value}")
+    probabilities = {
+        "MODEL.DROPOUT": model.DROPOUT,
+        "DATASET.PROB_HALF_BODY": data.PROB_HALF_BODY,
+        "DATASET.PROB_UPPER_BODY": data.PROB_UPPER_BODY,
+    }
+    for key, value in probabilities.items():
+        need(0 <= value <= 1, f"{key} must be between 0 and 1, not {value}")
+    need(0 <= data.SCALE_FACTOR < 1, f"DATASET.SCALE_FACTOR must be in [0, 1), not {data.SCALE_FACTOR}")
+    need(cfg.LOSS.TOPK <= model.NUM_JOINTS, f"LOSS.TOPK {cfg.LOSS.TOPK} exceeds MODEL.NUM_JOINTS {model.NUM_JOINTS}")
+    need(test.BLUR_KERNEL % 2 == 1 and test.BLUR_KERNEL > 0, f"TEST.BLUR_KERNEL must be odd, not {test.BLUR_KERNEL}")
+
+    stride = 8 if model.NAME == "transpose_r" else 16  # of the coarsest feature map
+    for key in ("IMAGE_SIZE", "HEATMAP_SIZE"):
+        need(len(model[key]) == 2, f"MODEL.{key} must be width and height, not {model[key]}")
+    for length in model.IMAGE_SIZE:
+        need(
+            length >= 32 and length % stride == 0,
+            f"MODEL.IMAGE_SIZE {model.IMAGE_SIZE} must be multiples of {stride} for {model.NAME}, 32 at least",
+        )
+    wanted = [length // 4 for length in model.IMAGE_SIZE]
+    need(
+        model.HEATMAP_SIZE == wanted,
+        f"MODEL.HEATMAP_SIZE {model.HEATMAP_SIZE} must be a quarter of IMAGE_SIZE {model.IMAGE_SIZE}, that is {wanted}",
+    )
+    need(
+        model.DIM_MODEL % model.N_HEAD == 0,
+        f"MODEL.DIM_MODEL {model.DIM_MODEL} must be divisible by MODEL.N_HEAD {model.N_HEAD}",
+    )
+    need(
+        model.POS_EMBEDDING != "sine" or model.DIM_MODEL % 4 == 0,
+        f"MODEL.DIM_MODEL {model.DIM_MODEL} must be divisible by 4 for sine positions",
+    )
+    if model.NAME == "transpose_r":
+        choice("MODEL.EXTRA.NUM_LAYERS", extra.NUM_LAYERS, (18, 34, 50, 101, 152))
+        filters, kernels = extra.NUM_DECONV_FILTERS, extra.NUM_DECONV_KERNELS
+        need(
+            len(filters) == len(kernels) == extra.NUM_DECONV_LAYERS,
+            f"MODEL.EXTRA.NUM_DECONV_LAYERS is {extra.NUM_DECONV_LAYERS}, but NUM_DECONV_FILTERS lists {len(filters)} "
+            f"and NUM_DECONV_KERNELS {len(kernels)}",
+        )
+        need(
+            extra.NUM_DECONV_LAYERS == 1,
+            f"MODEL.EXTRA.NUM_DECONV_LAYERS must be 1 to give heatmaps of a quarter of the input, "
+            f"not {extra.NUM_DECONV_LAYERS}",
+        )
+        choice("MODEL.EXTRA.NUM_DECONV_KERNELS", kernels[0], (4, 3, 2))
+    else:
+        for name, branches in (("STAGE2", 2), ("STAGE3", 3)):
+            stage = extra[name]
+            key = f"MODEL.EXTRA.{name}"
+            choice(f"{key}.BLOCK", stage.BLOCK, ("BASIC", "BOTTLENECK"))
+            need(stage.NUM_BRANCHES == branches, f"{key}.NUM_BRANCHES must be {branches}, not {stage.NUM_BRANCHES}")
+            need(stage.NUM_MODULES > 0, f"{key}.NUM_MODULES must be positive, not {stage.NUM_MODULES}")
+            for lengths in ("NUM_BLOCKS", "NUM_CHANNELS"):
+                need(
+                    len(stage[lengths]) == branches and min(stage[lengths]) > 0,
+                    f"{key}.{lengths} must list {branches} positive numbers, not {stage[lengths]}",
+                )
+    need(
+        train.WARMUP_EPOCHS < train.END_EPOCH,
+        f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be less than END_EPOCH {train.END_EPOCH}",
+    )
+
+
+def _lookup(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _report_legacy(cfg: CfgNode, given: dict[str, Any]) -> None:
+    idle = []
+    for key, alive in LEGACY.items():
+        awake = alive is not None and _lookup(cfg, alive[0]) == alive[1]
+        if key == "TRAIN.WD":
+            awake = awake or cfg.TRAIN.APPLY_WEIGHT_DECAY
+        if key in given and not awake:
+            idle.append(key)
+    if idle:
+        logger.info("legacy keys without effect, as in the original: %s", ", ".join(idle))
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Lines "KEY: old -> new" for the keys in which two configurations (nested dicts) differ."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    keys = list(dict.fromkeys([*before, *after]))
+    missing = "(absent)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
