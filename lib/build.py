@@ -1,0 +1,383 @@
+"""From the configuration to objects: the one place besides config.py and tools/ that reads cfg."""
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader
+from yacs.config import CfgNode
+
+from transpose import checkpoint, config, distributed, heatmap
+from transpose import skeleton as skeletons
+from transpose.core import loss
+from transpose.core.evaluate import Evaluation
+from transpose.dataset import people
+from transpose.dataset.batches import EvaluationBatches, TrainingBatches
+from transpose.dataset.crops import Augmentation, Crops, ImageReader
+from transpose.errors import UserError
+from transpose.models import weights
+from transpose.models.hrnet import Stage
+from transpose.models.transpose import MODELS, TransPose
+from transpose.monitor import Monitor, Pictures
+from transpose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_SOURCES = {
+    "transpose_r": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
+    "transpose_h": "HRNet's model zoo, https://github.com/HRNet/HRNet-Image-Classification",
+}
+
+
+def skeleton(cfg: CfgNode) -> Skeleton:
+    """The skeleton that the data is annotated with."""
+    if cfg.MODEL.NUM_JOINTS != skeletons.COCO.num_joints:
+        raise UserError(
+            f"MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}, but COCO's persons have {skeletons.COCO.num_joints} keypoints"
+        )
+    return skeletons.COCO
+
+
+def model(cfg: CfgNode, training: bool) -> TransPose:
+    """The network, with start weights if it is to be trained, else as constructed."""
+    m, extra = cfg.MODEL, cfg.MODEL.EXTRA
+    if m.NAME == "transpose_r":
+        own = {
+            "num_layers": extra.NUM_LAYERS,
+            "deconv_filters": tuple(extra.NUM_DECONV_FILTERS),
+            "deconv_kernels": tuple(extra.NUM_DECONV_KERNELS),
+            "deconv_bias": extra.DECONV_WITH_BIAS,
+        }
+    else:
+        own = {
+            name.lower(): Stage(s.NUM_MODULES, s.BLOCK, tuple(s.NUM_BLOCKS), tuple(s.NUM_CHANNELS))
+            for name, s in (("STAGE2", extra.STAGE2), ("STAGE3", extra.STAGE3))
+        }
+    network = MODELS[m.NAME](
+        image_size=tuple(m.IMAGE_SIZE),
+        num_joints=m.NUM_JOINTS,
+        dim=m.DIM_MODEL,
+        feedforward=m.DIM_FEEDFORWARD,
+        heads=m.N_HEAD,
+        layers=m.ENCODER_LAYERS,
+        positions=m.POS_EMBEDDING,
+        dropout=m.DROPOUT,
+        activation=m.ATTENTION_ACTIVATION,
+        positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        final_kernel=extra.FINAL_CONV_KERNEL,
+        **own,
+    )
+    if training and m.INIT_WEIGHTS:
+        imagenet = _imagenet_weights(cfg) if m.PRETRAINED else None
+        weights.initialise(network, imagenet, extra.PRETRAINED_LAYERS, source=m.PRETRAINED)
+        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
+    return network
+
+
+def _imagenet_weights(cfg: CfgNode) -> dict[str, Tensor]:
+    path = Path(cfg.MODEL.PRETRAINED)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
+            f"{IMAGENET_SOURCES[cfg.MODEL.NAME]}, or train without them: MODEL.PRETRAINED ''"
+        )
+    return weights.unwrap(checkpoint.read(path))
+
+
+def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
+    """Load TEST.MODEL_FILE, or the final state of the run in `folder`, into the network; returns the file."""
+    path = Path(cfg.TEST.MODEL_FILE or folder / "final_state.pth")
+    if not cfg.TEST.MODEL_FILE and not path.exists():
+        raise UserError(
+            f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to its end; "
+            "give TEST.MODEL_FILE a checkpoint or run tools/train.py"
+        )
+    for remark in weights.load_weights(network, weights.unwrap(checkpoint.read(path)), source=str(path)):
+        logger.info("%s", remark)
+    return path
+
+
+def run_folder(cfg: CfgNode, experiment: str) -> Path:
+    """output/<dataset>/<model name>/<config name>, made if need be. Raises UserError if it cannot be written."""
+    dataset = cfg.DATASET.DATASET
+    if cfg.DATASET.HYBRID_JOINTS_TYPE:
+        dataset = f"{dataset}_{cfg.DATASET.HYBRID_JOINTS_TYPE}"
+    folder = Path(cfg.OUTPUT_DIR) / dataset / cfg.MODEL.NAME / Path(experiment).stem
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make the run's folder ({error.strerror}); choose --modelDir") from None
+    if not writable:
+        raise UserError(f"{folder}: the run's folder is not writable; choose another with --modelDir")
+    return folder
+
+
+def log_folder(cfg: CfgNode, experiment: str, stamp: str) -> Path:
+    """log/<dataset>/<model name>/<config name>_<time>"""
+    return Path(cfg.LOG_DIR) / cfg.DATASET.DATASET / cfg.MODEL.NAME / f"{Path(experiment).stem}_{stamp}"
+
+
+def _is_test_dev(name: str) -> bool:
+    return "test" in name
+
+
+def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
+    with_people = not _is_test_dev(name)
+    stem = "person_keypoints" if with_people else "image_info"
+    return people.read_annotations(Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json", with_people)
+
+
+def _reader(cfg: CfgNode, name: str) -> ImageReader:
+    folder = "test2017" if _is_test_dev(name) else name
+    source = Path(cfg.DATASET.ROOT) / "images" / (f"{folder}.zip" if cfg.DATASET.DATA_FORMAT == "zip" else folder)
+    if not source.exists():
+        raise UserError(f"{source}: the images of DATASET set {name} are missing")
+    return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
+
+
+def _crops(
+    cfg: CfgNode, persons: people.People, reader: ImageReader, augmentation: Augmentation | None = None
+) -> Crops:
+    return Crops(
+        persons,
+        reader,
+        skeleton(cfg),
+        tuple(cfg.MODEL.IMAGE_SIZE),
+        tuple(cfg.MODEL.HEATMAP_SIZE),
+        rgb=cfg.DATASET.COLOR_RGB,
+        augmentation=augmentation,
+        seed=cfg.SEED,
+    )
+
+
+def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
+    """The annotations of DATASET.TEST_SET and what reads its photographs."""
+    return _annotations(cfg, cfg.DATASET.TEST_SET), _reader(cfg, cfg.DATASET.TEST_SET)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
+    """WORKERS processes serve all training processes together, and never more than there are processors."""
+    workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
+    return DataLoader(
+        crops,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=cfg.PIN_MEMORY and torch.cuda.is_available(),
+        persistent_workers=persistent and workers > 0,
+        worker_init_fn=_start_worker,
+    )
+
+
+def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
+    """The training set's loader, and the plan of its batches."""
+    data = cfg.DATASET
+    persons = people.annotated_people(_annotations(cfg, data.TRAIN_SET), cfg.MODEL.NUM_JOINTS)
+    if data.SELECT_DATA:
+        persons = people.select(persons, people.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
+    augmentation = Augmentation(
+        flip=data.FLIP,
+        scale=data.SCALE_FACTOR,
+        rotation=data.ROT_FACTOR,
+        half_body=data.PROB_HALF_BODY,
+        half_body_joints=data.NUM_JOINTS_HALF_BODY,
+        upper_body=data.PROB_UPPER_BODY,
+    )
+    crops = _crops(cfg, persons, _reader(cfg, data.TRAIN_SET), augmentation)
+    plan = TrainingBatches(
+        len(crops),
+        cfg.TRAIN.BATCH_SIZE_PER_GPU,
+        len(cfg.GPUS),
+        cfg.SEED,
+        shuffle=cfg.TRAIN.SHUFFLE,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+    if not plan.steps:
+        raise UserError(
+            f"{data.TRAIN_SET} holds {len(crops)} persons, fewer than the {len(cfg.GPUS)} GPUs each step is shared by"
+        )
+    batch = f"{plan.share * plan.shares} = {plan.shares} GPUS x {plan.share}"
+    if distributed.world() < plan.shares:
+        batch += f", accumulated over {plan.shares_here} micro-batches in each of {plan.world} process(es)"
+    logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
+    return _loader(cfg, crops, plan, persistent=True), plan
+
+
+def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
+    """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    if _is_test_dev(name) and test.USE_GT_BBOX:
+        raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
+    if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
+        raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
+    annotations, reader = test_images(cfg)
+    joints = cfg.MODEL.NUM_JOINTS
+    if test.USE_GT_BBOX:
+        boxes = "ground truth"
+        persons = people.annotated_people(annotations, joints)
+    else:
+        boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
+        persons = people.detected_people(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
+    crops = _crops(cfg, persons, reader)
+    plan = EvaluationBatches(
+        len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world()
+    )
+    kind = skeleton(cfg)
+    return Evaluation(
+        name=name,
+        boxes=boxes,
+        crops=crops,
+        loader=_loader(cfg, crops, plan, persistent=False),
+        annotations=annotations,
+        has_truth=not _is_test_dev(name),
+        sigmas=kind.sigmas,
+        flip_order=torch.from_numpy(kind.flip_order).to(device) if test.FLIP_TEST else None,
+        kernel_size=test.BLUR_KERNEL,
+        score_threshold=test.IN_VIS_THRE,
+        oks_threshold=test.OKS_THRE,
+        soft_nms=test.SOFT_NMS,
+        number=cfg.RANK,
+        device=device,
+    )
+
+
+def targets(cfg: CfgNode, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
+    """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
+    kind = skeleton(cfg)
+    joint_weights = torch.ones(kind.num_joints)
+    if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
+        joint_weights = torch.tensor(kind.joint_weights)
+    joint_weights = joint_weights.to(device, torch.float32)
+    size, sigma = tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA
+
+    def make(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        keypoints = batch["keypoints"].to(device, non_blocking=True)
+        maps, weight = heatmap.encode(keypoints, batch["visible"].to(device, non_blocking=True), size, sigma)
+        return maps, weight * joint_weights if cfg.LOSS.USE_TARGET_WEIGHT else torch.ones_like(weight)
+
+    return make
+
+
+def criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return partial(loss.ohkm, topk=cfg.LOSS.TOPK) if cfg.LOSS.NAME == "ohkm" else loss.mse
+
+
+def optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
+    """Adam without weight decay as published, AdamW, or SGD, on the parameters that are trained."""
+    train = cfg.TRAIN
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if train.OPTIMIZER == "sgd":
+        return torch.optim.SGD(
+            trained, train.LR, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV
+        )
+    kind = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
+    decay = train.WD if train.APPLY_WEIGHT_DECAY else 0.0
+    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", kind.__name__, decay, train.APPLY_WEIGHT_DECAY)
+    return kind(trained, train.LR, weight_decay=decay)
+
+
+def learning_rate(cfg: CfgNode) -> Callable[[int], float]:
+    """The learning rate of an epoch, counted from 0: a pure function, so a resumed run cannot be off."""
+    train = cfg.TRAIN
+
+    def rate(epoch: int) -> float:
+        if train.SCHEDULE == "multistep":
+            value = train.LR * train.LR_FACTOR ** sum(epoch >= step for step in train.LR_STEP)
+        else:
+            value = train.LR_END + (train.LR - train.LR_END) * (1 + math.cos(math.pi * epoch / train.END_EPOCH)) / 2
+        return value * min(1.0, (epoch + 1) / (train.WARMUP_EPOCHS + 1))
+
+    return rate
+
+
+# What may differ when a run goes on: where things are, how fast they come, what is written down.
+FREE_TO_CHANGE = (
+    "OUTPUT_DIR",
+    "LOG_DIR",
+    "DATA_DIR",
+    "WORKERS",
+    "PRINT_FREQ",
+    "AUTO_RESUME",
+    "PIN_MEMORY",
+    "RANK",
+    "CUDNN",
+    "DEBUG",
+    "MODEL.PRETRAINED",
+    "DATASET.ROOT",
+    "DATASET.DATA_FORMAT",
+    "DATASET.CACHE_MB",
+    "TRAIN.RESUME_CHANGED",
+    "TEST.MODEL_FILE",
+    "TEST.COCO_BBOX_FILE",
+    "TEST.BATCH_SIZE_PER_GPU",
+)
+
+
+def plain(cfg: CfgNode) -> dict:
+    """The configuration as nested dicts of plain values."""
+    return {
+        key: plain(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
+        for key, value in cfg.items()
+    }
+
+
+def changes(old: dict, cfg: CfgNode) -> list[str]:
+    """Lines "KEY: old -> new" for what a resumed run would train or judge differently."""
+    new = plain(cfg)
+    pair = [tree | {"GPUS": len(tree["GPUS"])} for tree in (old, new)]
+    return [line for line in config.differences(*pair) if not line.startswith(FREE_TO_CHANGE)]
+
+
+def set_backends(cfg: CfgNode) -> None:
+    """PyTorch's global switches, and the seed of what is drawn while building."""
+    torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK
+    torch.backends.cudnn.deterministic = cfg.CUDNN.DETERMINISTIC
+    torch.backends.cudnn.enabled = cfg.CUDNN.ENABLED
+    torch.manual_seed(cfg.SEED)
+
+
+def monitor(cfg: CfgNode, log_folder: Path, folder: Path) -> Monitor:
+    """TensorBoard in `log_folder`, and the pictures that DEBUG asks for in `folder`/pictures."""
+    debug = cfg.DEBUG
+    wanted = Pictures()
+    if debug.DEBUG:
+        wanted = Pictures(
+            debug.SAVE_BATCH_IMAGES_GT,
+            debug.SAVE_BATCH_IMAGES_PRED,
+            debug.SAVE_HEATMAPS_GT,
+            debug.SAVE_HEATMAPS_PRED,
+        )
+    return Monitor(log_folder, folder / "pictures", wanted, skeleton(cfg), cfg.DATASET.COLOR_RGB)
+
+
+def describe_run(cfg: CfgNode, folder: Path) -> None:
+    """Write the resolved configuration and the skeleton beside a run's weights."""
+    content = {"config.yaml": cfg.dump(), "skeleton.yaml": yaml.safe_dump(plain_skeleton(skeleton(cfg)))}
+    for name, text in content.items():
+        checkpoint.write_atomically(folder / name, partial(_write, text=text))
+
+
+def plain_skeleton(kind: Skeleton) -> dict:
+    """A skeleton as yaml can hold it."""
+    return {
+        name: [list(item) if isinstance(item, tuple) else item for item in value]
+        for name, value in dataclasses.asdict(kind).items()
+    }
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())

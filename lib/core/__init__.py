@@ -1,0 +1,1 @@
+"""Loss, one epoch of training, prediction, and evaluation."""

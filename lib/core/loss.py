@@ -1,0 +1,45 @@
+"""Losses on heatmaps, and the accuracy that training logs.
+
+B batch, K keypoints, H x W heatmap. `weight` (B, K) multiplies both maps, so it acts squared.
+"""
+
+import torch
+from torch import Tensor
+
+from transpose import heatmap
+
+
+def joint_losses(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Half the mean squared difference of each joint's maps (B, K, H, W): (B, K)."""
+    return ((output - target) * weight[..., None, None]).square().mean((2, 3)) / 2
+
+
+def mse(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The published loss: the mean of `joint_losses` over batch and joints."""
+    return joint_losses(output, target, weight).mean()
+
+
+def ohkm(output: Tensor, target: Tensor, weight: Tensor, topk: int) -> Tensor:
+    """Online hard keypoint mining (CPN, CVPR 2018): the mean over each sample's `topk` worst joints."""
+    return joint_losses(output, target, weight).topk(topk, dim=1).values.mean()
+
+
+def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (K) of joints whose peak lies within half a tenth of the heatmap's size of the target's, and of all judged.
+
+    Joints whose target peak has a coordinate of 1 or less are not judged.
+    """
+    height, width = output.shape[-2:]
+    found, _ = heatmap.peaks(output)
+    wanted, _ = heatmap.peaks(target)
+    tenth = torch.tensor([width, height], device=output.device) / 10
+    judged = (wanted > 1).all(-1)
+    near = torch.linalg.vector_norm((found - wanted) / tenth, dim=-1) < 0.5
+    return (near & judged).sum(0), judged.sum(0)
+
+
+def pck_average(correct: Tensor, judged: Tensor) -> tuple[float, Tensor]:
+    """Average accuracy over the joints that were judged, and each joint's (K); -1 stands for never judged."""
+    each = torch.where(judged > 0, correct / judged.clamp_min(1), -1.0)
+    counted = each[judged > 0]
+    return (float(counted.mean()) if len(counted) else 0.0), each

@@ -1,0 +1,93 @@
+"""Crops -> heatmaps -> keypoints in image pixels.
+
+B batch, N persons, K keypoints, H x W heatmap. "model" is any callable (B, 3, h, w) -> (B, K, H, W).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transpose import heatmap
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for values in 0..1
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+# Looks on: batch, heatmaps, keypoints in heatmap pixels.
+Watch = Callable[[dict[str, Tensor], Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Persons in the order of the dataset: index (N) into it, keypoints (N, K, 2) in image pixels, scores (N, K),
+    center (N, 2) in image pixels and scale (N, 2) of their crops."""
+
+    index: np.ndarray
+    keypoints: np.ndarray
+    scores: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+
+    @staticmethod
+    def merge(parts: list["Predictions"]) -> "Predictions":
+        """Parts of one dataset in any order -> all, in the dataset's; a process without a batch gives an empty part."""
+        parts = [part for part in parts if len(part.index)] or parts[:1]
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in Predictions.__dataclass_fields__
+        }
+        order = np.argsort(columns["index"], kind="stable")
+        return Predictions(**{name: column[order] for name, column in columns.items()})
+
+
+def normalise(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 crops (B, h, w, 3) -> what the model reads (B, 3, h, w), float32, on the device."""
+    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255
+    mean = torch.tensor(IMAGE_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=device).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+def heatmaps_of(model: Callable[[Tensor], Tensor], images: Tensor, flip_order: Tensor | None) -> Tensor:
+    """Heatmaps of normalised images; with `flip_order` (K) the mean with those of the mirrored images."""
+    maps = model(images)
+    if flip_order is None:
+        return maps
+    return (maps + heatmap.flip(model(images.flip(-1)), flip_order)) / 2
+
+
+def to_image(keypoints: Tensor, matrices: Tensor) -> Tensor:
+    """Heatmap pixels (B, K, 2) -> image pixels, by maps (B, 2, 3)."""
+    return torch.baddbmm(matrices[:, None, :, 2], keypoints.double(), matrices[:, :, :2].transpose(1, 2))
+
+
+@torch.inference_mode()
+def predict(
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    kernel_size: int,
+    flip_order: Tensor | None,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> Predictions:
+    """Predict every person of the batches; there may be none for this process."""
+    parts = []
+    for batch in batches:
+        maps = heatmaps_of(model, normalise(batch["image"], device), flip_order)
+        keypoints, scores = heatmap.decode(maps, kernel_size)
+        if watch is not None:
+            watch(batch, maps, keypoints)
+        parts.append(
+            Predictions(
+                index=batch["index"].numpy(),
+                keypoints=to_image(keypoints.cpu(), batch["to_image"]).float().numpy(),
+                scores=scores.cpu().numpy(),
+                center=batch["center"].numpy(),
+                scale=batch["scale"].numpy(),
+            )
+        )
+    none = np.zeros((0, 2), np.float32)
+    nothing = Predictions(np.zeros(0, np.int64), none[:, None], none, none, none)
+    return Predictions.merge([nothing, *parts])

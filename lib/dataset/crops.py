@@ -1,0 +1,203 @@
+"""The dataset: read a photograph, draw the augmentation, warp the crop.
+
+It hands out uint8 pixels and keypoints; normalisation and target maps are made batched on the device.
+K keypoints; sizes are (width, height); coordinates are image pixels unless named otherwise.
+"""
+
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from transpose import geometry
+from transpose.dataset.people import People
+from transpose.errors import UserError
+from transpose.skeleton import Skeleton
+
+ROTATION_PROBABILITY = 0.6
+HALF_BODY_PADDING = 1.5
+JPEG_START_OF_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training draws for each sample; `rotation` in degrees, the rest factors and probabilities."""
+
+    flip: bool = True
+    scale: float = 0.35
+    rotation: float = 45.0
+    half_body: float = 0.3
+    half_body_joints: int = 8
+    upper_body: float = 0.6914624612740131
+
+
+class ImageReader:
+    """Decodes images of a folder, or of a zip with members at its root, as uint8 BGR, EXIF orientation ignored.
+
+    The images read last stay in memory up to `cache_bytes`, the very last always.
+    """
+
+    def __init__(self, source: Path, cache_bytes: int = 0):
+        self.source = source
+        self.cache_bytes = cache_bytes
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._zip: zipfile.ZipFile | None = None
+
+    def __getstate__(self) -> dict:
+        # An open zip shared between processes would share its file position.
+        return self.__dict__ | {"_zip": None, "_cache": OrderedDict()}
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        """Pixels (H, W, 3). `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
+        if name in self._cache:
+            self._cache.move_to_end(name)
+            return self._cache[name]
+        image = self._decode(name, owner)
+        self._cache[name] = image
+        while len(self._cache) > 1 and sum(i.nbytes for i in self._cache.values()) > self.cache_bytes:
+            self._cache.popitem(last=False)
+        return image
+
+    def _decode(self, name: str, owner: str) -> np.ndarray:
+        where = f"{self.source / name} ({owner})"
+        content = self._bytes(name, where)
+        if not content:
+            raise UserError(f"{where}: the image file is empty")
+        if content.startswith(b"\xff\xd8") and content.rfind(JPEG_END) < content.rfind(JPEG_START_OF_SCAN):
+            raise UserError(f"{where}: the JPEG is truncated")
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        except cv2.error:
+            image = None
+        if image is None:
+            raise UserError(f"{where}: not an image that can be decoded")
+        return image
+
+    def _bytes(self, name: str, where: str) -> bytes:
+        try:
+            if self.source.suffix != ".zip":
+                return (self.source / name).read_bytes()
+            if self._zip is None:
+                self._zip = zipfile.ZipFile(self.source)
+            return self._zip.read(name)
+        except OSError as error:
+            raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
+        except KeyError:
+            raise UserError(f"{where}: the zip has no such member at its root") from None
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{where}: cannot read the zip ({error})") from None
+
+
+class Crops(Dataset):
+    """One crop per person.
+
+    Indexed by a sample number, or by (epoch, sample number) in training: every draw comes from (seed, epoch, sample),
+    whatever process makes it. A sample is a dict of arrays:
+    image (h, w, 3) uint8; keypoints (K, 2) float32 in heatmap pixels; visible (K) float32;
+    to_image (2, 3) float64, heatmap pixels -> image pixels; center (2), scale (2); index.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        reader: ImageReader,
+        skeleton: Skeleton,
+        input_size: tuple[int, int],
+        heatmap_size: tuple[int, int],
+        *,
+        rgb: bool = True,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.people, self.reader, self.skeleton = people, reader, skeleton
+        self.input_size, self.heatmap_size = input_size, heatmap_size
+        self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
+        self.aspect = input_size[0] / input_size[1]
+        self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        image = self.image(index)
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        center, scale, rotation = self.center[index], self.scale[index], 0.0
+        if self.augmentation is not None:
+            # Zero is the epoch's permutation (dataset/batches.py).
+            draw = np.random.default_rng((self.seed, epoch, 1 + index))
+            center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
+            if flip:
+                # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
+                image = cv2.flip(image, 1)
+                width = image.shape[1]
+                order = self.skeleton.flip_order
+                keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+                center = geometry.flip_points(center, width).astype(center.dtype)
+
+        to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
+        crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
+        if self.rgb:
+            crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
+        to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
+        return {
+            "image": crop,
+            "keypoints": geometry.apply(to_heatmap, keypoints).astype(np.float32),
+            "visible": visible,
+            "to_image": geometry.crop_to_output(center, scale, rotation, self.heatmap_size, inverse=True),
+            "center": center,
+            "scale": scale,
+            "index": np.int64(index),
+        }
+
+    def image(self, index: int) -> np.ndarray:
+        """The whole photograph (H, W, 3), BGR, of a person."""
+        name = str(self.people.images.names[self.people.image[index]])
+        return self.reader.read(name, owner=f"person {self.people.ids[index]}")
+
+    def _augment(
+        self,
+        draw: np.random.Generator,
+        chosen: Augmentation,
+        center: np.ndarray,
+        scale: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """Centre, scale, rotation in degrees and flip, drawn in the published order."""
+        if visible.sum() > chosen.half_body_joints and draw.random() < chosen.half_body:
+            prefer_upper = draw.random() < chosen.upper_body
+            half = half_body_crop(keypoints, visible, self.skeleton, self.aspect, prefer_upper)
+            center, scale = half or (center, scale)
+        scale = scale * np.clip(1 + chosen.scale * draw.standard_normal(), 1 - chosen.scale, 1 + chosen.scale)
+        rotation = 0.0
+        if draw.random() <= ROTATION_PROBABILITY:
+            bound = 2 * chosen.rotation
+            rotation = float(np.clip(chosen.rotation * draw.standard_normal(), -bound, bound))
+        return center, scale, rotation, chosen.flip and draw.random() <= 0.5
+
+
+def half_body_crop(
+    keypoints: np.ndarray, visible: np.ndarray, skeleton: Skeleton, aspect: float, prefer_upper: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Centre (2) and scale (2) of a crop around the visible joints of one half of the body, None for a lone joint.
+
+    The preferred half needs more than two joints; else the lower is taken if it has more than two, else the upper.
+    """
+    seen = np.flatnonzero(visible > 0)
+    upper = keypoints[seen[np.isin(seen, skeleton.upper_body)]]
+    lower = keypoints[seen[np.isin(seen, skeleton.lower_body)]]
+    if prefer_upper and len(upper) > 2:
+        chosen = upper
+    else:
+        chosen = lower if len(lower) > 2 else upper
+    if len(chosen) < 2:
+        return None
+    width, height = chosen.max(0) - chosen.min(0) + 1
+    scale = geometry.fit_aspect(width, height, aspect) / geometry.PIXEL_STD * HALF_BODY_PADDING
+    return chosen.mean(0), scale.astype(np.float32)

@@ -1,0 +1,246 @@
+"""Annotations or detections -> one table of persons, held as arrays so that workers share it without copying.
+
+I images, N persons, K keypoints. Boxes are x, y, w, h in image pixels, keypoints x, y in image pixels.
+The files are in COCO's format (https://cocodataset.org/#format-data).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from transpose import geometry
+from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a set: ids (I) int64, file names (I), sizes (I, 2) as width, height."""
+
+    ids: np.ndarray
+    names: np.ndarray
+    sizes: np.ndarray
+
+
+@dataclass(frozen=True)
+class People:
+    """The persons to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
+    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1."""
+
+    images: Images
+    ids: np.ndarray
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """An annotation file: its path, images, the person category, and that category's annotations as in the file."""
+
+    path: Path
+    images: Images
+    category: dict[str, Any]
+    annotations: list[dict[str, Any]]
+
+
+def read_annotations(path: Path, with_people: bool = True) -> Annotations:
+    """Read a COCO annotation file, or an image-info file without annotations (`with_people` false).
+
+    Raises UserError for a file that is missing, no JSON, or not in COCO's format.
+    """
+    content = _read_json(path, "annotation file")
+    wanted = ["images", "annotations", "categories"] if with_people else ["images", "categories"]
+    for key in wanted:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
+    images = content["images"]
+    ids = _numbers(_column(images, "id", "image", path), np.int64, "image", "id", path)
+    width = _numbers(_column(images, "width", "image", path), np.int64, "image", "width", path)
+    height = _numbers(_column(images, "height", "image", path), np.int64, "image", "height", path)
+    names = _column(images, "file_name", "image", path)
+    category = _person_category(content["categories"], path)
+    people = []
+    if with_people:
+        categories = _column(content["annotations"], "category_id", "annotation", path)
+        people = [a for a, c in zip(content["annotations"], categories, strict=True) if c == category["id"]]
+    table = Images(ids, np.array(names, dtype=np.str_), np.stack([width, height], 1))
+    return Annotations(path, table, category, people)
+
+
+def annotated_people(source: Annotations, num_joints: int) -> People:
+    """Persons that are no crowd, have a valid box and any non-zero keypoint, in image order, then file order.
+
+    Raises UserError when an annotation is malformed or none qualifies.
+    """
+    path, images = source.path, source.images
+    candidates = [
+        a for a in source.annotations if a.get("keypoints") and not a.get("iscrowd", 0) and any(a["keypoints"])
+    ]
+    place = {int(image_id): i for i, image_id in enumerate(images.ids)}
+    image_ids = _column(candidates, "image_id", "annotation", path)
+    known = [place.get(image_id, -1) for image_id in image_ids]
+    if -1 in known:
+        logger.warning("%s: %d annotations of images that it does not list are skipped", path, known.count(-1))
+    candidates = [a for a, i in zip(candidates, known, strict=True) if i >= 0]
+    image = np.array([i for i in known if i >= 0], np.int32)
+    if not candidates:
+        raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
+
+    ids = _numbers(_column(candidates, "id", "annotation", path), np.int64, "annotation", "id", path)
+    boxes = _rows(candidates, "bbox", 4, path)
+    points = _rows(candidates, "keypoints", 3 * num_joints, path).reshape(-1, num_joints, 3)
+    areas = _numbers(_column(candidates, "area", "annotation", path), np.float64, "annotation", "area", path)
+
+    boxes, valid = geometry.clean_boxes(boxes, images.sizes[image])
+    keep = np.flatnonzero(valid & (areas > 0))
+    if not len(keep):
+        raise UserError(f"{path}: no annotated person has a box inside its image and a positive area")
+    keep = keep[np.argsort(image[keep], kind="stable")]
+    return People(
+        images=images,
+        ids=ids[keep],
+        image=image[keep],
+        boxes=boxes[keep],
+        scores=np.ones(len(keep)),
+        keypoints=points[keep, :, :2].astype(np.float32),
+        visible=(points[keep, :, 2] > 0).astype(np.float32),
+    )
+
+
+def detected_people(path: Path, source: Annotations, num_joints: int, threshold: float) -> People:
+    """A detector's person boxes scored `threshold` or more, in file order, not clipped.
+
+    The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
+    not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
+    """
+    content = _read_json(path, "detection file (TEST.COCO_BBOX_FILE)")
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
+    categories = _column(content, "category_id", "detection", path)
+    detections = [d for d, c in zip(content, categories, strict=True) if c == source.category["id"]]
+    place = {int(image_id): i for i, image_id in enumerate(source.images.ids)}
+    image_ids = _column(detections, "image_id", "detection", path)
+    image = np.array([place.get(image_id, -1) for image_id in image_ids], np.int32)
+    scores = _numbers(_column(detections, "score", "detection", path), np.float64, "detection", "score", path)
+    boxes = _rows(detections, "bbox", 4, path, what="detection")
+
+    unknown = int((image < 0).sum())
+    if unknown == len(image):
+        raise UserError(
+            f"{path}: none of its {len(image)} person boxes is of an image of {source.path}; "
+            "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
+        )
+    if unknown:
+        logger.warning("%s: %d boxes of images that %s does not list are skipped", path, unknown, source.path.name)
+    empty = (boxes[:, 2:] <= 0).any(1)
+    if empty.any():
+        logger.warning("%s: %d boxes without an area are skipped", path, int(empty.sum()))
+    keep = np.flatnonzero((image >= 0) & ~empty & (scores >= threshold))
+    if not len(keep):
+        raise UserError(f"{path}: no person box is scored {threshold} (TEST.IMAGE_THRE) or more")
+    return People(
+        images=source.images,
+        ids=keep,
+        image=image[keep],
+        boxes=boxes[keep],
+        scores=scores[keep],
+        keypoints=np.zeros((len(keep), num_joints, 2), np.float32),
+        visible=np.ones((len(keep), num_joints), np.float32),
+    )
+
+
+def centred(people: People, aspect: float) -> np.ndarray:
+    """Which persons (N, bool) have their visible joints around the box's centre (`SELECT_DATA` of the lineage)."""
+    center, scale = geometry.boxes_to_crops(people.boxes, aspect)
+    count = people.visible.sum(1)
+    mean = (people.keypoints * people.visible[..., None]).sum(1) / np.maximum(count, 1)[:, None]
+    distance = ((mean - center) ** 2).sum(1)
+    similarity = np.exp(-distance / (2 * 0.2**2 * geometry.crop_areas(scale)))
+    return (count > 0) & (similarity > 0.45 + 0.0125 * (count - 1))
+
+
+def select(people: People, keep: np.ndarray) -> People:
+    """The persons that `keep` (N, bool) marks."""
+    columns = {name: getattr(people, name)[keep] for name in People.__dataclass_fields__ if name != "images"}
+    return People(images=people.images, **columns)
+
+
+def _read_json(path: Path, what: str) -> Any:
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
+
+
+def _person_category(categories: list, path: Path) -> dict[str, Any]:
+    """The category named "person", else the only one there is."""
+    names = _column(categories, "name", "category", path)
+    _column(categories, "id", "category", path)
+    people = [c for c, name in zip(categories, names, strict=True) if name == "person"]
+    if len(people) == 1:
+        return people[0]
+    if len(categories) == 1:
+        return categories[0]
+    raise UserError(f"{path}: its categories ({', '.join(map(str, names))}) do not hold one named 'person'")
+
+
+def _label(item: Any, index: int, what: str) -> str:
+    own = f" (id {item['id']})" if isinstance(item, dict) and "id" in item else ""
+    return f"{what} number {index + 1}{own}"
+
+
+def _column(items: Sequence, key: str, what: str, path: Path) -> list:
+    """One field of every item; the first item without it is named."""
+    try:
+        return [item[key] for item in items]
+    except (KeyError, TypeError):
+        index, item = next((i, x) for i, x in enumerate(items) if not isinstance(x, dict) or key not in x)
+        raise UserError(f"{path}: {_label(item, index, what)} has no '{key}'") from None
+
+
+def _numbers(values: list, dtype: type, what: str, key: str, path: Path) -> np.ndarray:
+    """A column as numbers; the first value that is none is named."""
+    kinds: type | tuple[type, ...] = int if np.issubdtype(dtype, np.integer) else (int, float)
+    for index, value in enumerate(values):
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = "a whole number" if kinds is int else "a number"
+            raise UserError(f"{path}: '{key}' of {what} number {index + 1} must be {wanted}, not {value!r}")
+    return np.array(values, dtype)
+
+
+def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
+    """A field that lists `length` finite numbers as (N, length) float64; the first malformed one is named."""
+    values = _column(items, key, what, path)
+    for index, value in enumerate(values):
+        if not isinstance(value, list) or len(value) != length:
+            found = f"{len(value)}" if isinstance(value, list) else repr(value)
+            hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
+            raise UserError(
+                f"{path}: '{key}' of {_label(items[index], index, what)} must list {length} numbers{hint}, not {found}"
+            )
+    try:
+        table = np.array(values, np.float64).reshape(-1, length)
+    except (ValueError, TypeError):
+        table = np.full((len(values), length), np.nan)
+        for index, value in enumerate(values):
+            if all(isinstance(number, int | float) for number in value):
+                table[index] = value
+    bad = np.flatnonzero(~np.isfinite(table).all(1))
+    if len(bad):
+        index = int(bad[0])
+        raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} holds something that is no number")
+    return table

@@ -1,0 +1,74 @@
+"""Processes: who this one is, and what all of them know together. One process alone needs no set-up."""
+
+import os
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from transpose.errors import UserError
+
+
+def world() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
+    """Those of the configured GPU numbers that this machine has; its first, if it has others only."""
+    count = torch.cuda.device_count()
+    return [gpu for gpu in gpus if gpu < count] or list(range(min(count, 1)))
+
+
+def processes_for(gpus: tuple[int, ...]) -> int:
+    """Processes that a plain start should become: the most usable GPUs whose number divides the configured ones."""
+    usable = len(usable_gpus(gpus))
+    return max(n for n in range(1, max(usable, 1) + 1) if len(gpus) % n == 0)
+
+
+def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
+    """Replace a plain start on a machine with several of the configured GPUs by torchrun's."""
+    processes = processes_for(gpus)
+    if "RANK" not in os.environ and processes > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        os.execv(sys.executable, [sys.executable, *launch, *sys.argv])
+
+
+def start(gpus: tuple[int, ...]) -> torch.device:
+    """This process's device; joins the others if there are any. The number of processes must divide the GPUs'.
+
+    Raises UserError that says what to type when it does not.
+    """
+    if len(gpus) % world():
+        fitting = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
+        raise UserError(
+            f"torchrun started {world()} processes, which does not divide the {len(gpus)} entries of GPUS: "
+            f"type --nproc_per_node {' or '.join(map(str, fitting))}, or list another number of GPUS"
+        )
+    usable = usable_gpus(gpus)
+    device = torch.device("cpu")
+    if usable:
+        device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0)) % len(usable)])
+        torch.cuda.set_device(device)
+    if world() > 1:
+        dist.init_process_group("nccl" if usable else "gloo")
+    return device
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def gather(part: Any) -> list[Any]:
+    """Every process's `part`, in the order of their ranks, on every process."""
+    if world() == 1:
+        return [part]
+    parts: list[Any] = [None] * world()
+    dist.all_gather_object(parts, part)
+    return parts

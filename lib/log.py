@@ -1,0 +1,71 @@
+"""What a run says: lines on the console and in a file, a progress bar on a terminal, TensorBoard."""
+
+import logging
+import logging.handlers
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+PACKAGE = "transpose"
+logger = logging.getLogger(PACKAGE)
+progress = logging.getLogger(f"{PACKAGE}.progress")  # lines that a progress bar replaces on a terminal
+
+_early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+
+
+def on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def start(quiet: bool = False) -> None:
+    """Log to the console, and keep the lines for the file that `to_file` opens later; `quiet` for ranks above 0."""
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.propagate = False
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    console.addFilter(lambda record: record.name != progress.name or not on_terminal())
+    logger.handlers = [console, _early]
+
+
+def to_file(path: Path) -> None:
+    """Also log to a file, with the time in front of each line, from the run's first line on."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _early.setTarget(file)
+    _early.flush()
+    logger.removeHandler(_early)
+    logger.addHandler(file)
+
+
+def time_stamp() -> str:
+    return time.strftime("%Y-%m-%d-%H-%M-%S")
+
+
+class Progress:
+    """A bar on a terminal; nothing where output goes to a file or a pipe, where lines serve."""
+
+    def __init__(self, total: int, title: str, hidden: bool = False):
+        self.bar = tqdm(total=total, desc=title, disable=hidden or not on_terminal(), leave=False, file=sys.stderr)
+        self._redirect = logging_redirect_tqdm([logger])
+
+    def __enter__(self) -> "Progress":
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+        self._redirect.__exit__(*error)
+
+    def follow(self, items: Iterable) -> Iterator:
+        """The items, each moving the bar by one."""
+        for item in items:
+            yield item
+            self.bar.update()
+
+    def show(self, numbers: str) -> None:
+        self.bar.set_postfix_str(numbers, refresh=False)

@@ -1,0 +1,69 @@
+"""What a run leaves to look at: TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from transpose import draw, geometry, heatmap
+from transpose.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures are wanted, of annotations (`gt`) and predictions (`pred`); none of them by default."""
+
+    images_gt: bool = False
+    images_pred: bool = False
+    heatmaps_gt: bool = False
+    heatmaps_pred: bool = False
+
+
+class Monitor:
+    """Writes scalars to TensorBoard, and pictures both there and as JPEG files."""
+
+    def __init__(self, log_dir: Path, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
+        self.writer = SummaryWriter(str(log_dir))
+        self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
+
+    def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def pictures(
+        self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int
+    ) -> None:
+        """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
+        crops = batch["image"].numpy()
+        if self.rgb:
+            crops = crops[..., ::-1]
+        visible = batch["visible"].numpy()
+        input_size = crops.shape[2], crops.shape[1]
+        heatmap_size = output.shape[3], output.shape[2]
+
+        def on_crops(points: np.ndarray) -> np.ndarray:
+            return geometry.heatmap_to_input(points, heatmap_size, input_size)
+
+        truth = on_crops(batch["keypoints"].numpy())
+        found, scores = heatmap.peaks(output.float().cpu())
+        guess = on_crops(found.numpy())
+        if self.wanted.images_gt:
+            self._picture(f"{prefix}_gt", draw.crops_with_keypoints(crops, truth, visible, self.skeleton), step)
+        if self.wanted.images_pred:
+            seen = (scores > 0).float().numpy()
+            self._picture(f"{prefix}_pred", draw.crops_with_keypoints(crops, guess, seen, self.skeleton), step)
+        if self.wanted.heatmaps_gt and target is not None:
+            self._picture(f"{prefix}_hm_gt", draw.heatmaps(crops, target.float().cpu().numpy(), truth), step)
+        if self.wanted.heatmaps_pred:
+            self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)
+
+    def _picture(self, name: str, image: np.ndarray, step: int) -> None:
+        self.picture_dir.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(self.picture_dir / f"{name}_{step}.jpg"), image)
+        self.writer.add_image(name, image[..., ::-1], step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,65 @@
+"""Train a model and validate it: python tools/train.py --cfg experiments/….yaml [KEY VALUE …]"""
+
+from functools import partial
+from pathlib import Path
+
+from transpose import cli
+
+
+def main() -> None:
+    arguments = cli.parser("Train TransPose, validate by COCO's AP, keep the best and the last weights.").parse_args()
+    cfg = cli.configuration(arguments)
+
+    from transpose import build, distributed, log, training
+
+    distributed.start_one_process_per_gpu(cfg.GPUS)
+    device = distributed.start(cfg.GPUS)
+    build.set_backends(cfg)
+    name, stamp = Path(arguments.cfg).stem, log.time_stamp()
+    folder, log_folder = build.run_folder(cfg, name), build.log_folder(cfg, name, stamp)
+
+    saved = training.saved_state(folder, cfg.AUTO_RESUME, partial(build.changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
+    if saved is not None and saved["epoch"] >= cfg.TRAIN.END_EPOCH:
+        log.logger.info(
+            "%s: this run is finished (%d epochs, best AP %.4f); test it with tools/test.py, or train on with a larger "
+            "TRAIN.END_EPOCH and TRAIN.RESUME_CHANGED True",
+            *(folder, saved["epoch"], saved["best"]["AP"]),
+        )
+        return
+
+    loader, plan = build.training_data(cfg)
+    evaluation = build.evaluation(cfg, device)
+    model = build.model(cfg, training=saved is None).to(device)
+    optimizer = build.optimizer(cfg, model)
+    main_process = distributed.rank() == 0
+    if main_process:
+        log.to_file(folder / f"{name}_{stamp}_train.log")
+        build.describe_run(cfg, folder)
+        log.logger.info("run: %s; TensorBoard: %s", folder, log_folder)
+    run = training.Training(
+        name=name,
+        folder=folder,
+        config=build.plain(cfg),
+        model=model,
+        loader=loader,
+        plan=plan,
+        optimizer=optimizer,
+        criterion=build.criterion(cfg),
+        targets=build.targets(cfg, device),
+        learning_rate=build.learning_rate(cfg),
+        evaluation=evaluation,
+        monitor=build.monitor(cfg, log_folder, folder) if main_process else None,
+        device=device,
+        epoch=cfg.TRAIN.BEGIN_EPOCH,
+        epochs=cfg.TRAIN.END_EPOCH,
+        validate_every=cfg.TRAIN.VALIDATE_EVERY,
+        report_every=cfg.PRINT_FREQ,
+    )
+    if saved is not None:
+        run.resume(saved)
+    run.run()
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    cli.run(main)
