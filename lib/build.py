@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import cv2
 import torch
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_SOURCES = {
     "transpose_r": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
-    "transpose_h": "HRNet's model zoo, https://github.com/HRNet/HRNet-Image-Classification",
+    "transpose_h": "HRNet's model zoo (pose_hrnet, ImageNet), https://github.com/leoxiaobin/deep-high-resolution-net.pytorch",
 }
 
 
@@ -112,14 +112,17 @@ def run_folder(cfg: CfgNode, experiment: str) -> Path:
     if cfg.DATASET.HYBRID_JOINTS_TYPE:
         dataset = f"{dataset}_{cfg.DATASET.HYBRID_JOINTS_TYPE}"
     folder = Path(cfg.OUTPUT_DIR) / dataset / cfg.MODEL.NAME / Path(experiment).stem
+    _make_writable(folder, "--modelDir")
+    return folder
+
+
+def _make_writable(folder: Path, option: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
     except OSError as error:
-        raise UserError(f"{folder}: cannot make the run's folder ({error.strerror}); choose --modelDir") from None
-    if not writable:
-        raise UserError(f"{folder}: the run's folder is not writable; choose another with --modelDir")
-    return folder
+        raise UserError(f"{folder}: cannot make this folder ({error.strerror}); choose another with {option}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: this folder is not writable; choose another with {option}")
 
 
 def log_folder(cfg: CfgNode, experiment: str, stamp: str) -> Path:
@@ -225,17 +228,15 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
     annotations, reader = test_images(cfg)
-    joints = cfg.MODEL.NUM_JOINTS
-    if test.USE_GT_BBOX:
-        boxes = "ground truth"
+    joints, boxes = cfg.MODEL.NUM_JOINTS, "ground truth"
+    if not _is_test_dev(name):
+        people.check_truth(annotations)
         persons = people.annotated_people(annotations, joints)
-    else:
+    if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         persons = people.detected_people(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
     crops = _crops(cfg, persons, reader)
-    plan = EvaluationBatches(
-        len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world()
-    )
+    plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
     kind = skeleton(cfg)
     return Evaluation(
         name=name,
@@ -352,6 +353,7 @@ def set_backends(cfg: CfgNode) -> None:
 
 def monitor(cfg: CfgNode, log_folder: Path, folder: Path) -> Monitor:
     """TensorBoard in `log_folder`, and the pictures that DEBUG asks for in `folder`/pictures."""
+    _make_writable(log_folder, "--logDir")
     debug = cfg.DEBUG
     wanted = Pictures()
     if debug.DEBUG:
@@ -379,5 +381,5 @@ def plain_skeleton(kind: Skeleton) -> dict:
     }
 
 
-def _write(file: BinaryIO, text: str) -> None:
+def _write(file: IO[bytes], text: str) -> None:
     file.write(text.encode())

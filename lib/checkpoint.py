@@ -1,19 +1,33 @@
 """Files of weights and training state: written atomically, read without executing anything in them."""
 
+import codecs
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
+import numpy as np
 import torch
 
 from transpose.errors import UserError
 
+# Training checkpoints of the lineage hold their AP as a NumPy number, pickled under the old or the new module's name.
+_number = np.float64(0).__reduce__()[0]
+NUMPY_NUMBER: list[Any] = [
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    codecs.encode,
+]
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
 
     Raises UserError when the folder cannot be written; whatever stood at `path` then still stands.
@@ -43,22 +57,25 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a .pth file, on the CPU; only tensors and plain values are accepted.
+    """The content of a .pth file, on the CPU; only tensors, numbers and plain values are accepted.
 
     Raises UserError for a file that is missing, truncated, no checkpoint, or that carries code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
-        raise UserError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from None
-    except pickle.UnpicklingError as error:
-        if path.stat().st_size and "Unsupported" not in str(error) and "GLOBAL" not in str(error):
-            raise UserError(f"{path}: the checkpoint is truncated or no checkpoint at all") from None
-        raise UserError(
-            f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
-            "save a plain state_dict from a source that you trust"
-        ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError):
+        raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
+    try:
+        with torch.serialization.safe_globals(NUMPY_NUMBER), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, LookupError) as error:
+        # The unpickler that loads weights only names what else a file wants to import.
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
+            raise UserError(
+                f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
+                "save a plain state_dict from a source that you trust"
+            ) from None
         raise UserError(f"{path}: the checkpoint is truncated or no checkpoint at all") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}, not a state dict")

@@ -189,26 +189,32 @@ def load(
     Raises UserError that names the file, the key and what to do.
     """
     cfg = _C.clone()
-    given = dict(_leaves(_read_yaml(Path(path))))
-    for key, value in given.items():
-        _set(cfg, key, value, where=str(path))
+    given: dict[str, Any] = {}
+    for file, content in _read_yaml(Path(path)):
+        for key, value in _leaves(content):
+            _set(cfg, key, value, where=str(file))
+            given[key] = value
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
             cfg[key] = str(Path(directory).absolute())
     _resolve_paths(cfg)
-    _check(cfg, str(path))
+    _check(cfg, f"{path} with the command line" if overrides else str(path))
     _report_legacy(cfg, given)
     cfg.freeze()
     return cfg
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """The yaml as nested dicts, over its base's; safe loader only."""
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
+    """The yaml's nested dicts after those of its bases, each with its file; safe loader only."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise UserError(f"{path}: not a yaml file: {place}: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
     if content is None:
@@ -217,19 +223,13 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         raise UserError(f"{path}: a configuration is a mapping of keys to values, not a {type(content).__name__}")
     base = content.pop(BASE_KEY, None)
     if base is None:
-        return content
+        return [(path, content)]
     base_path = (path.parent / str(base)).resolve()
     if base_path in seen:
         raise UserError(f"{path}: {BASE_KEY} names {base}, which leads back to this file")
-    return _merged(_read_yaml(base_path, (*seen, path.resolve())), content)
-
-
-def _merged(base: dict, top: dict) -> dict:
-    both = base | top
-    for key in base.keys() & top.keys():
-        if isinstance(base[key], dict) and isinstance(top[key], dict):
-            both[key] = _merged(base[key], top[key])
-    return both
+    if not base_path.is_file():
+        raise UserError(f"{path}: {BASE_KEY} names {base}, but {base_path} does not exist")
+    return [*_read_yaml(base_path, (*seen, path.resolve())), (path, content)]
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -239,10 +239,6 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, name + ".")
         else:
             yield name, value
-
-
-def _all_keys() -> list[str]:
-    return [key for key, _ in _leaves(_C)]
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
@@ -261,8 +257,9 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _nearest(key: str) -> str:
-    known = _all_keys()
-    full = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    known = [name for name, _ in _leaves(_C)]
+    sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
+    full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not full:
         leaves = {name.rsplit(".", 1)[-1]: name for name in known}
         leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
@@ -274,7 +271,7 @@ def _decode(text: str) -> Any:
     """What a string stands for: "(0,1)" a tuple, "1e-4" (text to yaml) a number; anything else is itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         return text
 
 
@@ -323,7 +320,7 @@ def _resolve_paths(cfg: CfgNode) -> None:
     for key in PATHS:
         parent, leaf = key.split(".")
         value = cfg[parent][leaf]
-        if value:
+        if value or key == "DATASET.ROOT":
             candidates = [root / cfg.DATA_DIR / value, root / value]
             cfg[parent][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
 
@@ -351,8 +348,8 @@ def _check(cfg: CfgNode, where: str) -> None:
     choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
 
+    need(len(cfg.GPUS) > 0 and min(cfg.GPUS) >= 0, f"GPUS must list GPU numbers, (0,) for one, not {cfg.GPUS}")
     positive = {
-        "GPUS' length": len(cfg.GPUS),
         "PRINT_FREQ": cfg.PRINT_FREQ,
         "MODEL.NUM_JOINTS": model.NUM_JOINTS,
         "MODEL.SIGMA": model.SIGMA,
@@ -360,7 +357,6 @@ def _check(cfg: CfgNode, where: str) -> None:
         "MODEL.DIM_FEEDFORWARD": model.DIM_FEEDFORWARD,
         "MODEL.ENCODER_LAYERS": model.ENCODER_LAYERS,
         "MODEL.N_HEAD": model.N_HEAD,
-        "LOSS.TOPK": cfg.LOSS.TOPK,
         "TRAIN.LR": train.LR,
         "TRAIN.END_EPOCH": train.END_EPOCH,
         "TRAIN.VALIDATE_EVERY": train.VALIDATE_EVERY,
@@ -376,6 +372,9 @@ def _check(cfg: CfgNode, where: str) -> None:
         "DATASET.CACHE_MB": data.CACHE_MB,
         "TRAIN.WARMUP_EPOCHS": train.WARMUP_EPOCHS,
         "TRAIN.BEGIN_EPOCH": train.BEGIN_EPOCH,
+        "TRAIN.LR_END": train.LR_END,
+        "TRAIN.WD": train.WD,
+        "TRAIN.MOMENTUM": train.MOMENTUM,
     }
     for key, value in not_negative.items():
         need(value >= 0, f"{key} must not be negative, not {value}")
@@ -387,7 +386,10 @@ def _check(cfg: CfgNode, where: str) -> None:
     for key, value in probabilities.items():
         need(0 <= value <= 1, f"{key} must be between 0 and 1, not {value}")
     need(0 <= data.SCALE_FACTOR < 1, f"DATASET.SCALE_FACTOR must be in [0, 1), not {data.SCALE_FACTOR}")
-    need(cfg.LOSS.TOPK <= model.NUM_JOINTS, f"LOSS.TOPK {cfg.LOSS.TOPK} exceeds MODEL.NUM_JOINTS {model.NUM_JOINTS}")
+    need(
+        cfg.LOSS.NAME != "ohkm" or 0 < cfg.LOSS.TOPK <= model.NUM_JOINTS,
+        f"LOSS.TOPK must be between 1 and MODEL.NUM_JOINTS {model.NUM_JOINTS}, not {cfg.LOSS.TOPK}",
+    )
     need(test.BLUR_KERNEL % 2 == 1 and test.BLUR_KERNEL > 0, f"TEST.BLUR_KERNEL must be odd, not {test.BLUR_KERNEL}")
 
     stride = 8 if model.NAME == "transpose_r" else 16  # of the coarsest feature map
@@ -424,6 +426,7 @@ def _check(cfg: CfgNode, where: str) -> None:
             f"MODEL.EXTRA.NUM_DECONV_LAYERS must be 1 to give heatmaps of a quarter of the input, "
             f"not {extra.NUM_DECONV_LAYERS}",
         )
+        need(filters[0] > 0, f"MODEL.EXTRA.NUM_DECONV_FILTERS must be positive, not {filters[0]}")
         choice("MODEL.EXTRA.NUM_DECONV_KERNELS", kernels[0], (4, 3, 2))
     else:
         for name, branches in (("STAGE2", 2), ("STAGE3", 3)):
@@ -438,8 +441,16 @@ def _check(cfg: CfgNode, where: str) -> None:
                     f"{key}.{lengths} must list {branches} positive numbers, not {stage[lengths]}",
                 )
     need(
+        train.BEGIN_EPOCH < train.END_EPOCH,
+        f"TRAIN.BEGIN_EPOCH {train.BEGIN_EPOCH} must be less than END_EPOCH {train.END_EPOCH}",
+    )
+    need(
         train.WARMUP_EPOCHS < train.END_EPOCH,
         f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be less than END_EPOCH {train.END_EPOCH}",
+    )
+    need(
+        train.MOMENTUM > 0 or not (train.NESTEROV and train.OPTIMIZER == "sgd"),
+        "TRAIN.NESTEROV needs a positive TRAIN.MOMENTUM",
     )
 
 

@@ -1,13 +1,16 @@
-"""Processes: who this one is, and what all of them know together. One process alone needs no set-up."""
+"""Processes: who this one is, and what all of them know together. One process alone needs no set-up.
+
+Imports torch only where it is used: `rank` is asked before the configuration is checked, which must not take seconds.
+"""
 
 import os
 import sys
-from typing import Any
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any
 
 from transpose.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def world() -> int:
@@ -21,6 +24,8 @@ def rank() -> int:
 
 def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
     """Those of the configured GPU numbers that this machine has; its first, if it has others only."""
+    import torch
+
     count = torch.cuda.device_count()
     return [gpu for gpu in gpus if gpu < count] or list(range(min(count, 1)))
 
@@ -39,7 +44,7 @@ def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
         os.execv(sys.executable, [sys.executable, *launch, *sys.argv])
 
 
-def start(gpus: tuple[int, ...]) -> torch.device:
+def start(gpus: tuple[int, ...]) -> "torch.device":
     """This process's device; joins the others if there are any. The number of processes must divide the GPUs'.
 
     Raises UserError that says what to type when it does not.
@@ -50,25 +55,31 @@ def start(gpus: tuple[int, ...]) -> torch.device:
             f"torchrun started {world()} processes, which does not divide the {len(gpus)} entries of GPUS: "
             f"type --nproc_per_node {' or '.join(map(str, fitting))}, or list another number of GPUS"
         )
+    import torch
+
     usable = usable_gpus(gpus)
     device = torch.device("cpu")
     if usable:
         device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0)) % len(usable)])
         torch.cuda.set_device(device)
     if world() > 1:
-        dist.init_process_group("nccl" if usable else "gloo")
+        torch.distributed.init_process_group("nccl" if usable else "gloo")
     return device
 
 
 def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gather(part: Any) -> list[Any]:
     """Every process's `part`, in the order of their ranks, on every process."""
     if world() == 1:
         return [part]
+    import torch
+
     parts: list[Any] = [None] * world()
-    dist.all_gather_object(parts, part)
+    torch.distributed.all_gather_object(parts, part)
     return parts

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 PACKAGE = "transpose"
 logger = logging.getLogger(PACKAGE)
 progress = logging.getLogger(f"{PACKAGE}.progress")  # lines that a progress bar replaces on a terminal
 
 _early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+
+
+class Console(logging.Handler):
+    """Lines on standard output, written above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != progress.name or not on_terminal():
+            tqdm.write(self.format(record), file=sys.stdout)
 
 
 def on_terminal() -> bool:
@@ -26,10 +33,7 @@ def start(quiet: bool = False) -> None:
     """Log to the console, and keep the lines for the file that `to_file` opens later; `quiet` for ranks above 0."""
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.propagate = False
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    console.addFilter(lambda record: record.name != progress.name or not on_terminal())
-    logger.handlers = [console, _early]
+    logger.handlers = [Console(), _early]
 
 
 def to_file(path: Path) -> None:
@@ -51,15 +55,12 @@ class Progress:
 
     def __init__(self, total: int, title: str, hidden: bool = False):
         self.bar = tqdm(total=total, desc=title, disable=hidden or not on_terminal(), leave=False, file=sys.stderr)
-        self._redirect = logging_redirect_tqdm([logger])
 
     def __enter__(self) -> "Progress":
-        self._redirect.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
-        self._redirect.__exit__(*error)
 
     def follow(self, items: Iterable) -> Iterator:
         """The items, each moving the bar by one."""

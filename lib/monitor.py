@@ -33,9 +33,7 @@ class Monitor:
         for name, value in numbers.items():
             self.writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def pictures(
-        self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int
-    ) -> None:
+    def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int) -> None:
         """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
         crops = batch["image"].numpy()
         if self.rgb:

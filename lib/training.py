@@ -42,7 +42,12 @@ def saved_state(
             f"{folder} holds a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
             "choose another folder with --modelDir, or move it away"
         )
-    if not path.exists():
+    if used and not path.exists():
+        raise UserError(
+            f"{folder} holds weights ({', '.join(used)}) but no {CHECKPOINT} to go on from: move them away, "
+            "or choose another folder with --modelDir"
+        )
+    if not used:
         return None
     saved = checkpoint.read(path)
     if not {"config", "state_dict", "optimizer", "epoch", "step", "best"} <= saved.keys():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import json_tricks
 import numpy as np
 import orjson
 import torch
@@ -54,7 +55,8 @@ def oks_nms(
     keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float, sigmas: np.ndarray
 ) -> list[int]:
     """Persons of one image that stay, best first: each drops those that are more similar to it than the threshold."""
-    order, kept = _best_first(scores), []
+    kept: list[int] = []
+    order = _best_first(scores)
     while len(order):
         best, rest = order[0], order[1:]
         kept.append(int(best))
@@ -67,7 +69,8 @@ def soft_oks_nms(
 ) -> list[int]:
     """Like `oks_nms`, but similar persons only move back: by exp(-OKS^2 / threshold); at most `SOFT_NMS_MOST` stay."""
     order = _best_first(scores)
-    remaining, kept = scores[order], []
+    kept: list[int] = []
+    remaining = scores[order]
     while len(order) and len(kept) < SOFT_NMS_MOST:
         best, rest = order[0], order[1:]
         kept.append(int(best))
@@ -202,4 +205,10 @@ class Evaluation:
         path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
         checkpoint.write_atomically(path, lambda file: file.write(orjson.dumps(detections)))
         logger.info("results: %s", path)
-        return average_precision(detections, self.annotations, self.sigmas) if self.has_truth else None
+        if not self.has_truth:
+            return None
+        metrics = average_precision(detections, self.annotations, self.sigmas)
+        summary = json_tricks.dumps({"measured": self.describe(), "metrics": metrics}, indent=2)
+        path = path.with_name(f"metrics_{self.name}_{self.number}.json")
+        checkpoint.write_atomically(path, lambda file: file.write(summary.encode()))
+        return metrics

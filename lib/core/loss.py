@@ -25,7 +25,7 @@ def ohkm(output: Tensor, target: Tensor, weight: Tensor, topk: int) -> Tensor:
 
 
 def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (K) of joints whose peak lies within half a tenth of the heatmap's size of the target's, and of all judged.
+    """Counts (K) of joints whose peak lies near the target's, and of all judged: within half a tenth of the map's size.
 
     Joints whose target peak has a coordinate of 1 or less are not judged.
     """

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transpose import heatmap
 from transpose.core.loss import pck, pck_average
 from transpose.core.predict import normalise
 from transpose.dataset.batches import TrainingBatches
@@ -71,7 +70,9 @@ def train_epoch(
             meter.waited += time.perf_counter() - asked
             target, weight = targets_of(batch)
             last = share == plan.shares_here - 1
-            with contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
+            with (
+                contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+            ):
                 output = model(normalise(batch["image"], device))
                 loss = criterion(output, target, weight)
                 # The gradient is that of the mean over the whole step; DDP averages over its processes.

@@ -5,6 +5,7 @@ K keypoints; sizes are (width, height); coordinates are image pixels unless name
 """
 
 import zipfile
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,10 @@ class ImageReader:
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
         except KeyError:
-            raise UserError(f"{where}: the zip has no such member at its root") from None
-        except zipfile.BadZipFile as error:
+            raise UserError(
+                f"{where}: the zip has no such member at its root; zip the images without a folder"
+            ) from None
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise UserError(f"{where}: cannot read the zip ({error})") from None
 
 

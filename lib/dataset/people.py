@@ -18,6 +18,8 @@ from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+EVALUATED = ("image_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")  # what pycocotools looks at
+
 
 @dataclass(frozen=True)
 class Images:
@@ -66,14 +68,13 @@ def read_annotations(path: Path, with_people: bool = True) -> Annotations:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
-    ids = _numbers(_column(images, "id", "image", path), np.int64, "image", "id", path)
-    width = _numbers(_column(images, "width", "image", path), np.int64, "image", "width", path)
-    height = _numbers(_column(images, "height", "image", path), np.int64, "image", "height", path)
+    ids, width, height = (_numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
     names = _column(images, "file_name", "image", path)
     category = _person_category(content["categories"], path)
     people = []
     if with_people:
         categories = _column(content["annotations"], "category_id", "annotation", path)
+        _column(content["annotations"], "id", "annotation", path)
         people = [a for a, c in zip(content["annotations"], categories, strict=True) if c == category["id"]]
     table = Images(ids, np.array(names, dtype=np.str_), np.stack([width, height], 1))
     return Annotations(path, table, category, people)
@@ -85,12 +86,8 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     Raises UserError when an annotation is malformed or none qualifies.
     """
     path, images = source.path, source.images
-    candidates = [
-        a for a in source.annotations if a.get("keypoints") and not a.get("iscrowd", 0) and any(a["keypoints"])
-    ]
-    place = {int(image_id): i for i, image_id in enumerate(images.ids)}
-    image_ids = _column(candidates, "image_id", "annotation", path)
-    known = [place.get(image_id, -1) for image_id in image_ids]
+    candidates = [a for a in source.annotations if _may_be_labelled(a)]
+    known = _places(images, candidates, "annotation", path).tolist()
     if -1 in known:
         logger.warning("%s: %d annotations of images that it does not list are skipped", path, known.count(-1))
     candidates = [a for a, i in zip(candidates, known, strict=True) if i >= 0]
@@ -98,10 +95,10 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     if not candidates:
         raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
 
-    ids = _numbers(_column(candidates, "id", "annotation", path), np.int64, "annotation", "id", path)
+    ids = _numbers(candidates, "id", np.int64, "annotation", path)
     boxes = _rows(candidates, "bbox", 4, path)
     points = _rows(candidates, "keypoints", 3 * num_joints, path).reshape(-1, num_joints, 3)
-    areas = _numbers(_column(candidates, "area", "annotation", path), np.float64, "annotation", "area", path)
+    areas = _numbers(candidates, "area", np.float64, "annotation", path)
 
     boxes, valid = geometry.clean_boxes(boxes, images.sizes[image])
     keep = np.flatnonzero(valid & (areas > 0))
@@ -119,6 +116,12 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     )
 
 
+def check_truth(source: Annotations) -> None:
+    """Raise UserError when an annotation lacks something that COCO's evaluation looks at."""
+    for key in EVALUATED:
+        _column(source.annotations, key, "annotation", source.path)
+
+
 def detected_people(path: Path, source: Annotations, num_joints: int, threshold: float) -> People:
     """A detector's person boxes scored `threshold` or more, in file order, not clipped.
 
@@ -129,25 +132,23 @@ def detected_people(path: Path, source: Annotations, num_joints: int, threshold:
     if not isinstance(content, list):
         raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
     categories = _column(content, "category_id", "detection", path)
-    detections = [d for d, c in zip(content, categories, strict=True) if c == source.category["id"]]
-    place = {int(image_id): i for i, image_id in enumerate(source.images.ids)}
-    image_ids = _column(detections, "image_id", "detection", path)
-    image = np.array([place.get(image_id, -1) for image_id in image_ids], np.int32)
-    scores = _numbers(_column(detections, "score", "detection", path), np.float64, "detection", "score", path)
-    boxes = _rows(detections, "bbox", 4, path, what="detection")
+    image = _places(source.images, content, "detection", path)
+    scores = _numbers(content, "score", np.float64, "detection", path)
+    boxes = _rows(content, "bbox", 4, path, what="detection")
 
-    unknown = int((image < 0).sum())
-    if unknown == len(image):
+    person = np.array([category == source.category["id"] for category in categories], bool)
+    unknown = int((image[person] < 0).sum())
+    if unknown == person.sum():
         raise UserError(
-            f"{path}: none of its {len(image)} person boxes is of an image of {source.path}; "
+            f"{path}: none of its {unknown} person boxes is of an image of {source.path}; "
             "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
         )
     if unknown:
         logger.warning("%s: %d boxes of images that %s does not list are skipped", path, unknown, source.path.name)
-    empty = (boxes[:, 2:] <= 0).any(1)
+    empty = person & (boxes[:, 2:] <= 0).any(1)
     if empty.any():
         logger.warning("%s: %d boxes without an area are skipped", path, int(empty.sum()))
-    keep = np.flatnonzero((image >= 0) & ~empty & (scores >= threshold))
+    keep = np.flatnonzero(person & (image >= 0) & ~empty & (scores >= threshold))
     if not len(keep):
         raise UserError(f"{path}: no person box is scored {threshold} (TEST.IMAGE_THRE) or more")
     return People(
@@ -198,9 +199,20 @@ def _person_category(categories: list, path: Path) -> dict[str, Any]:
     raise UserError(f"{path}: its categories ({', '.join(map(str, names))}) do not hold one named 'person'")
 
 
+def _may_be_labelled(annotation: dict) -> bool:
+    """No crowd, and keypoints that are not all zero; what is no list is for `_rows` to complain about."""
+    points = annotation.get("keypoints")
+    return bool(points) and not annotation.get("iscrowd", 0) and (not isinstance(points, list) or any(points))
+
+
+def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
+    """Index (N) int32 into the images of each item's image_id; -1 for one that is not listed."""
+    place = {int(image_id): i for i, image_id in enumerate(images.ids)}
+    return np.array([place.get(int(i), -1) for i in _numbers(items, "image_id", np.int64, what, path)], np.int32)
+
+
 def _label(item: Any, index: int, what: str) -> str:
-    own = f" (id {item['id']})" if isinstance(item, dict) and "id" in item else ""
-    return f"{what} number {index + 1}{own}"
+    return f"{what} with id {item['id']}" if isinstance(item, dict) and "id" in item else f"{what} number {index + 1}"
 
 
 def _column(items: Sequence, key: str, what: str, path: Path) -> list:
@@ -212,13 +224,14 @@ def _column(items: Sequence, key: str, what: str, path: Path) -> list:
         raise UserError(f"{path}: {_label(item, index, what)} has no '{key}'") from None
 
 
-def _numbers(values: list, dtype: type, what: str, key: str, path: Path) -> np.ndarray:
-    """A column as numbers; the first value that is none is named."""
+def _numbers(items: Sequence, key: str, dtype: type, what: str, path: Path) -> np.ndarray:
+    """One field of every item as numbers (N); the first that is none is named."""
+    values = _column(items, key, what, path)
     kinds: type | tuple[type, ...] = int if np.issubdtype(dtype, np.integer) else (int, float)
     for index, value in enumerate(values):
         if not isinstance(value, kinds) or isinstance(value, bool):
             wanted = "a whole number" if kinds is int else "a number"
-            raise UserError(f"{path}: '{key}' of {what} number {index + 1} must be {wanted}, not {value!r}")
+            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}")
     return np.array(values, dtype)
 
 

@@ -4,12 +4,14 @@ B batch, N tokens (the feature map read row by row), D model width, M heads, Q c
 """
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 def sine_positions(height: int, width: int, dim: int) -> Tensor:
@@ -117,7 +119,7 @@ class Encoder(nn.Module):
     def attention(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
         """Attention rows of chosen tokens `queries` (Q) in every layer: (layers, B, M, Q, N)."""
         rows = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(cast(list[EncoderLayer], self.layers)):
             layer_positions = self._positions_of(i, positions)
             rows.append(layer.self_attn.rows(x, layer_positions, queries))
             x = layer(x, layer_positions)

@@ -5,6 +5,7 @@ B batch; branch i has C[i] channels at 1/4, 1/8, 1/16 of the input for i = 0, 1,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -87,11 +88,9 @@ class ExchangeModule(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
         fused = []
-        for paths in self.fuse_layers:
-            total = paths[0](features[0])
-            for path, x in zip(list(paths)[1:], features[1:], strict=True):
-                total = total + path(x)
-            fused.append(self.relu(total))
+        for paths in cast(list[nn.ModuleList], self.fuse_layers):
+            terms = [path(x) for path, x in zip(paths, features, strict=True)]
+            fused.append(self.relu(sum(terms[1:], start=terms[0])))
         return fused
 
 

@@ -6,7 +6,6 @@ State dicts are flat, key -> tensor. `source` is what an error message calls the
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,17 +86,21 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     own = model.state_dict()
     state = dict(state)
     position, wanted = state.get("pos_embedding"), own.get("pos_embedding")
-    if position is not None and wanted is not None and position.dim() == 3:
-        if position.shape != wanted.shape and position.shape[1:] == wanted.shape[1:]:
-            grid = token_grid(position, model.grid)
-            state["pos_embedding"] = resize_positions(position, grid, model.grid)
-            old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
-            remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
+    if position is not None and wanted is not None and _resizable(position, wanted):
+        grid = token_grid(position, model.grid)
+        state["pos_embedding"] = resize_positions(position, grid, model.grid)
+        old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
+        remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
     differences = _differences(own, state)
     if differences:
         raise UserError(f"{source}: not a checkpoint of this model: {differences}")
     model.load_state_dict(state, strict=True)
     return remarks
+
+
+def _resizable(positions: Tensor, wanted: Tensor) -> bool:
+    """Whether they differ in the number of tokens alone."""
+    return positions.shape != wanted.shape and positions.shape[1:] == wanted.shape[1:]
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:

@@ -1,0 +1,60 @@
+# Everything runs in a virtual environment that `make` creates; no root and no compiler are needed.
+VENV ?= .venv
+PYTHON ?= python3
+# Exact versions; `make CONSTRAINTS= …` installs the newest that requirements.txt allows.
+CONSTRAINTS ?= constraints.txt
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+REQUIREMENTS := requirements.txt requirements-dev.txt
+
+DEMO := experiments/coco_sample/demo.yaml
+DEMO_RUN := output/coco/transpose_r/demo
+DEMO_RESULTS := $(DEMO_RUN)/results/keypoints_val2017_results_0.json
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint types clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) CONSTRAINTS=$(CONSTRAINTS)"
+
+venv: $(STAMP) ## create the virtual environment and install the requirements
+
+demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, draw the skeletons
+	@echo "== 1/4 Training a small TransPose-R on the 105 persons of 32 photographs. It memorises them: this shows"
+	@echo "==     that everything from the JPEG to the AP works, not accuracy on new images."
+	$(PY) tools/train.py --cfg $(DEMO)
+	@echo "== 2/4 Testing on the same photographs, with the annotated boxes"
+	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX True
+	@echo "== 3/4 Testing the same weights with a detector's boxes"
+	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX False
+	@echo "== 4/4 Drawing the predicted skeletons"
+	$(PY) tools/draw_results.py --cfg $(DEMO) --results $(DEMO_RESULTS)
+	@echo "== Weights, results and pictures: $(DEMO_RUN); TensorBoard logs: log"
+
+test: $(STAMP) ## run the tests
+	$(PY) -m pytest
+
+lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP) ## mypy on lib
+	@mkdir -p build/types && ln -sfn ../../lib build/types/transpose
+	$(PY) -m mypy
+
+clean: ## remove caches and build outputs (runs, weights and the virtual environment stay)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find lib tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): $(REQUIREMENTS) $(CONSTRAINTS)
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not there; name a Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.11 …" >&2; exit 1; }
+	@test -x "$(VENV)/bin/pip" || "$(PYTHON)" -m venv "$(VENV)" || \
+	  { echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	"$(PY)" -m pip install --disable-pip-version-check $(REQUIREMENTS:%=-r %) $(CONSTRAINTS:%=-c %) || \
+	  { echo "Installing failed. Where the exact versions do not exist for this platform, try: make CONSTRAINTS= …" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,798 @@
+"""Bad input: one sentence that names the culprit, exit code 2, no traceback; a fault of the program keeps its own.
+
+A case is a function that spoils one thing of a working set-up and returns what the sentence must say. The tools run
+as a user runs them: as commands, from a folder that is not the clone.
+"""
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SAMPLE = REPOSITORY / "data" / "coco_sample"
+PHOTOGRAPHS = (21167, 343218)  # of the sample: two persons with keypoints in each
+CONFIGURATION = {
+    "AUTO_RESUME": False,
+    "WORKERS": 0,
+    "DATASET": {"ROOT": "", "TRAIN_SET": "val2017", "TEST_SET": "val2017"},
+    "MODEL": {
+        "IMAGE_SIZE": [64, 64],
+        "HEATMAP_SIZE": [16, 16],
+        "POS_EMBEDDING": "sine",
+        "DIM_MODEL": 32,
+        "DIM_FEEDFORWARD": 32,
+        "N_HEAD": 2,
+        "ENCODER_LAYERS": 1,
+        "EXTRA": {"NUM_LAYERS": 18, "NUM_DECONV_FILTERS": [32]},
+    },
+    "TRAIN": {"BATCH_SIZE_PER_GPU": 4, "END_EPOCH": 1},
+    "TEST": {"USE_GT_BBOX": True, "IMAGE_THRE": 0.0, "COCO_BBOX_FILE": ""},
+}
+
+
+@dataclass
+class Place:
+    """A folder with two photographs, their annotations and detections, and a configuration; `run` uses all of it."""
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(CONFIGURATION))
+    options: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    trained: "Place | None" = None  # a place where the same model was trained
+
+    def __post_init__(self) -> None:
+        self.yaml = self.folder / "small.yaml"
+        self.annotations = self.folder / "data" / "annotations" / "person_keypoints_val2017.json"
+        self.detections = self.folder / "data" / "detections.json"
+        self.images = self.folder / "data" / "images" / "val2017"
+        self.output = self.folder / "output"
+        self.run_folder = self.output / "coco" / "transpose_r" / "small"
+        self.config["DATASET"]["ROOT"] = str(self.folder / "data")
+        self.config["TEST"]["COCO_BBOX_FILE"] = str(self.detections)
+        self.images.mkdir(parents=True)
+        self.annotations.parent.mkdir()
+        content = json.loads((SAMPLE / "annotations" / self.annotations.name).read_bytes())
+        content["images"] = [image for image in content["images"] if image["id"] in PHOTOGRAPHS]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in PHOTOGRAPHS]
+        write(self.annotations, content)
+        for image in content["images"]:
+            shutil.copy(SAMPLE / "images" / "val2017" / image["file_name"], self.images)
+        boxes = json.loads(next((SAMPLE / "person_detection_results").glob("*.json")).read_bytes())
+        write(self.detections, [box for box in boxes if box["image_id"] in PHOTOGRAPHS])
+
+    def run(self, tool: str) -> subprocess.CompletedProcess:
+        if self.config:
+            self.yaml.write_text(yaml.safe_dump(self.config))
+        folders = ["--modelDir", str(self.output), "--logDir", str(self.folder / "log")]
+        return run(tool, ["--cfg", str(self.yaml), *folders, *self.options], self.folder, self.environment)
+
+    @property
+    def weights(self) -> Path:
+        """What the trained place's run left."""
+        assert self.trained is not None
+        return self.trained.run_folder / "final_state.pth"
+
+    def person(self) -> dict[str, Any]:
+        """The first annotation with keypoints."""
+        return next(a for a in read(self.annotations)["annotations"] if a["num_keypoints"])
+
+    def photograph(self) -> Path:
+        """The first person's."""
+        return self.images / f"{self.person()['image_id']:012}.jpg"
+
+
+def run(
+    tool: str, arguments: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run tools/<tool>.py on the processor, outside of torchrun, whatever surrounds the tests."""
+    outer = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / f"{tool}.py"), *arguments],
+        env=outer | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | (environment or {}),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+def sentence(outcome: subprocess.CompletedProcess) -> str:
+    """The one sentence of a run that ended as a run with bad input must end."""
+    everything = f"exit code {outcome.returncode}\n{outcome.stdout}\n{outcome.stderr}"
+    assert "Traceback" not in everything, everything
+    assert outcome.returncode == 2, everything
+    errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, everything
+    assert outcome.stderr == errors[0] + "\n", f"more than the sentence: {everything}"
+    return errors[0].removeprefix("error: ")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`spoil` gets a working set-up and returns what the sentence of `tool` must begin with and hold."""
+
+    name: str
+    tool: str
+    spoil: Callable[[Place], list]
+
+    def outcome(self, folder: Path, trained: Place | None = None) -> tuple[list[str], subprocess.CompletedProcess]:
+        place = Place(folder, trained=trained)
+        wanted = [str(word) for word in self.spoil(place)]
+        return wanted, place.run(self.tool)
+
+    def check(self, wanted: list[str], outcome: subprocess.CompletedProcess) -> None:
+        said = sentence(outcome)
+        assert said.startswith(wanted[0]), said
+        for word in wanted:
+            assert word in said, f"{word!r} is not in: {said}"
+
+
+LIGHT: list[Case] = []  # mistakes of the configuration, found before torch is imported
+HEAVY: list[Case] = []  # mistakes in files
+
+
+def bad(cases: list[Case], tool: str, **variants: tuple) -> Callable:
+    """Register a function as a case, or as one for each keyword, whose values are its further arguments."""
+
+    def register(spoil: Callable) -> Callable:
+        if not variants:
+            cases.append(Case(spoil.__name__, tool, spoil))
+        for variant, values in variants.items():
+            cases.append(Case(f"{spoil.__name__}-{variant}", tool, lambda place, values=values: spoil(place, *values)))
+        return spoil
+
+    return register
+
+
+bad_configuration, bad_file = partial(bad, LIGHT), partial(bad, HEAVY)
+
+
+# ---- the configuration ----------------------------------------------------------------------------------------------
+
+
+@bad_configuration(
+    "train",
+    bracket=(b"MODEL: [1, 2\nTRAIN:\n", ["line 2", "expected ','"]),
+    tab=(b"MODEL:\n\tNAME: transpose_r\n", ["line 2, column 1", "\\t"]),
+    binary=(b"\xff\xd8\xff\xe0JFIF", ["utf-8", "0xff"]),
+    zeros=(b"WORKERS: 1\x00\n", ["#x0000"]),
+    list_at_the_top=(b"- MODEL\n- TRAIN\n", ["mapping", "list"]),
+    text_at_the_top=(b"MODEL\n", ["mapping", "str"]),
+)
+def yaml_is_no_configuration(place: Place, content: bytes, words: list[str]) -> list:
+    place.config = {}
+    place.yaml.write_bytes(content)
+    return [f"{place.yaml}: ", *words]
+
+
+@bad_configuration("test")
+def yaml_is_missing(place: Place) -> list:
+    place.config = {}
+    return [f"{place.yaml}: ", "No such file"]
+
+
+@bad_configuration("train")
+def yaml_is_a_folder(place: Place) -> list:
+    place.config = {}
+    place.yaml.mkdir()
+    return [f"{place.yaml}: ", "Is a directory"]
+
+
+@bad_configuration("train")
+def base_is_missing(place: Place) -> list:
+    place.config["_BASE_"] = "above.yaml"
+    return [f"{place.yaml}: _BASE_ names above.yaml", place.folder / "above.yaml"]
+
+
+@bad_configuration("train")
+def base_leads_back(place: Place) -> list:
+    place.config["_BASE_"] = "above.yaml"
+    (place.folder / "above.yaml").write_text("_BASE_: small.yaml\n")
+    return [place.folder, "_BASE_", "leads back"]
+
+
+@bad_configuration(
+    "train",
+    top=(["WORKER"], "WORKERS"),
+    top_section=(["MODLE"], "MODEL"),
+    model=(["MODEL", "DIM_MODELL"], "MODEL.DIM_MODEL"),
+    extra=(["MODEL", "EXTRA", "NUM_LAYER"], "MODEL.EXTRA.NUM_LAYERS"),
+    stage=(["MODEL", "EXTRA", "STAGE2", "NUM_CHANELS"], "MODEL.EXTRA.STAGE2.NUM_CHANNELS"),
+    section=(["TRIAN", "LR"], "TRAIN.LR"),
+    forgotten_section=(["FLIP_TEST"], "TEST.FLIP_TEST"),
+)
+def unknown_key(place: Place, key: list[str], nearest: str) -> list:
+    put(place.config, key, 1)
+    return [f"{place.yaml}: {'.'.join(key)} is not a configuration key", f"the nearest is {nearest}"]
+
+
+@bad_configuration("train")
+def unknown_key_in_the_base(place: Place) -> list:
+    place.config["_BASE_"] = "above.yaml"
+    (place.folder / "above.yaml").write_text("TRAIN:\n  EPOCHS: 3\n")
+    return [f"{place.folder / 'above.yaml'}: TRAIN.EPOCHS is not a configuration key", "the nearest is TRAIN."]
+
+
+@bad_configuration(
+    "train",
+    number_for_a_list=(["GPUS"], 0, "a list such as (0,), not 0"),
+    one_side=(["MODEL", "IMAGE_SIZE"], 256, "a list such as [256, 256], not 256"),
+    text_in_a_list=(["MODEL", "IMAGE_SIZE"], [192, "high"], "a whole number, not 'high'"),
+    text_for_a_number=(["TRAIN", "LR"], "fast", "a number, not 'fast'"),
+    nothing_for_a_number=(["TRAIN", "LR"], None, "a number, not None"),
+    fraction=(["WORKERS"], 1.5, "a whole number, not 1.5"),
+    number_for_a_switch=(["TEST", "USE_GT_BBOX"], 1, "true or false, not 1"),
+    word_for_a_switch=(["TEST", "FLIP_TEST"], "sometimes", "true or false, not 'sometimes'"),
+    list_for_text=(["MODEL", "NAME"], ["transpose_r"], "text, not ['transpose_r']"),
+    in_extra=(["MODEL", "EXTRA", "NUM_LAYERS"], "fifty", "a whole number, not 'fifty'"),
+)
+def wrong_type(place: Place, key: list[str], value: Any, wanted: str) -> list:
+    put(place.config, key, value)
+    return [f"{place.yaml}: {'.'.join(key)} must be {wanted}"]
+
+
+@bad_configuration("train")
+def value_for_a_section(place: Place) -> list:
+    place.config["CUDNN"] = True
+    return [f"{place.yaml}: CUDNN holds further keys", "True"]
+
+
+@bad_configuration(
+    "train",
+    heatmap=({"MODEL.HEATMAP_SIZE": [32, 32]}, ["MODEL.HEATMAP_SIZE [32, 32]", "a quarter", "that is [16, 16]"]),
+    stride=({"MODEL.IMAGE_SIZE": [60, 64]}, ["MODEL.IMAGE_SIZE [60, 64]", "multiples of 8"]),
+    three_sides=({"MODEL.IMAGE_SIZE": [64, 64, 3]}, ["MODEL.IMAGE_SIZE", "width and height"]),
+    heads=({"MODEL.N_HEAD": 5}, ["MODEL.DIM_MODEL 32", "divisible by MODEL.N_HEAD 5"]),
+    sine=({"MODEL.DIM_MODEL": 30}, ["MODEL.DIM_MODEL 30", "sine"]),
+    deconvs=({"MODEL.EXTRA.NUM_DECONV_KERNELS": [4, 4]}, ["NUM_DECONV_FILTERS lists 1", "NUM_DECONV_KERNELS 2"]),
+    two_deconvs=(
+        {
+            "MODEL.EXTRA.NUM_DECONV_LAYERS": 2,
+            "MODEL.EXTRA.NUM_DECONV_FILTERS": [32, 32],
+            "MODEL.EXTRA.NUM_DECONV_KERNELS": [4, 4],
+        },
+        ["MODEL.EXTRA.NUM_DECONV_LAYERS must be 1", "not 2"],
+    ),
+    branches=(
+        {"MODEL.NAME": "transpose_h", "MODEL.EXTRA.STAGE3.NUM_CHANNELS": [32, 64]},
+        ["MODEL.EXTRA.STAGE3.NUM_CHANNELS must list 3", "[32, 64]"],
+    ),
+    misspelt=({"MODEL.NAME": "transpos_r"}, ["MODEL.NAME", "'transpos_r'", "the nearest is transpose_r"]),
+    depth=({"MODEL.EXTRA.NUM_LAYERS": 51}, ["MODEL.EXTRA.NUM_LAYERS", "51", "the nearest is 50"]),
+    batch=({"TRAIN.BATCH_SIZE_PER_GPU": -4}, ["TRAIN.BATCH_SIZE_PER_GPU must be positive, not -4"]),
+    not_a_number=({"TRAIN.LR": float("nan")}, ["TRAIN.LR must be positive, not nan"]),
+    gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
+    blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
+    epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),
+    momentum=(
+        {"TRAIN.OPTIMIZER": "sgd", "TRAIN.NESTEROV": True, "TRAIN.MOMENTUM": 0},
+        ["TRAIN.NESTEROV needs a positive TRAIN.MOMENTUM"],
+    ),
+)
+def values_do_not_fit(place: Place, values: dict[str, Any], words: list[str]) -> list:
+    for key, value in values.items():
+        put(place.config, key.split("."), value)
+    return [f"{place.yaml}: ", *words]
+
+
+@bad_configuration(
+    "test",
+    no_value=(["TRAIN.LR", "0.1", "TEST.USE_GT_BBOX"], ["TEST.USE_GT_BBOX has no value"]),
+    unknown=(["TEST.USE_GT_BOX", "True"], ["TEST.USE_GT_BOX is not a", "the nearest is TEST.USE_GT_BBOX"]),
+    wrong_type=(["TRAIN.LR", "fast"], ["TRAIN.LR must be a number, not 'fast'"]),
+    nearly_python=(["TRAIN.LR", "{[]: 1}"], ["TRAIN.LR must be a number"]),
+    section=(["MODEL", "transpose_r"], ["MODEL holds further keys"]),
+)
+def override(place: Place, options: list[str], words: list[str]) -> list:
+    place.options = options
+    return ["command line: ", *words]
+
+
+@bad_configuration("test")
+def override_does_not_fit_the_yaml(place: Place) -> list:
+    place.options = ["MODEL.N_HEAD", "5"]
+    return [f"{place.yaml} with the command line: ", "MODEL.N_HEAD 5"]
+
+
+def put(config: dict, key: list[str], value: Any) -> None:
+    for section in key[:-1]:
+        config = config.setdefault(section, {})
+    config[key[-1]] = value
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory) -> dict[str, str]:
+    """An environment in which importing torch is a fault of the program."""
+    folder = tmp_path_factory.mktemp("without_torch")
+    (folder / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("case", LIGHT, ids=lambda case: case.name)
+def test_configuration(case: Case, tmp_path: Path, without_torch: dict[str, str]):
+    place = Place(tmp_path, environment=without_torch)
+    wanted = [str(word) for word in case.spoil(place)]
+    case.check(wanted, place.run(case.tool))
+
+
+def test_a_good_configuration_does_import_torch(tmp_path: Path, without_torch: dict[str, str]):
+    outcome = Place(tmp_path, environment=without_torch).run("train")
+    assert outcome.returncode == 1 and "torch was imported" in outcome.stderr
+
+
+def test_a_bad_configuration_is_answered_at_once(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("MODEL: [\n")
+    began = time.perf_counter()
+    sentence(run("train", ["--cfg", "bad.yaml"], tmp_path))
+    assert time.perf_counter() - began < 5  # importing torch alone takes about that long where much else runs
+
+
+# ---- annotations ----------------------------------------------------------------------------------------------------
+
+
+@bad_file("train")
+def annotations_are_missing(place: Place) -> list:
+    place.annotations.unlink()
+    return [f"{place.annotations}: ", "No such file"]
+
+
+@bad_file(
+    "train",
+    no_json=(lambda whole: b"images: none", ["not valid JSON"]),
+    truncated=(lambda whole: whole[: len(whole) // 2], ["truncated"]),
+    empty=(lambda whole: b"", ["truncated"]),
+)
+def annotations_are_no_json(place: Place, change: Callable[[bytes], bytes], words: list[str]) -> list:
+    place.annotations.write_bytes(change(place.annotations.read_bytes()))
+    return [f"{place.annotations}: ", *words]
+
+
+@bad_file("train", images=("images",), annotations=("annotations",), categories=("categories",))
+def annotations_lack(place: Place, key: str) -> list:
+    content = read(place.annotations)
+    del content[key]
+    write(place.annotations, content)
+    return [f"{place.annotations}: ", f"'{key}'"]
+
+
+def change_persons(place: Place, change: Callable[[dict], Any]) -> None:
+    content = read(place.annotations)
+    for annotation in content["annotations"]:
+        change(annotation)
+    write(place.annotations, content)
+
+
+@bad_file("train")
+def nobody_has_keypoints(place: Place) -> list:
+    change_persons(place, lambda a: a.update(keypoints=[0] * 51, num_keypoints=0))
+    return [f"{place.annotations}: ", "'person'", "keypoint"]
+
+
+def change_person(place: Place, field_name: str, value: Any) -> int:
+    """Change one field of the second person with keypoints (None: drop it); returns the annotation's id."""
+    content = read(place.annotations)
+    person = [a for a in content["annotations"] if a["num_keypoints"]][1]
+    person[field_name] = value
+    if value is None:
+        del person[field_name]
+    write(place.annotations, content)
+    return person["id"]
+
+
+@bad_file(
+    "train",
+    short=("keypoints", [1, 2, 2] * 16, ["'keypoints'", "51 numbers", "48"]),
+    box_of_three=("bbox", [1, 2, 3], ["'bbox'", "4 numbers", "3"]),
+    image_as_text=("image_id", "21167", ["'image_id'", "a whole number", "'21167'"]),
+)
+def annotation_is_malformed(place: Place, name: str, value: Any, words: list[str]) -> list:
+    return [f"{place.annotations}: ", f"annotation with id {change_person(place, name, value)}", *words]
+
+
+@bad_file("train")
+def nothing_to_evaluate_by(place: Place) -> list:
+    return [f"{place.annotations}: ", f"annotation with id {change_person(place, 'num_keypoints', None)}", "num_keypo"]
+
+
+@bad_file("test")
+def truth_is_malformed_although_boxes_are_detected(place: Place) -> list:
+    place.options = ["TEST.MODEL_FILE", str(place.weights), "TEST.USE_GT_BBOX", "False"]
+    person = change_person(place, "keypoints", [1, 2, 2] * 16)
+    return [f"{place.annotations}: ", f"annotation with id {person}", "51 numbers"]
+
+
+@bad_file("train")
+def another_number_of_joints(place: Place) -> list:
+    place.config["MODEL"]["NUM_JOINTS"] = 16
+    return [f"{place.annotations}: ", f"annotation with id {place.person()['id']}", "48", "51", "MODEL.NUM_JOINTS"]
+
+
+# ---- photographs ----------------------------------------------------------------------------------------------------
+
+
+def spoil_photograph(place: Place, change: Callable[[bytes], bytes] | None) -> Path:
+    path = place.photograph()
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+PHOTOGRAPH_IS = {
+    "missing": (None, "No such file"),
+    "empty": (lambda whole: b"", "is empty"),
+    "truncated": (lambda whole: whole[: len(whole) // 2], "truncated"),
+    "no_image": (lambda whole: b"this is a letter\n" * 100, "not an image"),
+}
+
+
+@bad_file("train", **PHOTOGRAPH_IS)
+def photograph(place: Place, change: Callable[[bytes], bytes] | None, word: str) -> list:
+    path = spoil_photograph(place, change)
+    return [f"{path} (person {place.person()['id']}): ", word]
+
+
+@bad_file("train", **PHOTOGRAPH_IS)
+def photograph_read_by_a_worker(place: Place, change: Callable[[bytes], bytes] | None, word: str) -> list:
+    place.config["WORKERS"] = 1
+    return photograph(place, change, word)
+
+
+@bad_file("train")
+def folder_of_photographs_is_missing(place: Place) -> list:
+    place.images.rename(place.folder / "elsewhere")
+    return [f"{place.images}: ", "missing"]
+
+
+@bad_file(
+    "train",
+    folder_inside=(lambda archive, photo: archive.write(photo, f"val2017/{photo.name}"), lambda whole: whole, "root"),
+    truncated=(lambda archive, photo: archive.write(photo, photo.name), lambda whole: whole[:-100], "cannot read"),
+)
+def zip_of_photographs(place: Place, add: Callable, change: Callable[[bytes], bytes], word: str) -> list:
+    place.config["DATASET"]["DATA_FORMAT"] = "zip"
+    path = place.images.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for photo in place.images.iterdir():
+            add(archive, photo)
+    path.write_bytes(change(path.read_bytes()))
+    return [f"{path / place.photograph().name} (person {place.person()['id']}): ", word]
+
+
+# ---- detections -----------------------------------------------------------------------------------------------------
+
+
+def use_detections(place: Place) -> None:
+    place.options = ["TEST.MODEL_FILE", str(place.weights), "TEST.USE_GT_BBOX", "False"]
+
+
+@bad_file("test")
+def detections_are_missing(place: Place) -> list:
+    use_detections(place)
+    place.detections.unlink()
+    return [f"{place.detections}: ", "TEST.COCO_BBOX_FILE", "No such file"]
+
+
+@bad_file("test")
+def detections_are_not_set(place: Place) -> list:
+    use_detections(place)
+    place.config["TEST"]["COCO_BBOX_FILE"] = ""
+    return ["TEST.USE_GT_BBOX is false", "TEST.COCO_BBOX_FILE is not set"]
+
+
+@bad_file("test")
+def detections_are_no_list(place: Place) -> list:
+    use_detections(place)
+    write(place.detections, {"boxes": read(place.detections)})
+    return [f"{place.detections}: ", "list", "dict"]
+
+
+def unlist(box: dict) -> None:
+    box["image_id"] += 10**9
+
+
+@bad_file("test")
+def no_detection_is_of_a_listed_image(place: Place) -> list:
+    use_detections(place)
+    boxes = read(place.detections)
+    for box in boxes:
+        unlist(box)
+    write(place.detections, boxes)
+    return [f"{place.detections}: none of its {len(boxes)} person boxes", place.annotations, "TEST.COCO_BBOX_FILE"]
+
+
+@bad_file("test")
+def detection_has_no_score(place: Place) -> list:
+    use_detections(place)
+    boxes = read(place.detections)
+    del boxes[4]["score"]
+    write(place.detections, boxes)
+    return [f"{place.detections}: ", "detection number 5", "'score'"]
+
+
+@bad_file("test")
+def set_has_no_truth(place: Place) -> list:
+    place.options = ["TEST.MODEL_FILE", str(place.weights), "DATASET.TEST_SET", "test-dev2017"]
+    return ["test-dev2017 has no ground truth", "TEST.USE_GT_BBOX False", "TEST.COCO_BBOX_FILE"]
+
+
+def test_some_boxes_of_unlisted_images_are_counted_and_skipped(tmp_path: Path, trained: Place):
+    place = Place(tmp_path, trained=trained)
+    use_detections(place)
+    boxes = read(place.detections)
+    for box in boxes[:3]:
+        unlist(box)
+    write(place.detections, boxes)
+    outcome = place.run("test")
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"{place.detections}: 3 boxes of images that {place.annotations.name} does not list" in outcome.stdout
+    assert f"{len(boxes) - 3} persons in 2 of 2 images" in outcome.stdout
+    results = read(place.run_folder / "results" / "keypoints_val2017_results_0.json")
+    assert {result["image_id"] for result in results} == set(PHOTOGRAPHS)
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+
+
+def give_weights(place: Place, content: bytes) -> Path:
+    path = place.folder / "weights.pth"
+    path.write_bytes(content)
+    place.options = ["TEST.MODEL_FILE", str(path)]
+    return path
+
+
+@bad_file("test")
+def checkpoint_is_missing(place: Place) -> list:
+    path = give_weights(place, b"")
+    path.unlink()
+    return [f"{path}: ", "No such file"]
+
+
+@bad_file("test")
+def checkpoint_is_a_folder(place: Place) -> list:
+    place.options = ["TEST.MODEL_FILE", str(place.images)]
+    return [f"{place.images}: ", "Is a directory"]
+
+
+@bad_file(
+    "test",
+    empty=(lambda whole: b"",),
+    truncated=(lambda whole: whole[: len(whole) // 2],),
+    text=(lambda whole: b"404: Not Found\n",),
+)
+def checkpoint_is_none(place: Place, change: Callable[[bytes], bytes]) -> list:
+    path = give_weights(place, change(place.weights.read_bytes()))
+    return [f"{path}: ", "truncated or no checkpoint"]
+
+
+@bad_file("test")
+def checkpoint_of_other_widths(place: Place) -> list:
+    path = give_weights(place, place.weights.read_bytes())
+    place.options += ["MODEL.DIM_FEEDFORWARD", "48"]
+    key = "global_encoder.layers.0.linear1"
+    return [f"{path}: ", f"{key}.weight is 32x32, the model's 48x32", f"{key}.bias is 32, the model's 48"]
+
+
+@bad_file("test")
+def checkpoint_of_other_depth(place: Place) -> list:
+    path = give_weights(place, place.weights.read_bytes())
+    place.options += ["MODEL.ENCODER_LAYERS", "2"]
+    return [f"{path}: ", "12 missing", "global_encoder.layers.1.self_attn.in_proj_weight"]
+
+
+@bad_file("test")
+def checkpoint_of_the_other_variant(place: Place) -> list:
+    path = give_weights(place, place.weights.read_bytes())
+    place.options += ["MODEL.NAME", "transpose_h", "MODEL.EXTRA.STAGE3.NUM_MODULES", "1"]
+    return [f"{path}: ", "missing", "stage2.", "unexpected", "deconv_layers.0.weight"]
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def write_pickle(content: Any, path: Path) -> None:
+    with path.open("wb") as file:
+        pickle.dump(content, file)
+
+
+@pytest.mark.parametrize("save", [torch.save, write_pickle])
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, tool: str, save: Callable[[Any, Path], None]):
+    place = Place(tmp_path)
+    path, marker = tmp_path / "weights.pth", tmp_path / "the code ran"
+    save({"conv1.weight": Trap(marker)}, path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False) if save is torch.save else pickle.loads(path.read_bytes())
+    assert marker.exists(), "the trap works"
+    marker.unlink()
+
+    place.options = ["MODEL.PRETRAINED" if tool == "train" else "TEST.MODEL_FILE", str(path)]
+    said = sentence(place.run(tool))
+    assert said.startswith(f"{path}: refused"), said
+    assert not marker.exists()
+
+
+@bad_file("test")
+def nothing_is_trained_and_no_weights_are_named(place: Place) -> list:
+    return [place.run_folder / "final_state.pth", "TEST.MODEL_FILE is not set", "tools/train.py"]
+
+
+@bad_file("train")
+def imagenet_weights_are_missing(place: Place) -> list:
+    path = place.folder / "models" / "resnet50-19c8e357.pth"
+    place.config["MODEL"]["PRETRAINED"] = str(path)
+    return [f"{path}: ", "https://download.pytorch.org/models/resnet50-19c8e357.pth", "MODEL.PRETRAINED ''"]
+
+
+@bad_file("train")
+def imagenet_weights_of_another_network(place: Place) -> list:
+    path = place.folder / "imagenet.pth"
+    torch.save({"conv1.weight": torch.zeros(64, 3, 3, 3)}, path)
+    place.config["MODEL"]["PRETRAINED"] = str(path)
+    return [f"{path}: ", "conv1.weight has shape 64x3x3x3", "64x3x7x7"]
+
+
+# ---- folders, processes, resuming -----------------------------------------------------------------------------------
+
+
+@bad_file("train", modelDir=("--modelDir",), logDir=("--logDir",))
+def folder_under_a_file(place: Place, option: str) -> list:
+    file = place.folder / "occupied"
+    file.write_text("a file\n")
+    place.options = [option, str(file / "inside")]
+    return [file / "inside", "Not a directory", option]
+
+
+@bad_file("train", modelDir=("--modelDir",), logDir=("--logDir",))
+def folder_is_not_writable(place: Place, option: str) -> list:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    folder = place.folder / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    place.options = [option, str(folder)]
+    return [folder, "Permission denied", option]
+
+
+@bad_file("train")
+def run_folder_is_not_writable(place: Place) -> list:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    place.run_folder.mkdir(parents=True)
+    place.run_folder.chmod(0o500)
+    return [place.run_folder, "not writable", "--modelDir"]
+
+
+@bad_file("train")
+def processes_do_not_divide_the_gpus(place: Place) -> list:
+    place.config["GPUS"] = [0, 1]
+    place.environment = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
+    return ["torchrun started 3 processes", "the 2 entries of GPUS", "type --nproc_per_node 1 or 2"]
+
+
+def continue_run(place: Place) -> Path:
+    """A copy of the trained place's run, to be continued; returns its training state."""
+    assert place.trained is not None
+    shutil.copytree(place.trained.run_folder, place.run_folder)
+    place.config["AUTO_RESUME"] = True
+    return place.run_folder / "checkpoint.pth"
+
+
+@bad_file("train")
+def folder_is_used(place: Place) -> list:
+    continue_run(place)
+    place.config["AUTO_RESUME"] = False
+    return [place.run_folder, "checkpoint.pth", "final_state.pth", "AUTO_RESUME True", "--modelDir"]
+
+
+@bad_file("train")
+def resumed_with_another_configuration(place: Place) -> list:
+    path = continue_run(place)
+    place.options = ["TRAIN.LR", "0.002", "MODEL.DROPOUT", "0.2", "TRAIN.END_EPOCH", "2", "PRINT_FREQ", "7"]
+    changes = ["MODEL.DROPOUT: 0.1 -> 0.2; ", "TRAIN.LR: 0.0001 -> 0.002; ", "TRAIN.END_EPOCH: 1 -> 2)"]
+    return [path, *changes, "TRAIN.RESUME_CHANGED True"]
+
+
+@bad_file("train")
+def resumed_from_a_truncated_state(place: Place) -> list:
+    path = continue_run(place)
+    path.write_bytes(path.read_bytes()[:5000])
+    return [f"{path}: ", "truncated"]
+
+
+@bad_file("train")
+def resumed_from_mere_weights(place: Place) -> list:
+    path = continue_run(place)
+    shutil.copy(place.weights, path)
+    return [f"{path}: not a training state", "move it away"]
+
+
+@bad_file(
+    "train",
+    optimizer=(["TRAIN.OPTIMIZER", "sgd"], ["TRAIN.OPTIMIZER"]),
+    positions=(["MODEL.POS_EMBEDDING", "learnable"], ["MODEL.POS_EMBEDDING"]),
+)
+def resumed_with_another(place: Place, options: list[str], words: list[str]) -> list:
+    path = continue_run(place)
+    place.options = [*options, "TRAIN.RESUME_CHANGED", "True", "TRAIN.END_EPOCH", "2"]
+    return [f"{path}: ", "optimizer", *words]
+
+
+# ---- the tests ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Place:
+    """The unspoilt set-up, trained; nothing in it is a mistake, so a case's sentence is about what the case spoils."""
+    place = Place(tmp_path_factory.mktemp("trained"))
+    outcome = place.run("train")
+    assert outcome.returncode == 0, outcome.stderr
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory, trained: Place) -> Iterator[dict[str, Future]]:
+    """The runs of the chosen cases, two at a time: most of a run is the import of torch, which fills one core."""
+    chosen = [item.callspec.params["case"] for item in request.session.items if item.originalname == "test_files"]
+    pool = ThreadPoolExecutor(2)
+    yield {case.name: pool.submit(case.outcome, tmp_path_factory.mktemp(case.name), trained) for case in chosen}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("case", HEAVY, ids=lambda case: case.name)
+def test_files(case: Case, outcomes: dict[str, Future]):
+    case.check(*outcomes[case.name].result())
+
+
+FAULTY = "import sys; sys.path.insert(0, {tools!r}); from transpose import cli; cli.run(lambda: {fault})"
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"), [("1 / 0", "ZeroDivisionError"), ("int('x')", "ValueError"), ("open('/no/file')", "FileNotFound")]
+)
+def test_a_fault_of_the_program_keeps_its_traceback(fault: str, name: str):
+    code = FAULTY.format(tools=str(REPOSITORY / "tools"), fault=fault)
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("Traceback") and name in outcome.stderr
+    assert "error: " not in outcome.stderr.splitlines()
+
+
+def test_opencv_without_its_system_libraries(tmp_path: Path):
+    (tmp_path / "fake").mkdir()
+    missing = "libGL.so.1: cannot open shared object file"
+    (tmp_path / "fake" / "cv2.py").write_text(f"raise ImportError({missing!r}, name='cv2')\n")
+    said = sentence(Place(tmp_path, environment={"PYTHONPATH": str(tmp_path / "fake")}).run("train"))
+    assert missing in said and "opencv-python-headless" in said
