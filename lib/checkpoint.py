@@ -3,6 +3,8 @@
 import codecs
 import os
 import pickle
+import pickletools
+import struct
 import tempfile
 import warnings
 import zipfile
@@ -25,6 +27,19 @@ NUMPY_NUMBER: list[Any] = [
     type(np.dtype(np.float32)),
     codecs.encode,
 ]
+# What torch.load raises for a file that is cut off or has wrong bytes somewhere.
+DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -69,9 +84,9 @@ def read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(NUMPY_NUMBER), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, LookupError) as error:
-        # The unpickler that loads weights only names what else a file wants to import.
-        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
+    except DAMAGED as error:
+        # The unpickler that loads weights only names what else a file wants to import, in the formats that torch writes.
+        if "unsupported global" in str(error).lower() or _is_whole_pickle(path):
             raise UserError(
                 f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
                 "save a plain state_dict from a source that you trust"
@@ -80,3 +95,13 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}, not a state dict")
     return content
+
+
+def _is_whole_pickle(path: Path) -> bool:
+    """Whether a file is one intact pickle, which torch's own files are not; reads its instructions, follows none."""
+    try:
+        with path.open("rb") as file:
+            instructions = sum(1 for _ in pickletools.genops(file))
+            return instructions > 1 and not file.read(1)
+    except ValueError:
+        return False

@@ -83,3 +83,12 @@ def gather(part: Any) -> list[Any]:
     parts: list[Any] = [None] * world()
     torch.distributed.all_gather_object(parts, part)
     return parts
+
+
+def total(part: "torch.Tensor") -> "torch.Tensor":
+    """The sum of every process's `part`, on every process."""
+    if world() > 1:
+        import torch
+
+        torch.distributed.all_reduce(part)
+    return part

@@ -63,6 +63,11 @@ def saved_state(
     return saved
 
 
+def _kind(groups: list[dict[str, Any]]) -> list[tuple[bool, int]]:
+    """What must agree for an optimizer's state to fit: Adam's family or not, and how many parameters."""
+    return [("betas" in group, len(group["params"])) for group in groups]
+
+
 @dataclass
 class Training:
     """All that a run is made of; `config` (nested dicts) is saved with its state. Epochs count from 0."""
@@ -91,7 +96,14 @@ class Training:
         """Go on from a saved state."""
         path = self.folder / CHECKPOINT
         weights.load_weights(self.model, saved["state_dict"], source=str(path))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        if _kind(saved["optimizer"]["param_groups"]) != _kind(groups):
+            raise UserError(
+                f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
+                "(MODEL.POS_EMBEDDING): set them back, or train anew in another folder with --modelDir"
+            )
+        # The options, such as weight decay, are this run's.
+        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
         logger.info("resumed %s: %d epochs done, step %d, best AP %.4f", path, self.epoch, self.step, self.best["AP"])
 

@@ -80,7 +80,9 @@ def test_augmented_maps_joints_and_targets_are_the_originals():
             to_output = geometry.crop_to_output(center, wanted["scale"][row], wanted["rotation"][row], size)
             np.testing.assert_allclose(to_output, wanted[f"to_{name}"][row], rtol=0, atol=1e-4)
             joints = geometry.apply(to_output, keypoints)
-            np.testing.assert_allclose(joints[visible > 0], wanted[f"joints_{name}"][row][visible > 0], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(
+                joints[visible > 0], wanted[f"joints_{name}"][row][visible > 0], rtol=0, atol=1e-4
+            )
         # The heatmap's joints are the last ones.
         target, weight = heatmap.encode(
             torch.from_numpy(joints).float()[None], torch.from_numpy(visible)[None], HEATMAP, 2.0
@@ -118,13 +120,13 @@ def test_inverse_map_undoes_the_map(size, rotation):
 def test_map_takes_centre_to_centre_and_crop_edge_to_the_last_pixel():
     to_input = geometry.crop_to_output(CENTER, SCALE, 0, INPUT)
     half = (SCALE[0] * 200 - 1) / 2
-    found = geometry.apply(to_input, np.array([CENTER, CENTER - [half, 0], CENTER + [half, 0]]))
+    found = geometry.apply(to_input, np.array([CENTER, CENTER - np.array([half, 0]), CENTER + np.array([half, 0])]))
     np.testing.assert_allclose(found, [[95.5, 127.5], [0, 127.5], [191, 127.5]], atol=1e-3)
 
 
 def test_positive_rotation_turns_the_content_counter_clockwise():
     to_input = geometry.crop_to_output(CENTER, SCALE, 90, INPUT)
-    right_of_centre = geometry.apply(to_input, CENTER + [10.0, 0])
+    right_of_centre = geometry.apply(to_input, CENTER + np.array([10.0, 0]))
     factor = (INPUT[0] - 1) / (SCALE[0] * 200 - 1)
     np.testing.assert_allclose(right_of_centre, [95.5, 127.5 - 10 * factor], atol=1e-3)
 

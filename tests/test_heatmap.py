@@ -134,9 +134,9 @@ def test_decoding_keeps_batch_and_joints_apart():
 
 @pytest.mark.parametrize("kernel", [1, 3, 11])
 def test_decoding_inverts_encoding(kernel):
-    generator = torch.Generator().manual_seed(0)
     margin = 7  # the blurred Gaussian must not lose a flank to the border
-    wanted = margin + torch.rand(20, 17, 2, generator=generator) * torch.tensor([WIDTH - 2.0 * margin, HEIGHT - 2.0 * margin])
+    inside = torch.tensor([WIDTH, HEIGHT]) - 2 * margin
+    wanted = margin + inside * torch.rand(20, 17, 2, generator=torch.Generator().manual_seed(0))
     maps, weight = heatmap.encode(wanted, torch.ones(20, 17), HEATMAP, 2.0)
     found, _ = heatmap.decode(0.3 * maps, kernel)
     assert weight.all()

@@ -76,9 +76,9 @@ def test_every_resnet_has_torchvisions_tensors_and_gives_quarter_size_heatmaps(d
     with torch.device("meta"):
         imagenet = getattr(torchvision.models, f"resnet{depth}")().state_dict()
     model = small_r(num_layers=depth)
-    backbone = {key: value.shape for key, value in imagenet.items() if key.startswith(("conv1", "bn1", "layer1", "layer2"))}
-    own = {key: value.shape for key, value in model.state_dict().items() if key.startswith(("conv1", "bn1", "layer"))}
-    assert own == backbone
+    kept = ("conv1", "bn1", "layer1", "layer2")
+    backbone = {key: value.shape for key, value in imagenet.items() if key.startswith(kept)}
+    assert {key: value.shape for key, value in model.state_dict().items() if key.startswith(kept)} == backbone
     with torch.no_grad():
         assert model(images(2)).shape == (2, 17, 24, 16)
 
@@ -103,7 +103,8 @@ def test_positions_are_fixed_trained_or_absent(make):
     assert not sine.pos_embedding.requires_grad
     assert learnable.pos_embedding.requires_grad
     assert not torch.equal(learnable.pos_embedding, make(positions="learnable").pos_embedding)
-    assert learnable.pos_embedding.shape == sine.pos_embedding.shape == (sine.grid[0] * sine.grid[1], 1, sine.reduce.out_channels)
+    shape = (sine.grid[0] * sine.grid[1], 1, sine.reduce.out_channels)
+    assert learnable.pos_embedding.shape == sine.pos_embedding.shape == shape
     assert none.state_dict().keys() == sine.state_dict().keys() - {"pos_embedding"}
 
 
@@ -196,7 +197,10 @@ def test_what_is_saved_is_the_plain_published_state_dict(tmp_path):
     [
         (lambda s: s.pop("reduce.weight"), ["1 missing", "reduce.weight"]),
         (lambda s: s.update(extra=torch.zeros(2)), ["1 unexpected", "extra"]),
-        (lambda s: s.update({"reduce.weight": torch.zeros(7, 128, 1, 1)}), ["reduce.weight", "7x128x1x1", "32x128x1x1"]),
+        (
+            lambda s: s.update({"reduce.weight": torch.zeros(7, 128, 1, 1)}),
+            ["reduce.weight", "7x128x1x1", "32x128x1x1"],
+        ),
         (lambda s: s.update(pos_embedding=torch.zeros(96, 1, 64)), ["pos_embedding", "96x1x64", "96x1x32"]),
     ],
     ids=["missing", "unexpected", "shape", "width"],
@@ -256,9 +260,7 @@ def test_sine_positions_of_the_transposed_input_are_resized_too():
     """As many tokens, other places: shapes alone do not show that the checkpoint's grid is another."""
     portrait, landscape = small_r(image_size=(64, 96)), small_r(image_size=(96, 64))
     load_weights(landscape, portrait.state_dict(), "file")
-    assert torch.equal(
-        landscape.pos_embedding, resize_positions(portrait.pos_embedding, portrait.grid, landscape.grid)
-    )
+    assert torch.equal(landscape.pos_embedding, resize_positions(portrait.pos_embedding, portrait.grid, landscape.grid))
 
 
 # Start weights

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from transpose import distributed
 from transpose.core.loss import pck, pck_average
 from transpose.core.predict import normalise
 from transpose.dataset.batches import TrainingBatches
@@ -26,12 +27,17 @@ class Meter:
     since: float = field(default_factory=time.perf_counter)
 
     def read(self) -> dict[str, float]:
-        """Mean loss of the steps, PCK, samples a second of this process, share of the time spent waiting for data."""
-        loss = float(torch.stack(self.losses).sum()) / max(self.samples, 1)
-        accuracy, _ = pck_average(torch.stack(self.correct).sum(0), torch.stack(self.judged).sum(0))
+        """Mean loss, PCK and samples a second of all processes, and this one's share of time spent waiting for data."""
+        loss = distributed.total(torch.stack(self.losses).sum())
+        correct, judged = (distributed.total(torch.stack(counts).sum(0)) for counts in (self.correct, self.judged))
+        samples = int(distributed.total(torch.tensor(self.samples, device=loss.device)))
         seconds = time.perf_counter() - self.since
-        rate, waiting = self.samples / seconds, 100 * self.waited / seconds
-        return {"loss": loss, "accuracy": accuracy, "samples/s": rate, "data wait %": waiting}
+        return {
+            "loss": float(loss) / samples,
+            "accuracy": pck_average(correct, judged)[0],
+            "samples/s": samples / seconds,
+            "data wait %": 100 * self.waited / seconds,
+        }
 
 
 def step_seed(seed: int, rank: int, step: int) -> int:

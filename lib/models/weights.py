@@ -64,13 +64,18 @@ def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def unwrap(content: Mapping) -> dict[str, Tensor]:
-    """The plain state dict in what a file held: a state dict, or a training checkpoint with one inside."""
+    """The plain state dict in what a file held: a state dict, or a training checkpoint with one inside.
+
+    What is not a named tensor is left out.
+    """
     for key in ("state_dict", "best_state_dict"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
     state = {}
     for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            continue
         while key.startswith(WRAPPERS):
             key = key.split(".", 1)[1]
         state[key] = value
