@@ -85,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
-        # The unpickler that loads weights only names what else a file wants to import, in the formats that torch writes.
+        # The unpickler that loads weights only names what else a file of torch's wants to import.
         if "unsupported global" in str(error).lower() or _is_whole_pickle(path):
             raise UserError(
                 f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "

@@ -385,6 +385,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     }
     for key, value in probabilities.items():
         need(0 <= value <= 1, f"{key} must be between 0 and 1, not {value}")
+    need(cfg.SEED < 2**63, f"SEED must be less than 2^63, not {cfg.SEED}")
     need(0 <= data.SCALE_FACTOR < 1, f"DATASET.SCALE_FACTOR must be in [0, 1), not {data.SCALE_FACTOR}")
     need(
         cfg.LOSS.NAME != "ohkm" or 0 < cfg.LOSS.TOPK <= model.NUM_JOINTS,

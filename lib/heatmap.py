@@ -10,8 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_FLOOR = 1e-10
-# OpenCV's fixed kernels for sizes with a default sigma; from 9 up it computes a Gaussian.
-SMALL_KERNELS = {1: (1.0,), 3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (1, 3.5, 7, 9, 7, 3.5, 1)}
+# OpenCV's fixed kernels for sizes with a default sigma; from 11 up it computes a Gaussian.
+SMALL_KERNELS = {
+    1: (1.0,),
+    3: (1, 2, 1),
+    5: (1, 4, 6, 4, 1),
+    7: (1, 3.5, 7, 9, 7, 3.5, 1),
+    9: (4, 13, 30, 51, 60, 51, 30, 13, 4),
+}
 
 
 def encode(keypoints: Tensor, visible: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:

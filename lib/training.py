@@ -1,6 +1,7 @@
 """A training run: epochs, validation, the best, and a folder from which the same run can go on."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -136,6 +137,11 @@ class Training:
             def report(
                 step: int, numbers: dict[str, float], batch: dict[str, Tensor], output: Tensor, target: Tensor
             ) -> None:
+                if not math.isfinite(numbers["loss"]):
+                    raise UserError(
+                        f"{title} step {step + 1}: the loss is {numbers['loss']}, the training has diverged: "
+                        f"train anew with a smaller TRAIN.LR, here the rate is {rate:g}"
+                    )
                 done, left = step + 1, steps - step - 1 + steps * (self.epochs - self.epoch - 1)
                 eta = timedelta(seconds=round((time.perf_counter() - began) / done * left))
                 line = (

@@ -16,6 +16,7 @@ from transpose.skeleton import COCO
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = ROOT / "data/coco_sample"
+ANNOTATIONS = SAMPLE / "annotations/person_keypoints_val2017.json"
 IMAGES = SAMPLE / "images/val2017"
 INPUT, HEATMAP = (192, 256), (48, 64)
 
@@ -32,7 +33,7 @@ def state_dicts() -> dict[str, dict]:
 
 
 def sample_annotations() -> Annotations:
-    return read_annotations(SAMPLE / "annotations/person_keypoints_val2017.json")
+    return read_annotations(ANNOTATIONS)
 
 
 def sample_people() -> People:

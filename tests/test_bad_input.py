@@ -20,9 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 import yaml
+
+from transpose import checkpoint
+from transpose.dataset import people
+from transpose.dataset.crops import ImageReader
+from transpose.errors import UserError
+from transpose.models.transpose import TransPoseR
+from transpose.models.weights import load_weights, unwrap
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data" / "coco_sample"
@@ -287,6 +295,7 @@ def value_for_a_section(place: Place) -> list:
     depth=({"MODEL.EXTRA.NUM_LAYERS": 51}, ["MODEL.EXTRA.NUM_LAYERS", "51", "the nearest is 50"]),
     batch=({"TRAIN.BATCH_SIZE_PER_GPU": -4}, ["TRAIN.BATCH_SIZE_PER_GPU must be positive, not -4"]),
     not_a_number=({"TRAIN.LR": float("nan")}, ["TRAIN.LR must be positive, not nan"]),
+    seed=({"SEED": 2**63}, ["SEED must be less than"]),
     gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
     blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
     epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),
@@ -707,6 +716,12 @@ def resumed_with_another(place: Place, options: list[str]) -> list:
     return [f"{path}: its optimizer state", options[0], "--modelDir"]
 
 
+@bad_file("train")
+def training_diverges(place: Place) -> list:
+    place.options = ["TRAIN.LR", "1e12", "TRAIN.END_EPOCH", "2"]
+    return ["epoch 2/2 step 1: the loss is nan", "smaller TRAIN.LR, here the rate is 5e+11"]
+
+
 # ---- the tests ------------------------------------------------------------------------------------------------------
 
 
@@ -737,7 +752,8 @@ FAULTY = "import sys; sys.path.insert(0, {tools!r}); from transpose import cli; 
 
 
 @pytest.mark.parametrize(
-    ("fault", "name"), [("1 / 0", "ZeroDivisionError"), ("int('x')", "ValueError"), ("open('/no/file')", "FileNotFound")]
+    ("fault", "name"),
+    [("1 / 0", "ZeroDivisionError"), ("int('x')", "ValueError"), ("open('/no/file')", "FileNotFound")],
 )
 def test_a_fault_of_the_program_keeps_its_traceback(fault: str, name: str):
     code = FAULTY.format(tools=str(REPOSITORY / "tools"), fault=fault)
@@ -753,3 +769,181 @@ def test_opencv_without_its_system_libraries(tmp_path: Path):
     (tmp_path / "fake" / "cv2.py").write_text(f"raise ImportError({missing!r}, name='cv2')\n")
     said = sentence(Place(tmp_path, environment={"PYTHONPATH": str(tmp_path / "fake")}).run("train"))
     assert missing in said and "opencv-python-headless" in said
+
+
+# ---- further mistakes, at the functions that find them: what a tool makes of a UserError is tested above ------------
+
+
+def person_in(content: dict) -> dict:
+    """The second annotation with keypoints."""
+    return [a for a in content["annotations"] if a["num_keypoints"]][1]
+
+
+def drop(item: dict, key: str) -> None:
+    del item[key]
+
+
+ANNOTATION_MISTAKES = {
+    "list_at_the_top": (lambda c: [c], "no list 'images'"),
+    "images_no_list": (lambda c: c.update(images={"1": c["images"]}), "no list 'images'"),
+    "image_is_text": (lambda c: c["images"].insert(1, "000000021167.jpg"), "image number 2 has no 'id'"),
+    "image_without_name": (lambda c: drop(c["images"][0], "file_name"), "image with id 21167 has no 'file_name'"),
+    "image_id_is_text": (lambda c: c["images"][1].update(id="x"), "'id' of image with id x must be a whole number"),
+    "image_width_is_none": (
+        lambda c: c["images"][0].update(width=None),
+        "'width' of image with id 21167 must be a whole",
+    ),
+    "no_person_category": (lambda c: c.update(categories=[]), "do not hold one named 'person'"),
+    "annotation_without_id": (lambda c: drop(c["annotations"][1], "id"), "annotation number 2 has no 'id'"),
+    "annotation_is_null": (lambda c: c["annotations"].insert(0, None), "annotation number 1 has no 'category_id'"),
+    "keypoints_is_a_number": (
+        lambda c: person_in(c).update(keypoints=5),
+        "'keypoints' of annotation with id {id} must",
+    ),
+    "keypoints_hold_null": (
+        lambda c: person_in(c).update(keypoints=[1, 2, None] * 17),
+        "'keypoints' of annotation with id {id} holds something that is no number",
+    ),
+    "keypoints_hold_text": (
+        lambda c: person_in(c).update(keypoints=["left", 2, 2] * 17),
+        "'keypoints' of annotation with id {id} holds something that is no number",
+    ),
+    "box_of_three": (
+        lambda c: person_in(c).update(bbox=[1, 2, 3]),
+        "'bbox' of annotation with id {id} must list 4 numbers, not 3",
+    ),
+    "box_missing": (lambda c: drop(person_in(c), "bbox"), "annotation with id {id} has no 'bbox'"),
+    "area_missing": (lambda c: drop(person_in(c), "area"), "annotation with id {id} has no 'area'"),
+    "image_as_text": (
+        lambda c: person_in(c).update(image_id="21167"),
+        "'image_id' of annotation with id {id} must be a whole number, not '21167'",
+    ),
+    "image_as_list": (
+        lambda c: person_in(c).update(image_id=[21167]),
+        "annotation with id {id} must be a whole number",
+    ),
+    "boxes_outside": (
+        lambda c: [a.update(bbox=[9000, 9000, 10, 10]) for a in c["annotations"]] and None,
+        "no annotated person has a box inside its image",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), ANNOTATION_MISTAKES.values(), ids=ANNOTATION_MISTAKES.keys())
+def test_malformed_annotations(tmp_path: Path, change: Callable[[dict], list | None], says: str):
+    place = Place(tmp_path)
+    content = read(place.annotations)
+    culprit = person_in(content)["id"]
+    write(place.annotations, change(content) or content)
+    with pytest.raises(UserError) as caught:
+        people.annotated_people(people.read_annotations(place.annotations), 17)
+    assert str(caught.value).startswith(f"{place.annotations}: ")
+    assert says.format(id=culprit) in str(caught.value)
+
+
+def test_not_a_number_in_a_box(tmp_path: Path):
+    place = Place(tmp_path)
+    person = place.person()
+    text = place.annotations.read_text()
+    place.annotations.write_text(text.replace(json.dumps(person["bbox"]), "[NaN, 1, 2, 3]"))
+    with pytest.raises(UserError, match=f"{place.annotations}: .* not valid JSON"):
+        people.read_annotations(place.annotations)
+
+
+DETECTION_MISTAKES = {
+    "is_text": (lambda boxes: boxes.insert(4, "box"), "detection number 5 has no 'category_id'"),
+    "without_score": (lambda boxes: drop(boxes[4], "score"), "detection number 5 has no 'score'"),
+    "score_is_text": (lambda boxes: boxes[4].update(score="0.9"), "'score' of detection number 5 must be a number"),
+    "box_of_three": (lambda boxes: boxes[4]["bbox"].pop(), "'bbox' of detection number 5 must list 4 numbers, not 3"),
+    "image_as_text": (lambda boxes: boxes[4].update(image_id="1"), "'image_id' of detection number 5 must be a whole"),
+    "image_as_list": (lambda boxes: boxes[4].update(image_id=[1]), "'image_id' of detection number 5 must be a whole"),
+    "all_scores_low": (lambda boxes: [box.update(score=0.1) for box in boxes] and None, "scored 0.5"),
+    "no_boxes": (lambda boxes: boxes.clear(), "none of its 0 person boxes"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), DETECTION_MISTAKES.values(), ids=DETECTION_MISTAKES.keys())
+def test_malformed_detections(tmp_path: Path, change: Callable[[list], Any], says: str):
+    place = Place(tmp_path)
+    boxes = read(place.detections)
+    # A box of another category stands first and counts.
+    boxes.insert(0, boxes[0] | {"category_id": 18})
+    change(boxes)
+    write(place.detections, boxes)
+    with pytest.raises(UserError) as caught:
+        people.detected_people(place.detections, people.read_annotations(place.annotations), 17, 0.5)
+    assert str(caught.value).startswith(f"{place.detections}: ") and says in str(caught.value)
+
+
+def zip_photographs(place: Place, folder: str = "") -> Path:
+    path = place.images.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for photograph in sorted(place.images.iterdir()):
+            archive.write(photograph, folder + photograph.name)
+    return path
+
+
+def test_zip_of_photographs(tmp_path: Path):
+    place = Place(tmp_path)
+    whole = zip_photographs(place).read_bytes()
+    first = place.photograph()
+    read_first = partial(ImageReader(place.images.with_suffix(".zip")).read, first.name, "person 5")
+    assert read_first().tobytes() == ImageReader(place.images).read(first.name, "person 5").tobytes()
+
+    path = zip_photographs(place, "val2017/")
+    says = {
+        path.read_bytes(): "no such member at its root",
+        whole[:-100]: "cannot read the zip",
+        b"": "cannot read the",
+    }
+    data_of_first = whole.index(first.name.encode()) + len(first.name) + 1000
+    says[whole[:data_of_first] + b"\xff" * 1000 + whole[data_of_first + 1000 :]] = "cannot read the zip"
+    for content, words in says.items():
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            ImageReader(path).read(first.name, "person 5")
+        assert str(caught.value).startswith(f"{path / first.name} (person 5): ") and words in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_images_cut_anywhere(tmp_path: Path, kept: float, ending: str):
+    photograph = Place(tmp_path).photograph()
+    path = tmp_path / f"cut{ending}"
+    whole = cv2.imencode(ending, cv2.imread(str(photograph)))[1].tobytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(UserError, match=rf"{path} \(person 5\): .*(truncated|not an image)"):
+        ImageReader(tmp_path).read(path.name, "person 5")
+
+
+NO_CHECKPOINTS = {
+    "text": (lambda path: path.write_text("404: Not Found\n"), "truncated or no checkpoint at all"),
+    "folder": (Path.mkdir, "Is a directory"),
+    "list": (lambda path: torch.save([torch.zeros(3)], path), "it holds a list"),
+    "old_format_truncated": (lambda path: cut(save_in_the_old_format(path)), "truncated or no checkpoint at all"),
+    "object": (lambda path: torch.save({"model": torch.nn.Linear(2, 2)}, path), "refused"),
+}
+
+
+def save_in_the_old_format(path: Path) -> Path:
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(("make", "says"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS.keys())
+def test_no_checkpoint(tmp_path: Path, make: Callable[[Path], Any], says: str):
+    path = tmp_path / "weights.pth"
+    make(path)
+    with pytest.raises(UserError) as caught:
+        checkpoint.read(path)
+    assert str(caught.value).startswith(f"{path}: ") and says in str(caught.value)
+
+
+def test_a_checkpoint_with_other_things_in_it_names_what_is_missing():
+    content = {"model": {"conv1.weight": torch.zeros(3)}, 5: torch.zeros(2), "conv1.weight": "lost", "epoch": 3}
+    with pytest.raises(UserError, match=r"odd\.pth: not a checkpoint of this model: .* missing .*conv1\.weight"):
+        load_weights(TransPoseR(num_layers=18, dim=32, layers=1), unwrap(content), "odd.pth")

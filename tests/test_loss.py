@@ -5,6 +5,7 @@ import pytest
 import torch
 from goldens import HEATMAP, fill_from_names, golden, sample_crops
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
 
 from transpose import heatmap
@@ -22,10 +23,10 @@ def original() -> dict[str, Tensor]:
 
 def test_losses_are_the_originals(original):
     output, target, weight = (original[name] for name in ("output", "target", "target_weight"))
-    assert float(loss.mse(output, target, weight)) == pytest.approx(float(original["mse"]), rel=1e-4)
+    assert float(loss.mse(output, target, weight)) == pytest.approx(float(original["mse"]), rel=1e-5)
     unweighted = loss.mse(output, target, torch.ones_like(weight))
-    assert float(unweighted) == pytest.approx(float(original["mse_unweighted"]), rel=1e-4)
-    assert float(loss.ohkm(output, target, weight, 8)) == pytest.approx(float(original["ohkm8"]), rel=1e-4)
+    assert float(unweighted) == pytest.approx(float(original["mse_unweighted"]), rel=1e-5)
+    assert float(loss.ohkm(output, target, weight, 8)) == pytest.approx(float(original["ohkm8"]), rel=1e-5)
 
 
 def test_accuracy_is_the_originals(original):
@@ -58,17 +59,21 @@ def test_six_steps_of_training_are_the_originals():
     fill_from_names(model)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     losses = []
-    for _ in range(6):
-        optimizer.zero_grad()
-        step = loss.mse(model(images), target, weight)
-        step.backward()
-        optimizer.step()
-        losses.append(step.item())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    # As in the original the attention maps are materialised: another kernel rounds differently.
+    with sdpa_kernel(SDPBackend.MATH):
+        for _ in range(6):
+            optimizer.zero_grad()
+            step = loss.mse(model(images), target, weight)
+            step.backward()
+            optimizer.step()
+            losses.append(step.item())
+    torch.set_num_threads(threads)
+    # Adam's first steps are signs of gradients, so rounding grows: on the same processor other kernels and numbers of
+    # threads move the sixth loss by up to 2.8e-3, and float64 is 2.0e-3 from the original's float32.
     wanted = golden("training")["losses"]
-    np.testing.assert_allclose(losses[:2], wanted[:2], rtol=1e-3)
-    # Adam's first steps are signs, so rounding in tiny gradients grows: in float64 the last losses differ from the
-    # original's float32 by 2.0e-3, a copy of the original on another processor by 1.4e-3.
-    np.testing.assert_allclose(losses, wanted, rtol=5e-3)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-3, err_msg="3e-3 can be another processor's rounding")
 
 
 def test_weight_acts_squared_and_the_mean_runs_over_all_joints():

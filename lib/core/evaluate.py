@@ -115,6 +115,13 @@ def results(
     ]
 
 
+def _complete(annotation: dict[str, Any], num_joints: int) -> dict[str, Any]:
+    """The annotation with what pycocotools reads and other tools leave out."""
+    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
+    labelled = sum(v > 0 for v in keypoints[2::3])
+    return {"iscrowd": 0, "num_keypoints": labelled} | annotation | {"keypoints": keypoints}
+
+
 def average_precision(
     detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
 ) -> dict[str, float]:
@@ -127,12 +134,13 @@ def average_precision(
         "licenses": [],
         "images": [{"id": int(image_id)} for image_id in ground_truth.images.ids],
         "categories": [ground_truth.category],
-        "annotations": ground_truth.annotations,
+        "annotations": [_complete(annotation, len(sigmas)) for annotation in ground_truth.annotations],
     }
     # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(detections), "keypoints")
+        # loadRes adds to what it is given.
+        evaluation = COCOeval(truth, truth.loadRes([dict(detection) for detection in detections]), "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -4,6 +4,7 @@ It hands out uint8 pixels and keypoints; normalisation and target maps are made 
 K keypoints; sizes are (width, height); coordinates are image pixels unless named otherwise.
 """
 
+import os
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from transpose.skeleton import Skeleton
 
 ROTATION_PROBABILITY = 0.6
 HALF_BODY_PADDING = 1.5
-JPEG_START_OF_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class ImageReader:
         self.cache_bytes = cache_bytes
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._zip: zipfile.ZipFile | None = None
+        self._opened_by = 0  # process that opened the zip: another one would share its file position
 
     def __getstate__(self) -> dict:
-        # An open zip shared between processes would share its file position.
         return self.__dict__ | {"_zip": None, "_cache": OrderedDict()}
 
     def read(self, name: str, owner: str) -> np.ndarray:
@@ -68,7 +69,7 @@ class ImageReader:
         content = self._bytes(name, where)
         if not content:
             raise UserError(f"{where}: the image file is empty")
-        if content.startswith(b"\xff\xd8") and content.rfind(JPEG_END) < content.rfind(JPEG_START_OF_SCAN):
+        if content.startswith(JPEG_START) and not _is_whole_jpeg(content):
             raise UserError(f"{where}: the JPEG is truncated")
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:
@@ -83,8 +84,8 @@ class ImageReader:
         try:
             if self.source.suffix != ".zip":
                 return (self.source / name).read_bytes()
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self.source)
+            if self._zip is None or self._opened_by != os.getpid():
+                self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
             return self._zip.read(name)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
@@ -94,6 +95,19 @@ class ImageReader:
             ) from None
         except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise UserError(f"{where}: cannot read the zip ({error})") from None
+
+
+def _is_whole_jpeg(content: bytes) -> bool:
+    """Whether the first scan's pixels come to an end: OpenCV fills what is missing with grey.
+
+    Segments before the scan state their lengths, so thumbnails inside them are passed over.
+    """
+    place = len(JPEG_START)
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        if content[place + 1] == JPEG_SCAN:
+            return content.find(JPEG_END, place) >= 0
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
 
 
 class Crops(Dataset):

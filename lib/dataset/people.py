@@ -18,7 +18,7 @@ from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-EVALUATED = ("image_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")  # what pycocotools looks at
+EVALUATED = ("image_id", "bbox", "area")  # what pycocotools looks at and nothing else can tell
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_annotations(path: Path, with_people: bool = True) -> Annotations:
 
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
-    content = _read_json(path, "annotation file")
+    content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)")
     wanted = ["images", "annotations", "categories"] if with_people else ["images", "categories"]
     for key in wanted:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

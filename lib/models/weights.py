@@ -91,8 +91,10 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     own = model.state_dict()
     state = dict(state)
     position, wanted = state.get("pos_embedding"), own.get("pos_embedding")
-    if position is not None and wanted is not None and _resizable(position, wanted):
+    grid = None
+    if position is not None and wanted is not None and position.shape[1:] == wanted.shape[1:]:
         grid = token_grid(position, model.grid)
+    if position is not None and grid not in (None, model.grid):
         state["pos_embedding"] = resize_positions(position, grid, model.grid)
         old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
         remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
