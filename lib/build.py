@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import cv2
 import torch
 import yaml
 from torch import Tensor
@@ -168,10 +167,6 @@ def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
     return _annotations(cfg, cfg.DATASET.TEST_SET), _reader(cfg, cfg.DATASET.TEST_SET)
 
 
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)
-
-
 def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
@@ -181,7 +176,6 @@ def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBat
         num_workers=workers,
         pin_memory=cfg.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=persistent and workers > 0,
-        worker_init_fn=_start_worker,
     )
 
 

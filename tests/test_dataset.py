@@ -135,13 +135,15 @@ def crops_of(people: People, reader: ImageReader, **options) -> Crops:
     return Crops(people, reader, COCO, INPUT, HEATMAP, **options)
 
 
+def start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # a forked worker has none of the threads that OpenCV started before
+
+
 def load(crops: Crops, batches: list | EvaluationBatches, workers: int) -> list[dict]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return [
-            {key: value.numpy() for key, value in batch.items()}
-            for batch in DataLoader(crops, batch_sampler=batches, num_workers=workers)
-        ]
+        loader = DataLoader(crops, batch_sampler=batches, num_workers=workers, worker_init_fn=start_worker)
+        return [{key: value.numpy() for key, value in batch.items()} for batch in loader]
 
 
 def test_zip_reads_like_the_folder(few, zipped):

@@ -20,6 +20,9 @@ from transpose.dataset.people import People
 from transpose.errors import UserError
 from transpose.skeleton import Skeleton
 
+# OpenCV's threads do not survive the fork that makes a loading process, which would then wait for them for ever.
+cv2.setNumThreads(0)
+
 ROTATION_PROBABILITY = 0.6
 HALF_BODY_PADDING = 1.5
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
