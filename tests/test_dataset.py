@@ -29,6 +29,7 @@ from transpose.core.predict import normalise
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader, half_body_crop
 from transpose.dataset.people import Images, People, annotated_people, centred, read_annotations, select
+from transpose.errors import UserError
 from transpose.skeleton import COCO
 
 ASPECT = INPUT[0] / INPUT[1]
@@ -185,6 +186,24 @@ def test_bytes_after_the_jpegs_end_do_not_make_it_truncated(tmp_path):
     assert ImageReader(tmp_path).read("a.jpg", "person 1").shape == (20, 40, 3)
 
 
+def test_fill_bytes_before_a_jpegs_marker_are_legal(tmp_path):
+    jpeg = cv2.imencode(".jpg", np.zeros((20, 40, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xff" + jpeg[2:])
+    assert ImageReader(tmp_path).read("a.jpg", "person 1").shape == (20, 40, 3)
+
+
+def test_jpeg_cut_off_behind_its_thumbnail_is_truncated(tmp_path):
+    """The thumbnail in a segment before the pixels ends with an end of its own."""
+    jpeg = cv2.imencode(".jpg", np.full((200, 400, 3), 90, np.uint8))[1].tobytes()
+    thumbnail = b"\xff\xe1" + (len(jpeg) + 2).to_bytes(2, "big") + jpeg
+    (tmp_path / "whole.jpg").write_bytes(jpeg[:2] + thumbnail + jpeg[2:])
+    (tmp_path / "cut.jpg").write_bytes(jpeg[:2] + thumbnail + jpeg[2:-20])
+    reader = ImageReader(tmp_path)
+    assert reader.read("whole.jpg", "person 1").shape == (200, 400, 3)
+    with pytest.raises(UserError, match=r"cut\.jpg \(person 1\): the JPEG is truncated"):
+        reader.read("cut.jpg", "person 1")
+
+
 def test_cache_keeps_images_up_to_its_size_and_always_the_last(few, tmp_path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((10, 10, 3), np.uint8))
@@ -257,8 +276,8 @@ def test_flip_is_a_fair_coin_and_can_be_turned_off():
     flipped = np.isclose(drawn["center"][:, 0], 599 - crops.center[0, 0])
     assert about(flipped, 0.5)
     assert (drawn["center"][~flipped] == crops.center[0]).all()
-    crops, drawn = draws(NOTHING)
-    assert (drawn["center"] == crops.center[0]).all()
+    never = Crops(one_person(), NoPhotograph(), COCO, (24, 32), (6, 8), augmentation=NOTHING)
+    assert all((never[epoch, 0]["center"] == never.center[0]).all() for epoch in range(30))
 
 
 def test_scale_is_a_normal_draw_clipped_at_one_deviation():

@@ -103,14 +103,13 @@ class ImageReader:
 def _is_whole_jpeg(content: bytes) -> bool:
     """Whether the first scan's pixels come to an end: OpenCV fills what is missing with grey.
 
-    Segments before the scan state their lengths, so thumbnails inside them are passed over.
+    Segments before the scan state their lengths, so thumbnails inside them are passed over. Bytes between segments,
+    which some cameras leave and decoders skip, end the walk.
     """
     place = len(JPEG_START)
-    while place + 4 <= len(content) and content[place] == 0xFF:
-        if content[place + 1] == JPEG_SCAN:
-            return content.find(JPEG_END, place) >= 0
+    while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xFF, JPEG_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return False
+    return content.find(JPEG_END, place) >= 0
 
 
 class Crops(Dataset):

@@ -94,7 +94,7 @@ class TransPose(nn.Module):
 
         Saturated rows magnify the features' float32 rounding to 1e-5, and differently on every processor.
         """
-        exact = copy.deepcopy(self).double()
+        exact = copy.deepcopy(self).double().eval()
         rows = exact.global_encoder.attention(exact._tokens(images.double()), exact._positions(), queries)
         return rows.to(images.dtype)
 
