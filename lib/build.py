@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -105,12 +106,15 @@ def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
     return path
 
 
-def run_folder(cfg: CfgNode, experiment: str) -> Path:
-    """output/<dataset>/<model name>/<config name>, made if need be. Raises UserError if it cannot be written."""
-    dataset = cfg.DATASET.DATASET
-    if cfg.DATASET.HYBRID_JOINTS_TYPE:
-        dataset = f"{dataset}_{cfg.DATASET.HYBRID_JOINTS_TYPE}"
-    folder = Path(cfg.OUTPUT_DIR) / dataset / cfg.MODEL.NAME / Path(experiment).stem
+def _place(cfg: CfgNode) -> Path:
+    """<dataset>/<model name>, under which a run's folders lie."""
+    hybrid = cfg.DATASET.HYBRID_JOINTS_TYPE
+    return Path(f"{cfg.DATASET.DATASET}_{hybrid}" if hybrid else cfg.DATASET.DATASET) / cfg.MODEL.NAME
+
+
+def run_folder(cfg: CfgNode, name: str) -> Path:
+    """output/<dataset>/<model name>/<name>, made if need be. Raises UserError if it cannot be written."""
+    folder = Path(cfg.OUTPUT_DIR) / _place(cfg) / name
     _make_writable(folder, "--modelDir")
     return folder
 
@@ -124,26 +128,28 @@ def _make_writable(folder: Path, option: str) -> None:
         raise UserError(f"{folder}: this folder is not writable; choose another with {option}")
 
 
-def log_folder(cfg: CfgNode, experiment: str, stamp: str) -> Path:
-    """log/<dataset>/<model name>/<config name>_<time>"""
-    return Path(cfg.LOG_DIR) / cfg.DATASET.DATASET / cfg.MODEL.NAME / f"{Path(experiment).stem}_{stamp}"
+def log_folder(cfg: CfgNode, name: str, stamp: str) -> Path:
+    """log/<dataset>/<model name>/<name>_<time>"""
+    return Path(cfg.LOG_DIR) / _place(cfg) / f"{name}_{stamp}"
 
 
-def _is_test_dev(name: str) -> bool:
+def _has_no_truth(name: str) -> bool:
     return "test" in name
 
 
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
-    with_people = not _is_test_dev(name)
+    with_people = not _has_no_truth(name)
     stem = "person_keypoints" if with_people else "image_info"
     return people.read_annotations(Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json", with_people)
 
 
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
-    folder = "test2017" if _is_test_dev(name) else name
+    folder = "test2017" if _has_no_truth(name) else name
     source = Path(cfg.DATASET.ROOT) / "images" / (f"{folder}.zip" if cfg.DATASET.DATA_FORMAT == "zip" else folder)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
+    if source.suffix == ".zip" and not zipfile.is_zipfile(source):
+        raise UserError(f"{source}: not a zip, or one that is cut off")
     return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
 
 
@@ -217,14 +223,14 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
 def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
-    if _is_test_dev(name) and test.USE_GT_BBOX:
+    if _has_no_truth(name) and test.USE_GT_BBOX:
         raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
     annotations, reader = test_images(cfg)
     joints, boxes = cfg.MODEL.NUM_JOINTS, "ground truth"
-    if not _is_test_dev(name):
-        people.check_truth(annotations)
+    if not _has_no_truth(name):
+        people.check_truth(annotations, joints)
         persons = people.annotated_people(annotations, joints)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
@@ -238,7 +244,7 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
         crops=crops,
         loader=_loader(cfg, crops, plan, persistent=False),
         annotations=annotations,
-        has_truth=not _is_test_dev(name),
+        has_truth=not _has_no_truth(name),
         sigmas=kind.sigmas,
         flip_order=torch.from_numpy(kind.flip_order).to(device) if test.FLIP_TEST else None,
         kernel_size=test.BLUR_KERNEL,

@@ -1,6 +1,7 @@
 """Files of weights and training state: written atomically, read without executing anything in them."""
 
 import codecs
+import io
 import os
 import pickle
 import pickletools
@@ -68,7 +69,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, text, lists and dicts as a .pth file."""
-    write_atomically(path, lambda file: torch.save(content, file))
+    # In memory first: torch's own writer hides what the disk says.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def read(path: Path) -> dict[str, Any]:

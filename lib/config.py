@@ -21,7 +21,7 @@ _C.OUTPUT_DIR = "output"  # runs' folders; a relative path counts from the repos
 _C.LOG_DIR = "log"  # TensorBoard's folders
 _C.DATA_DIR = ""  # put in front of the relative paths below
 _C.GPUS = (0,)  # GPU numbers; their count times TRAIN.BATCH_SIZE_PER_GPU is the effective batch, whatever runs it
-_C.WORKERS = 4  # data loading processes of each training or testing process; 0 loads in the process itself
+_C.WORKERS = 4  # data loading processes of all training processes together; 0 loads in the processes themselves
 _C.PRINT_FREQ = 20  # training steps between two lines of the log
 _C.AUTO_RESUME = False  # continue from the run folder's checkpoint.pth
 _C.PIN_MEMORY = True  # page-locked batches (with a GPU only)
@@ -250,7 +250,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     if not isinstance(node, CfgNode) or leaf not in node:
         raise UserError(f"{where}: {key} is not a configuration key; {_nearest(key)}")
     if isinstance(node[leaf], CfgNode):
-        if value:
+        if value not in (None, {}):
             raise UserError(f"{where}: {key} holds further keys, not the value {value!r}")
         return
     node[leaf] = _coerce(value, node[leaf], key, where)
@@ -289,8 +289,8 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
         return type(default)(_coerce(item, default[0], key, where) for item in value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, int):
-        _expect(number and float(value).is_integer(), value, "a whole number", key, where)
-        return int(value)
+        whole = isinstance(value, int) or (number and value.is_integer())
+        return int(_expect(number and whole and abs(value) < 2**63, value, "a whole number", key, where))
     return float(_expect(number, value, "a number", key, where))
 
 
@@ -349,6 +349,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
 
     need(len(cfg.GPUS) > 0 and min(cfg.GPUS) >= 0, f"GPUS must list GPU numbers, (0,) for one, not {cfg.GPUS}")
+    need(len(set(cfg.GPUS)) == len(cfg.GPUS), f"GPUS {cfg.GPUS} lists a GPU twice")
     positive = {
         "PRINT_FREQ": cfg.PRINT_FREQ,
         "MODEL.NUM_JOINTS": model.NUM_JOINTS,
@@ -370,6 +371,7 @@ def _check(cfg: CfgNode, where: str) -> None:
         "WORKERS": cfg.WORKERS,
         "SEED": cfg.SEED,
         "DATASET.CACHE_MB": data.CACHE_MB,
+        "DATASET.ROT_FACTOR": data.ROT_FACTOR,
         "TRAIN.WARMUP_EPOCHS": train.WARMUP_EPOCHS,
         "TRAIN.BEGIN_EPOCH": train.BEGIN_EPOCH,
         "TRAIN.LR_END": train.LR_END,
@@ -385,7 +387,6 @@ def _check(cfg: CfgNode, where: str) -> None:
     }
     for key, value in probabilities.items():
         need(0 <= value <= 1, f"{key} must be between 0 and 1, not {value}")
-    need(cfg.SEED < 2**63, f"SEED must be less than 2^63, not {cfg.SEED}")
     need(0 <= data.SCALE_FACTOR < 1, f"DATASET.SCALE_FACTOR must be in [0, 1), not {data.SCALE_FACTOR}")
     need(
         cfg.LOSS.NAME != "ohkm" or 0 < cfg.LOSS.TOPK <= model.NUM_JOINTS,

@@ -5,6 +5,7 @@ Imports torch only where it is used: `rank` is asked before the configuration is
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from transpose.errors import UserError
@@ -23,11 +24,14 @@ def rank() -> int:
 
 
 def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
-    """Those of the configured GPU numbers that this machine has; its first, if it has others only."""
+    """Those of the configured GPU numbers that this machine has. Raises UserError if it has others only."""
     import torch
 
     count = torch.cuda.device_count()
-    return [gpu for gpu in gpus if gpu < count] or list(range(min(count, 1)))
+    usable = [gpu for gpu in gpus if gpu < count]
+    if count and not usable:
+        raise UserError(f"GPUS {gpus}: this machine has {count}, numbered from 0; name at least one of them")
+    return usable
 
 
 def processes_for(gpus: tuple[int, ...]) -> int:
@@ -58,9 +62,15 @@ def start(gpus: tuple[int, ...]) -> "torch.device":
     import torch
 
     usable = usable_gpus(gpus)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cpu")
     if usable:
-        device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0)) % len(usable)])
+        if here > len(usable):
+            raise UserError(
+                f"torchrun started {here} processes on this machine, which has {len(usable)} of the GPUS {gpus}: "
+                f"type --nproc_per_node {processes_for(gpus)}"
+            )
+        device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0))])
         torch.cuda.set_device(device)
     if world() > 1:
         torch.distributed.init_process_group("nccl" if usable else "gloo")
@@ -83,6 +93,16 @@ def gather(part: Any) -> list[Any]:
     parts: list[Any] = [None] * world()
     torch.distributed.all_gather_object(parts, part)
     return parts
+
+
+def share(tensors: "Iterable[torch.Tensor]") -> None:
+    """Give every process the first one's values, in place."""
+    if world() == 1:
+        return
+    import torch
+
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor, src=0)
 
 
 def total(part: "torch.Tensor") -> "torch.Tensor":

@@ -1,4 +1,4 @@
-"""What a run says: lines on the console and in a file, a progress bar on a terminal, TensorBoard."""
+"""What a run says: lines on the console and in a file, a progress bar on a terminal."""
 
 import logging
 import logging.handlers

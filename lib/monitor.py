@@ -1,5 +1,6 @@
 """What a run leaves to look at: TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,9 @@ class Monitor:
 
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
-            self.writer.add_scalar(f"{prefix}/{name}", value, step)
+            # TensorBoard would replace what it does not take in a tag by underscores.
+            tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
+            self.writer.add_scalar(f"{prefix}/{tag}", value, step)
 
     def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int) -> None:
         """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""

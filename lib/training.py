@@ -96,7 +96,10 @@ class Training:
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state."""
         path = self.folder / CHECKPOINT
-        weights.load_weights(self.model, saved["state_dict"], source=str(path))
+        for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
+            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train anew with another --modelDir")
+        if (self.folder / FINAL).exists():
+            logger.warning("%s is the shorter run's until this one is finished", self.folder / FINAL)
         groups = self.optimizer.state_dict()["param_groups"]
         if _kind(saved["optimizer"]["param_groups"]) != _kind(groups):
             raise UserError(
@@ -121,9 +124,9 @@ class Training:
             if self.epoch % self.validate_every == 0 or self.epoch == self.epochs:
                 self._validate()
             self._save()
-        if distributed.rank() == 0:
-            checkpoint.save(self.folder / FINAL, self.model.state_dict())
-            logger.info("final weights: %s; best AP %.4f", self.folder / FINAL, self.best["AP"])
+        if self.monitor is not None:
+            self.monitor.close()
+        logger.info("final weights: %s; best AP %.4f", self.folder / FINAL, self.best["AP"])
 
     def _train(self, wrapped: nn.Module) -> None:
         rate = self.learning_rate(self.epoch)
@@ -169,10 +172,12 @@ class Training:
         self.step += steps
 
     def _validate(self) -> None:
+        # Each process has its own batch norm statistics; the first one's are judged because they are saved.
+        distributed.share(self.model.buffers())
         predictions = self.evaluation.predict(self.model, self._watch if self.monitor else None)
         if distributed.rank() > 0:
             return
-        metrics = self.evaluation.judge(predictions, self.folder)
+        metrics = self.evaluation.judge(predictions, self.folder, weights=f"epoch {self.epoch} of this run")
         if metrics is None:
             return
         logger.info("epoch %d on %s\n%s", self.epoch, self.evaluation.name, markdown_table(self.name, metrics))
@@ -190,6 +195,9 @@ class Training:
     def _save(self) -> None:
         if distributed.rank() > 0:
             return
+        # First, so that a run whose checkpoint says that it is finished has them.
+        if self.epoch == self.epochs:
+            checkpoint.save(self.folder / FINAL, self.model.state_dict())
         state = {
             "epoch": self.epoch,
             "step": self.step,

@@ -327,7 +327,7 @@ def value_for_a_section(place: Place) -> list:
     depth=({"MODEL.EXTRA.NUM_LAYERS": 51}, ["MODEL.EXTRA.NUM_LAYERS", "51", "the nearest is 50"]),
     batch=({"TRAIN.BATCH_SIZE_PER_GPU": -4}, ["TRAIN.BATCH_SIZE_PER_GPU must be positive, not -4"]),
     not_a_number=({"TRAIN.LR": float("nan")}, ["TRAIN.LR must be positive, not nan"]),
-    seed=({"SEED": 2**63}, ["SEED must be less than"]),
+    seed=({"SEED": 2**63}, ["SEED must be", f"not {2**63}"]),
     gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
     blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
     epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),
@@ -927,13 +927,13 @@ def test_zip_of_photographs(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("ending", [".jpg", ".png"])
-def test_images_cut_anywhere(tmp_path: Path, kept: float, ending: str):
+@pytest.mark.parametrize(("ending", "says"), [(".jpg", "the JPEG is truncated"), (".png", "not an image")])
+def test_images_cut_anywhere(tmp_path: Path, kept: float, ending: str, says: str):
     photograph = Place(tmp_path).photograph()
     path = tmp_path / f"cut{ending}"
     whole = cv2.imencode(ending, cv2.imread(str(photograph)))[1].tobytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(UserError, match=rf"{path} \(person 5\): .*(truncated|not an image)"):
+    with pytest.raises(UserError, match=rf"{path} \(person 5\): {says}"):
         ImageReader(tmp_path).read(path.name, "person 5")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from transpose import checkpoint
+from transpose.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "experiments" / "coco_sample" / "demo.yaml"
@@ -68,13 +72,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained: Path, tmp_path: Path)
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    checkpoint = run_folder(tmp_path) / "checkpoint.pth"
+    state = run_folder(tmp_path) / "checkpoint.pth"
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1, "the run was over before it was killed"
+    assert torch.load(state, weights_only=True)["epoch"] == 1, "the run was over before it was killed"
 
     output = run(arguments, cwd=tmp_path)
     assert "1 epochs done" in output
@@ -108,15 +112,42 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_two_processes_train_like_one_that_accumulates(tmp_path: Path) -> None:
-    overrides = ["GPUS", "(0,1)", "MODEL.DROPOUT", "0", "TRAIN.END_EPOCH", "1", "PRINT_FREQ", "1"]
+    """Dropout and augmentation included: what is drawn does not depend on the number of processes."""
+    overrides = ["GPUS", "(0,1)", "TRAIN.END_EPOCH", "1", "PRINT_FREQ", "1", "TEST.BATCH_SIZE_PER_GPU", "16"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir(), together.mkdir()
     output = run(command("train.py", alone, *overrides), cwd=alone)
-    assert "effective batch 16 = 2 GPUS x 8, accumulated over 2 micro-batches" in output
+    assert "effective batch 8 = 2 GPUS x 4, accumulated over 2 micro-batches" in output
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run(torchrun + command("train.py", together, *overrides)[1:], cwd=together)
-    assert len(losses(alone)) == 7
+    assert len(losses(alone)) == 13
     assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
+
+    # What the processes validated together is what the saved weights predict.
+    results = run_folder(together) / "results" / "keypoints_val2017_results_0.json"
+    validated = json.loads(results.read_text())
+    run(command("test.py", together, *overrides), cwd=together)
+    assert json.loads(results.read_text()) == validated
+
+
+def test_a_run_that_was_killed_between_its_last_two_files_has_its_weights(trained: Path) -> None:
+    """The final weights are written before the checkpoint that says that the run is over."""
+    final, last = (run_folder(trained) / name for name in ("final_state.pth", "checkpoint.pth"))
+    assert final.stat().st_mtime_ns <= last.stat().st_mtime_ns
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    checkpoint.save(path, {"epoch": 1})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"checkpoint\.pth: cannot write \(File too large\)"):
+            checkpoint.save(path, {"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert checkpoint.read(path) == {"epoch": 1}
+    assert [left.name for left in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
 def test_pictures_on_request(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def main() -> None:
     evaluation = build.evaluation(cfg, device)
     predictions = evaluation.predict(model.to(device))
     if distributed.rank() == 0:
-        metrics = evaluation.judge(predictions, folder)
+        metrics = evaluation.judge(predictions, folder, str(weights))
         log.logger.info("weights: %s", weights)
         log.logger.info("%s", evaluation.describe())
         if metrics is None:

@@ -27,9 +27,9 @@ def main() -> None:
         )
         return
 
+    model = build.model(cfg, training=saved is None).to(device)
     loader, plan = build.training_data(cfg)
     evaluation = build.evaluation(cfg, device)
-    model = build.model(cfg, training=saved is None).to(device)
     optimizer = build.optimizer(cfg, model)
     main_process = distributed.rank() == 0
     if main_process:

@@ -199,8 +199,11 @@ class Evaluation:
             )
         return Predictions.merge(distributed.gather(own))
 
-    def judge(self, predictions: Predictions, folder: Path) -> dict[str, float] | None:
-        """Write the results file and return the ten numbers (None for a set without ground truth)."""
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+        """Write the results file and return the ten numbers (None for a set without ground truth).
+
+        `weights` is what the summary beside the results calls the weights.
+        """
         detections = results(
             self.crops.people,
             predictions,
@@ -216,7 +219,7 @@ class Evaluation:
         if not self.has_truth:
             return None
         metrics = average_precision(detections, self.annotations, self.sigmas)
-        summary = json_tricks.dumps({"measured": self.describe(), "metrics": metrics}, indent=2)
+        summary = json_tricks.dumps({"weights": weights, "measured": self.describe(), "metrics": metrics}, indent=2)
         path = path.with_name(f"metrics_{self.name}_{self.number}.json")
         checkpoint.write_atomically(path, lambda file: file.write(summary.encode()))
         return metrics

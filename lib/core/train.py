@@ -40,9 +40,12 @@ class Meter:
         }
 
 
-def step_seed(seed: int, rank: int, step: int) -> int:
-    """Dropout's seed of an optimiser step: no random state has to be saved for a resumed run to go on equally."""
-    return ((seed * 1_000_003 + rank) * 1_000_000_007 + step) % 2**63
+def dropout_seed(seed: int, share: int, step: int) -> int:
+    """The seed of dropout in a micro-batch, by its number within the optimiser step and the step's in the run.
+
+    So no random state has to be saved for a resumed run to go on equally, and any number of processes draws the same.
+    """
+    return ((seed * 1_000_003 + share) * 1_000_000_007 + step) % 2**63
 
 
 def train_epoch(
@@ -68,13 +71,13 @@ def train_epoch(
     meter = Meter()
     shares = iter(loader)
     for step in range(plan.steps):
-        torch.manual_seed(step_seed(plan.seed, plan.rank, first_step + step))
         optimizer.zero_grad(set_to_none=True)
         for share in range(plan.shares_here):
             asked = time.perf_counter()
             batch = next(shares)
             meter.waited += time.perf_counter() - asked
             target, weight = targets_of(batch)
+            torch.manual_seed(dropout_seed(plan.seed, plan.rank + share * plan.world, first_step + step))
             last = share == plan.shares_here - 1
             with (
                 contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()

@@ -18,7 +18,7 @@ from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-EVALUATED = ("image_id", "bbox", "area")  # what pycocotools looks at and nothing else can tell
+LARGEST = 2**63  # what the arrays' integers hold
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
         logger.warning("%s: %d annotations of images that it does not list are skipped", path, known.count(-1))
     candidates = [a for a, i in zip(candidates, known, strict=True) if i >= 0]
     image = np.array([i for i in known if i >= 0], np.int32)
+    if known and not candidates:
+        raise UserError(
+            f"{path}: none of its {len(known)} labelled persons is in an image that it lists under 'images'"
+        )
     if not candidates:
         raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
 
@@ -116,10 +120,15 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     )
 
 
-def check_truth(source: Annotations) -> None:
-    """Raise UserError when an annotation lacks something that COCO's evaluation looks at."""
-    for key in EVALUATED:
-        _column(source.annotations, key, "annotation", source.path)
+def check_truth(source: Annotations, num_joints: int) -> None:
+    """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
+    path, annotations = source.path, source.annotations
+    _numbers(annotations, "image_id", np.int64, "annotation", path)
+    _numbers(annotations, "area", np.float64, "annotation", path)
+    _rows(annotations, "bbox", 4, path)
+    _rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
+    ids = _numbers(annotations, "id", np.int64, "annotation", path)
+    _refuse_duplicates(ids, "annotation", path)
 
 
 def detected_people(path: Path, source: Annotations, num_joints: int, threshold: float) -> People:
@@ -145,7 +154,7 @@ def detected_people(path: Path, source: Annotations, num_joints: int, threshold:
         )
     if unknown:
         logger.warning("%s: %d boxes of images that %s does not list are skipped", path, unknown, source.path.name)
-    empty = person & (boxes[:, 2:] <= 0).any(1)
+    empty = person & (boxes[:, 2:] <= 0).all(1)
     if empty.any():
         logger.warning("%s: %d boxes without an area are skipped", path, int(empty.sum()))
     keep = np.flatnonzero(person & (image >= 0) & ~empty & (scores >= threshold))
@@ -227,12 +236,20 @@ def _column(items: Sequence, key: str, what: str, path: Path) -> list:
 def _numbers(items: Sequence, key: str, dtype: type, what: str, path: Path) -> np.ndarray:
     """One field of every item as numbers (N); the first that is none is named."""
     values = _column(items, key, what, path)
-    kinds: type | tuple[type, ...] = int if np.issubdtype(dtype, np.integer) else (int, float)
+    whole = np.issubdtype(dtype, np.integer)
     for index, value in enumerate(values):
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            wanted = "a whole number" if kinds is int else "a number"
+        if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
+            wanted = "a whole number" if whole else "a number"
             raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}")
+        if abs(value) >= LARGEST:
+            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} is too large: {value}")
     return np.array(values, dtype)
+
+
+def _refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(f"{path}: {counts.max()} {what}s have the id {values[counts.argmax()]}; each needs its own")
 
 
 def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:

@@ -40,6 +40,7 @@ class TransPose(nn.Module):
     final_layer: nn.Conv2d
 
     def _add_positions(self, image_size: tuple[int, int], dim: int, positions: str) -> None:
+        assert positions in POSITIONS
         self.grid = image_size[1] // self.stride, image_size[0] // self.stride
         if positions == "sine":
             self.pos_embedding = nn.Parameter(sine_positions(*self.grid, dim), requires_grad=False)

@@ -3,6 +3,7 @@
 State dicts are flat, key -> tensor. `source` is what an error message calls the file they came from.
 """
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,7 @@ def initialise(
 
     R with ImageNet weights re-draws the final layer only and takes what matches; R without draws every convolution.
     H draws every convolution, then takes the `stages` (first part of a key; a leading "*" takes all).
-    Raises UserError when the ImageNet weights are of another network.
+    Raises UserError when the ImageNet weights are of another network, or a stage of none.
     """
     if isinstance(model, TransPoseR) and imagenet is not None:
         nn.init.normal_(model.final_layer.weight, std=DRAWN_STD)
@@ -39,6 +40,11 @@ def initialise(
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
     if imagenet is not None:
+        known = {name for name, _ in model.named_children()} | {key.split(".")[0] for key in imagenet} | {"*"}
+        for stage in stages:
+            if stage not in known:
+                nearest = difflib.get_close_matches(stage, known, n=1, cutoff=0)[0]
+                raise UserError(f"PRETRAINED_LAYERS: {stage!r} is no part of this model; the nearest is {nearest!r}")
         chosen = {k: v for k, v in imagenet.items() if "*" in stages[:1] or k.split(".")[0] in stages}
         _take(model, chosen, source)
 
@@ -105,11 +111,6 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     return remarks
 
 
-def _resizable(positions: Tensor, wanted: Tensor) -> bool:
-    """Whether they differ in the number of tokens alone."""
-    return positions.shape != wanted.shape and positions.shape[1:] == wanted.shape[1:]
-
-
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
     parts = []
     shapes = [
@@ -145,7 +146,8 @@ def token_grid(positions: Tensor, like: tuple[int, int]) -> tuple[int, int]:
         return tokens // columns, columns
     aspect = math.log(like[0] / like[1])
     grids = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
-    return min(grids, key=lambda grid: abs(math.log(grid[0] / grid[1]) - aspect))
+    # Of two that are as close, for a square input, the upright one.
+    return min(grids, key=lambda grid: (round(abs(math.log(grid[0] / grid[1]) - aspect), 9), grid[1]))
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
