@@ -30,7 +30,8 @@ demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, dr
 	@echo "== 2/4 Testing on the same photographs, with the annotated boxes"
 	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX True
 	@echo "== 3/4 Drawing these skeletons"
-	$(PY) tools/draw_results.py --cfg $(DEMO) --results $(DEMO_RESULTS) --out $(DEMO_PICTURE)
+	$(PY) tools/draw_results.py --cfg $(DEMO) --results $(DEMO_RESULTS) --out $(DEMO_PICTURE) \
+	  --images 30 --threshold 0.6
 	@echo "== 4/4 Testing the same weights with a detector's boxes"
 	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX False RANK 1
 	@echo "== The model has memorised these photographs; its AP says nothing about others."

@@ -153,6 +153,10 @@ def test_readme_commands_name_tools_files_and_keys_that_exist(command):
     config.load(ROOT / parsed.cfg, parsed.opts)
 
 
+def test_readme_has_no_blanks_to_fill_in():
+    assert "<<" not in (ROOT / "README.md").read_text()
+
+
 def test_every_sub_package_is_in_the_wheel():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {
