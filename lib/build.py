@@ -1,12 +1,12 @@
 """From the configuration to objects: the one place besides config.py and tools/ that reads cfg."""
 
-import dataclasses
+import difflib
 import logging
 import math
 import os
 import zipfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO
 
@@ -32,23 +32,44 @@ from transpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
+SKELETON_FILE = "skeleton.yaml"  # beside a run's weights
+HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 IMAGENET_SOURCES = {
     "transpose_r": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
     "transpose_h": "HRNet's model zoo (pose_hrnet, ImageNet), https://github.com/leoxiaobin/deep-high-resolution-net.pytorch",
 }
 
 
-def skeleton(cfg: CfgNode) -> Skeleton:
-    """The skeleton that the data is annotated with."""
-    if cfg.MODEL.NUM_JOINTS != skeletons.COCO.num_joints:
+def skeleton(cfg: CfgNode, annotations: people.Annotations) -> Skeleton:
+    """The skeleton of DATASET.SKELETON, else the annotated category's, else COCO's; it must fit MODEL.NUM_JOINTS."""
+    source = cfg.DATASET.SKELETON
+    if source:
+        kind = skeletons.read(Path(source))
+    else:
+        source = str(annotations.path)
+        kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
+    if cfg.MODEL.NUM_JOINTS != kind.num_joints:
         raise UserError(
-            f"MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}, but COCO's persons have {skeletons.COCO.num_joints} keypoints"
+            f"MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}, but the skeleton of {source} has {kind.num_joints} "
+            f"keypoints: set MODEL.NUM_JOINTS {kind.num_joints}"
         )
-    return skeletons.COCO
+    if kind != skeletons.COCO:
+        _report(kind, source)
+    return kind
 
 
-def model(cfg: CfgNode, training: bool) -> TransPose:
-    """The network, with start weights if it is to be trained, else as constructed."""
+@cache
+def _report(kind: Skeleton, source: str) -> None:
+    """Say once what was made of a skeleton that is not COCO's."""
+    pairs = ", ".join(f"{kind.names[a]}/{kind.names[b]}" for a, b in kind.pairs) or "none"
+    logger.info(
+        "skeleton of %s: %d keypoints (%s); left/right pairs: %s; %d limbs",
+        *(source, kind.num_joints, ", ".join(kind.names), pairs, len(kind.limbs)),
+    )
+
+
+def model(cfg: CfgNode) -> TransPose:
+    """The network as constructed."""
     m, extra = cfg.MODEL, cfg.MODEL.EXTRA
     if m.NAME == "transpose_r":
         own = {
@@ -62,7 +83,7 @@ def model(cfg: CfgNode, training: bool) -> TransPose:
             name.lower(): Stage(s.NUM_MODULES, s.BLOCK, tuple(s.NUM_BLOCKS), tuple(s.NUM_CHANNELS))
             for name, s in (("STAGE2", extra.STAGE2), ("STAGE3", extra.STAGE3))
         }
-    network = MODELS[m.NAME](
+    return MODELS[m.NAME](
         image_size=tuple(m.IMAGE_SIZE),
         num_joints=m.NUM_JOINTS,
         dim=m.DIM_MODEL,
@@ -76,21 +97,50 @@ def model(cfg: CfgNode, training: bool) -> TransPose:
         final_kernel=extra.FINAL_CONV_KERNEL,
         **own,
     )
-    if training and m.INIT_WEIGHTS:
-        imagenet = _imagenet_weights(cfg) if m.PRETRAINED else None
-        weights.initialise(network, imagenet, extra.PRETRAINED_LAYERS, source=m.PRETRAINED)
-        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
-    return network
 
 
-def _imagenet_weights(cfg: CfgNode) -> dict[str, Tensor]:
-    path = Path(cfg.MODEL.PRETRAINED)
-    if not path.is_file():
+def check_start(cfg: CfgNode) -> None:
+    """Raise UserError if the start weights are not there, before the data is read."""
+    m = cfg.MODEL
+    if m.INIT_FROM and not Path(m.INIT_FROM).is_file():
+        raise UserError(f"{m.INIT_FROM}: the weights to start from (MODEL.INIT_FROM) are missing")
+    if not m.INIT_FROM and m.INIT_WEIGHTS and m.PRETRAINED and not Path(m.PRETRAINED).is_file():
         raise UserError(
-            f"{path}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
-            f"{IMAGENET_SOURCES[cfg.MODEL.NAME]}, or train without them: MODEL.PRETRAINED ''"
+            f"{m.PRETRAINED}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
+            f"{IMAGENET_SOURCES[m.NAME]}, or train without them: MODEL.PRETRAINED ''"
         )
-    return weights.unwrap(checkpoint.read(path))
+
+
+def start(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None:
+    """Give a network that is to be trained its start weights: MODEL.INIT_FROM's, or those of the recipe."""
+    m = cfg.MODEL
+    if m.INIT_FROM:
+        path = Path(m.INIT_FROM)
+        beside = path.parent / SKELETON_FILE
+        source = skeletons.read(beside) if beside.exists() else skeletons.COCO
+        remarks = weights.transfer(
+            network, weights.unwrap(checkpoint.read(path)), source.names, kind.names, source=str(path)
+        )
+        logger.info("start weights: %s (%s)", path, f"keypoints of {beside if beside.exists() else 'COCO'}")
+        for remark in remarks:
+            logger.info("  %s", remark)
+    elif m.INIT_WEIGHTS:
+        imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
+        weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
+        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
+
+
+def freeze(cfg: CfgNode, network: TransPose) -> None:
+    """Keep the parameters that TRAIN.FREEZE names, and the statistics of their batch norms, as they are."""
+    for pattern in cfg.TRAIN.FREEZE:
+        names = network.freeze(pattern)
+        if not names:
+            known = [name for name, _ in network.named_parameters()]
+            nearest = difflib.get_close_matches(pattern, known, n=1, cutoff=0)[0]
+            raise UserError(f"TRAIN.FREEZE: {pattern!r} matches no parameter; the nearest is {nearest}")
+        logger.info("frozen by %r: %d tensors", pattern, len(names))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError("TRAIN.FREEZE leaves no parameter to train")
 
 
 def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
@@ -140,7 +190,8 @@ def _has_no_truth(name: str) -> bool:
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
     with_people = not _has_no_truth(name)
     stem = "person_keypoints" if with_people else "image_info"
-    return people.read_annotations(Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json", with_people)
+    path = Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
+    return people.read_annotations(path, with_people, cfg.DATASET.CATEGORY)
 
 
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
@@ -154,12 +205,16 @@ def _reader(cfg: CfgNode, name: str) -> ImageReader:
 
 
 def _crops(
-    cfg: CfgNode, persons: people.People, reader: ImageReader, augmentation: Augmentation | None = None
+    cfg: CfgNode,
+    persons: people.People,
+    reader: ImageReader,
+    kind: Skeleton,
+    augmentation: Augmentation | None = None,
 ) -> Crops:
     return Crops(
         persons,
         reader,
-        skeleton(cfg),
+        kind,
         tuple(cfg.MODEL.IMAGE_SIZE),
         tuple(cfg.MODEL.HEATMAP_SIZE),
         rgb=cfg.DATASET.COLOR_RGB,
@@ -188,7 +243,11 @@ def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBat
 def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     """The training set's loader, and the plan of its batches."""
     data = cfg.DATASET
-    persons = people.annotated_people(_annotations(cfg, data.TRAIN_SET), cfg.MODEL.NUM_JOINTS)
+    annotations = _annotations(cfg, data.TRAIN_SET)
+    kind = skeleton(cfg, annotations)
+    persons = people.annotated_people(annotations, kind.num_joints)
+    if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
+        logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
     if data.SELECT_DATA:
         persons = people.select(persons, people.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
     augmentation = Augmentation(
@@ -199,7 +258,7 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
         half_body_joints=data.NUM_JOINTS_HALF_BODY,
         upper_body=data.PROB_UPPER_BODY,
     )
-    crops = _crops(cfg, persons, _reader(cfg, data.TRAIN_SET), augmentation)
+    crops = _crops(cfg, persons, _reader(cfg, data.TRAIN_SET), kind, augmentation)
     plan = TrainingBatches(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,
@@ -228,16 +287,16 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
     annotations, reader = test_images(cfg)
-    joints, boxes = cfg.MODEL.NUM_JOINTS, "ground truth"
+    kind = skeleton(cfg, annotations)
+    joints, boxes = kind.num_joints, "ground truth"
     if not _has_no_truth(name):
         people.check_truth(annotations, joints)
         persons = people.annotated_people(annotations, joints)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         persons = people.detected_people(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
-    crops = _crops(cfg, persons, reader)
+    crops = _crops(cfg, persons, reader, kind)
     plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
-    kind = skeleton(cfg)
     return Evaluation(
         name=name,
         boxes=boxes,
@@ -256,9 +315,8 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     )
 
 
-def targets(cfg: CfgNode, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
+def targets(cfg: CfgNode, kind: Skeleton, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
     """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
-    kind = skeleton(cfg)
     joint_weights = torch.ones(kind.num_joints)
     if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
         joint_weights = torch.tensor(kind.joint_weights)
@@ -278,9 +336,20 @@ def criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam without weight decay as published, AdamW, or SGD, on the parameters that are trained."""
+    """Adam without weight decay as published, AdamW, or SGD, on the parameters that are trained.
+
+    The backbone's group has `lr_scale` TRAIN.BACKBONE_LR_FACTOR, by which its rate differs from the schedule's.
+    """
     train = cfg.TRAIN
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[not name.startswith(HEAD) and train.BACKBONE_LR_FACTOR != 1].append(parameter)
+    trained = [
+        {"params": group, "lr_scale": train.BACKBONE_LR_FACTOR if backbone else 1.0}
+        for backbone, group in groups.items()
+        if group
+    ]
     if train.OPTIMIZER == "sgd":
         return torch.optim.SGD(
             trained, train.LR, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV
@@ -351,7 +420,7 @@ def set_backends(cfg: CfgNode) -> None:
     torch.manual_seed(cfg.SEED)
 
 
-def monitor(cfg: CfgNode, log_folder: Path, folder: Path) -> Monitor:
+def monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) -> Monitor:
     """TensorBoard in `log_folder`, and the pictures that DEBUG asks for in `folder`/pictures."""
     _make_writable(log_folder, "--logDir")
     debug = cfg.DEBUG
@@ -363,22 +432,15 @@ def monitor(cfg: CfgNode, log_folder: Path, folder: Path) -> Monitor:
             debug.SAVE_HEATMAPS_GT,
             debug.SAVE_HEATMAPS_PRED,
         )
-    return Monitor(log_folder, folder / "pictures", wanted, skeleton(cfg), cfg.DATASET.COLOR_RGB)
+    return Monitor(log_folder, folder / "pictures", wanted, kind, cfg.DATASET.COLOR_RGB)
 
 
-def describe_run(cfg: CfgNode, folder: Path) -> None:
+def describe_run(cfg: CfgNode, kind: Skeleton, folder: Path) -> None:
     """Write the resolved configuration and the skeleton beside a run's weights."""
-    content = {"config.yaml": cfg.dump(), "skeleton.yaml": yaml.safe_dump(plain_skeleton(skeleton(cfg)))}
+    keypoints = yaml.safe_dump(skeletons.to_mapping(kind), sort_keys=False)
+    content = {"config.yaml": cfg.dump(), SKELETON_FILE: keypoints}
     for name, text in content.items():
         checkpoint.write_atomically(folder / name, partial(_write, text=text))
-
-
-def plain_skeleton(kind: Skeleton) -> dict:
-    """A skeleton as yaml can hold it."""
-    return {
-        name: [list(item) if isinstance(item, tuple) else item for item in value]
-        for name, value in dataclasses.asdict(kind).items()
-    }
 
 
 def _write(file: IO[bytes], text: str) -> None:

@@ -37,6 +37,7 @@ _C.MODEL = CfgNode()
 _C.MODEL.NAME = "transpose_r"  # transpose_r or transpose_h
 _C.MODEL.INIT_WEIGHTS = True  # draw or load the start weights as published; false leaves them as constructed
 _C.MODEL.PRETRAINED = ""  # ImageNet weights of the backbone; '' starts from drawn weights
+_C.MODEL.INIT_FROM = ""  # a trained model to start from in place of PRETRAINED, its last layer matched by keypoint
 _C.MODEL.NUM_JOINTS = 17
 _C.MODEL.TAG_PER_JOINT = True  # legacy
 _C.MODEL.TARGET_TYPE = "gaussian"
@@ -83,6 +84,8 @@ _C.DATASET.ROOT = ""
 _C.DATASET.DATASET = "coco"  # the data's format, and a folder of the output path
 _C.DATASET.TRAIN_SET = "train2017"
 _C.DATASET.TEST_SET = "val2017"
+_C.DATASET.CATEGORY = ""  # name of the annotated category; '' takes "person", or the only one
+_C.DATASET.SKELETON = ""  # yaml of keypoints; '' takes the annotation file's, and COCO's where it names none
 _C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; anything else: the folder images/<set>
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
@@ -98,6 +101,8 @@ _C.DATASET.COLOR_RGB = False
 _C.TRAIN = CfgNode()
 _C.TRAIN.OPTIMIZER = "adam"  # adam, adamw or sgd
 _C.TRAIN.LR = 0.0001
+_C.TRAIN.BACKBONE_LR_FACTOR = 1.0  # the backbone's learning rate as a multiple of the rest's
+_C.TRAIN.FREEZE = []  # patterns of parameter names that stay as they start, e.g. ['conv1*', 'layer?.*']
 _C.TRAIN.SCHEDULE = "cosine"  # cosine: LR to LR_END over END_EPOCH epochs; multistep: times LR_FACTOR at each LR_STEP
 _C.TRAIN.LR_END = 0.00001
 _C.TRAIN.LR_FACTOR = 0.1
@@ -165,7 +170,14 @@ LEGACY: dict[str, tuple[str, str] | None] = {
     "TEST.NMS_THRE": None,
     "TEST.BBOX_THRE": None,
 }
-PATHS = ("DATASET.ROOT", "MODEL.PRETRAINED", "TEST.MODEL_FILE", "TEST.COCO_BBOX_FILE")
+PATHS = (
+    "DATASET.ROOT",
+    "DATASET.SKELETON",
+    "MODEL.PRETRAINED",
+    "MODEL.INIT_FROM",
+    "TEST.MODEL_FILE",
+    "TEST.COCO_BBOX_FILE",
+)
 BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
 
 
@@ -286,7 +298,7 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
         return _expect(isinstance(value, bool), value, "true or false", key, where)
     if isinstance(default, list | tuple):
         _expect(isinstance(value, list | tuple), value, f"a list such as {default}", key, where)
-        return type(default)(_coerce(item, default[0], key, where) for item in value)
+        return type(default)(_coerce(item, default[0] if default else "", key, where) for item in value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, int):
         whole = isinstance(value, int) or (number and value.is_integer())
@@ -359,6 +371,7 @@ def _check(cfg: CfgNode, where: str) -> None:
         "MODEL.ENCODER_LAYERS": model.ENCODER_LAYERS,
         "MODEL.N_HEAD": model.N_HEAD,
         "TRAIN.LR": train.LR,
+        "TRAIN.BACKBONE_LR_FACTOR": train.BACKBONE_LR_FACTOR,
         "TRAIN.END_EPOCH": train.END_EPOCH,
         "TRAIN.VALIDATE_EVERY": train.VALIDATE_EVERY,
         "TRAIN.BATCH_SIZE_PER_GPU": train.BATCH_SIZE_PER_GPU,

@@ -1,9 +1,26 @@
-"""What a person is made of: keypoint names, left/right pairs, limbs, OKS sigmas, joint weights."""
+"""What a person is made of: keypoint names, left/right pairs, limbs, OKS sigmas, joint weights.
 
+COCO's is built in; any other comes from a yaml (`read`) or from the category of an annotation file (`from_category`).
+"""
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
+
+from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIGMA = 0.05  # of a keypoint that no sigma is given for: between COCO's eyes (0.025) and hips (0.107)
+SIDES = (("left_", "right_"), ("l_", "r_"), ("left ", "right "), ("l-", "r-"), ("left-", "right-"))
 
 
 @dataclass(frozen=True)
@@ -101,3 +118,158 @@ COCO = Skeleton(
     ),
     joint_weights=(1, 1, 1, 1, 1, 1, 1, 1.2, 1.2, 1.5, 1.5, 1, 1, 1.2, 1.2, 1.5, 1.5),
 )
+
+
+def read(path: Path) -> Skeleton:
+    """The skeleton of a yaml: `names`, and by these names `pairs`, `limbs`, `upper_body`, `lower_body`; `sigmas` and
+    `joint_weights` as lists in the order of the names. All but `names` may be missing.
+
+    Raises UserError that names the file and the entry.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the skeleton ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a skeleton is a mapping with `names` and more, not {type(content).__name__}")
+    return from_mapping(content, str(path))
+
+
+def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
+    """The skeleton that a COCO category describes by its `keypoints` and `skeleton` (limbs that count from 1).
+
+    Left and right are told by names such as left_x/right_x or l_x/r_x. None if the category names no keypoints;
+    COCO's own names give COCO's own skeleton. Raises UserError if the category contradicts itself.
+    """
+    names = category.get("keypoints")
+    if not names:
+        return None
+    if names == list(COCO.names):
+        return COCO
+    where = f"{where}, category '{category.get('name')}'"
+    names = _texts(names, "keypoints", where)
+    limbs = category.get("skeleton") or []
+    for limb in limbs:
+        if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
+            raise UserError(f"{where}: limb {limb!r} of `skeleton` must be two numbers from 1 to {len(names)}")
+    return from_mapping({"names": names, "limbs": [[names[end - 1] for end in limb] for limb in limbs]}, where)
+
+
+def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
+    """A checked skeleton from plain values; `where` is what an error calls their source. Joints go by their names.
+
+    Missing pairs are told from the names; missing sigmas are `DEFAULT_SIGMA`, weights 1. Raises UserError.
+    """
+    fields = [field.name for field in dataclasses.fields(Skeleton)]
+    for key in content:
+        if key not in fields:
+            nearest = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)[0]
+            raise UserError(f"{where}: a skeleton has no `{key}`; the nearest is `{nearest}`")
+    names = _texts(content.get("names"), "names", where)
+    place = {name: i for i, name in enumerate(names)}
+    if len(place) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{where}: the keypoint {twice!r} is listed twice")
+
+    def index(name: Any, key: str) -> int:
+        if name not in place:
+            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0)[0]
+            raise UserError(f"{where}: `{key}` names {name!r}, which is no keypoint; the nearest is {nearest!r}")
+        return place[name]
+
+    def joints(key: str) -> tuple[int, ...]:
+        return tuple(index(name, key) for name in _list(content.get(key) or [], key, where))
+
+    def couples(key: str, values: Any) -> tuple[tuple[int, int], ...]:
+        for couple in _list(values, key, where):
+            if not _is_pair(couple) or couple[0] == couple[1]:
+                raise UserError(f"{where}: {couple!r} in `{key}` must be two different keypoints")
+        return tuple((index(a, key), index(b, key)) for a, b in values)
+
+    pairs = couples("pairs", _told_by_names(names) if content.get("pairs") is None else content["pairs"])
+    paired = [joint for pair in pairs for joint in pair]
+    if len(set(paired)) < len(paired):
+        twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
+        raise UserError(f"{where}: {twice!r} stands in two of the `pairs`; left and right must be exchanged one to one")
+
+    if content.get("sigmas") is None:
+        _warn_about_sigmas(where)
+
+    def numbers(key: str, default: float) -> tuple[float, ...]:
+        values = content.get(key)
+        if values is None:
+            return (default,) * len(names)
+        values = _list(values, key, where)
+        if len(values) != len(names):
+            raise UserError(f"{where}: `{key}` lists {len(values)} numbers for {len(names)} keypoints")
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UserError(f"{where}: `{key}` of {name!r} must be a positive number, not {value!r}")
+        return tuple(float(value) for value in values)
+
+    return Skeleton(
+        names=tuple(names),
+        pairs=pairs,
+        limbs=couples("limbs", content.get("limbs") or []),
+        upper_body=joints("upper_body"),
+        lower_body=joints("lower_body"),
+        sigmas=numbers("sigmas", DEFAULT_SIGMA),
+        joint_weights=numbers("joint_weights", 1.0),
+    )
+
+
+def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
+    """Plain values that `from_mapping` makes the same skeleton of, fit for a yaml."""
+
+    def named(joints: Sequence[int]) -> list[str]:
+        return [skeleton.names[joint] for joint in joints]
+
+    return {
+        "names": list(skeleton.names),
+        "pairs": [named(pair) for pair in skeleton.pairs],
+        "limbs": [named(limb) for limb in skeleton.limbs],
+        "upper_body": named(skeleton.upper_body),
+        "lower_body": named(skeleton.lower_body),
+        "sigmas": list(skeleton.sigmas),
+        "joint_weights": list(skeleton.joint_weights),
+    }
+
+
+@cache
+def _warn_about_sigmas(where: str) -> None:
+    """Once for each source, however often it is read."""
+    logger.warning(
+        "%s gives no OKS `sigmas`: %g stands in for each keypoint's, so its AP compares with no other",
+        *(where, DEFAULT_SIGMA),
+    )
+
+
+def _told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in a leading left/right alone, capitals aside."""
+    lowered = {name.lower(): name for name in names}
+    pairs = []
+    for low, name in lowered.items():
+        for left, right in SIDES:
+            other = lowered.get(right + low.removeprefix(left)) if low.startswith(left) else None
+            if other is not None:
+                pairs.append((name, other))
+                break
+    return pairs
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _list(value: Any, key: str, where: str) -> list:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where}: `{key}` must be a list, not {value!r}")
+    return list(value)
+
+
+def _texts(value: Any, key: str, where: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise UserError(f"{where}: `{key}` must list the keypoints' names")
+    return value

@@ -131,7 +131,7 @@ class Training:
     def _train(self, wrapped: nn.Module) -> None:
         rate = self.learning_rate(self.epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         self.plan.epoch = self.epoch
         steps, began = self.plan.steps, time.perf_counter()
         title = f"epoch {self.epoch + 1}/{self.epochs}"

@@ -33,7 +33,7 @@ MAY_IMPORT = {
 ONLY_THESE_PACKAGES = {
     "models": {"torch", "torchvision"},
     "errors": set(),
-    "skeleton": {"numpy"},
+    "skeleton": {"numpy", "yaml"},
     "geometry": {"numpy"},
 }
 WITHOUT_TORCH = ("errors", "config", "cli", "skeleton", "geometry", "draw")

@@ -37,7 +37,7 @@ def images(batch: int = 1, size: tuple[int, int] = SMALL) -> torch.Tensor:
 
 
 def published(name: str) -> nn.Module:
-    return build.model(config.load(ROOT / "experiments/coco" / PUBLISHED[name]["config"]), training=False).eval()
+    return build.model(config.load(ROOT / "experiments/coco" / PUBLISHED[name]["config"])).eval()
 
 
 def equal(one: dict, other: dict) -> bool:

@@ -30,8 +30,8 @@ def main() -> None:
 
     from transpose import build, draw, geometry, log
 
-    skeleton = build.skeleton(cfg)
     annotations, reader = build.test_images(cfg)
+    skeleton = build.skeleton(cfg, annotations)
     images = annotations.images
     persons = read_persons(arguments.results, skeleton.num_joints, images.ids.tolist(), arguments.score)
     fullest = sorted(range(len(images.ids)), key=lambda i: len(persons[int(images.ids[i])]), reverse=True)

@@ -20,7 +20,7 @@ def main() -> None:
     if distributed.rank() == 0:
         log.to_file(folder / f"{name}_{log.time_stamp()}_test.log")
 
-    model = build.model(cfg, training=False)
+    model = build.model(cfg)
     weights = build.load_trained(cfg, model, folder)
     evaluation = build.evaluation(cfg, device)
     predictions = evaluation.predict(model.to(device))

@@ -27,14 +27,21 @@ def main() -> None:
         )
         return
 
-    model = build.model(cfg, training=saved is None).to(device)
+    model = build.model(cfg)
+    if saved is None:
+        build.check_start(cfg)
     loader, plan = build.training_data(cfg)
     evaluation = build.evaluation(cfg, device)
+    kind = evaluation.crops.skeleton
+    if saved is None:
+        build.start(cfg, model, kind)
+    build.freeze(cfg, model)
+    model.to(device)
     optimizer = build.optimizer(cfg, model)
     main_process = distributed.rank() == 0
     if main_process:
         log.to_file(folder / f"{name}_{stamp}_train.log")
-        build.describe_run(cfg, folder)
+        build.describe_run(cfg, kind, folder)
         log.logger.info("run: %s; TensorBoard: %s", folder, log_folder)
     run = training.Training(
         name=name,
@@ -45,10 +52,10 @@ def main() -> None:
         plan=plan,
         optimizer=optimizer,
         criterion=build.criterion(cfg),
-        targets=build.targets(cfg, device),
+        targets=build.targets(cfg, kind, device),
         learning_rate=build.learning_rate(cfg),
         evaluation=evaluation,
-        monitor=build.monitor(cfg, log_folder, folder) if main_process else None,
+        monitor=build.monitor(cfg, kind, log_folder, folder) if main_process else None,
         device=device,
         epoch=cfg.TRAIN.BEGIN_EPOCH,
         epochs=cfg.TRAIN.END_EPOCH,

@@ -57,9 +57,10 @@ class Annotations:
     annotations: list[dict[str, Any]]
 
 
-def read_annotations(path: Path, with_people: bool = True) -> Annotations:
+def read_annotations(path: Path, with_people: bool = True, category_name: str = "") -> Annotations:
     """Read a COCO annotation file, or an image-info file without annotations (`with_people` false).
 
+    The category is the one of that name; without a name "person", or the only one there is.
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
     content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)")
@@ -70,7 +71,7 @@ def read_annotations(path: Path, with_people: bool = True) -> Annotations:
     images = content["images"]
     ids, width, height = (_numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
     names = _column(images, "file_name", "image", path)
-    category = _person_category(content["categories"], path)
+    category = _category(content["categories"], category_name, path)
     people = []
     if with_people:
         categories = _column(content["annotations"], "category_id", "annotation", path)
@@ -196,16 +197,19 @@ def _read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
 
 
-def _person_category(categories: list, path: Path) -> dict[str, Any]:
-    """The category named "person", else the only one there is."""
+def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
+    """The category of the wanted name, else the one named "person", else the only one there is."""
     names = _column(categories, "name", "category", path)
     _column(categories, "id", "category", path)
-    people = [c for c, name in zip(categories, names, strict=True) if name == "person"]
-    if len(people) == 1:
-        return people[0]
-    if len(categories) == 1:
+    named = [c for c, name in zip(categories, names, strict=True) if name == (wanted or "person")]
+    if len(named) == 1:
+        return named[0]
+    if len(categories) == 1 and not wanted:
         return categories[0]
-    raise UserError(f"{path}: its categories ({', '.join(map(str, names))}) do not hold one named 'person'")
+    listed = ", ".join(map(str, names))
+    raise UserError(
+        f"{path}: its categories ({listed}) do not hold one named '{wanted or 'person'}'; set DATASET.CATEGORY to one"
+    )
 
 
 def _may_be_labelled(annotation: dict) -> bool:

@@ -6,6 +6,7 @@ The state dict is a file format: keys, shapes and dtypes are those of the releas
 
 import copy
 from collections.abc import Sequence
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,23 @@ class TransPose(nn.Module):
 
     def _add_final_layer(self, channels: int, num_joints: int, kernel: int) -> None:
         self.final_layer = nn.Conv2d(channels, num_joints, kernel, padding=kernel // 2)
+
+    def freeze(self, pattern: str) -> list[str]:
+        """Stop training the parameters whose names match the shell pattern; returns their names.
+
+        A frozen batch norm also keeps its statistics.
+        """
+        names = [name for name, _ in self.named_parameters() if fnmatch(name, pattern)]
+        for name in names:
+            self.get_parameter(name).requires_grad_(False)
+        return names
+
+    def train(self, mode: bool = True) -> "TransPose":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, 4H, 4W) -> the backbone's feature map, one cell per token."""

@@ -111,6 +111,52 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     return remarks
 
 
+def transfer(
+    model: TransPose, state: Mapping[str, Tensor], names: Sequence[str], new_names: Sequence[str], source: str
+) -> list[str]:
+    """Start a model for keypoints `new_names` from a trained state of keypoints `names`, in place.
+
+    Rows of the final layer go to the keypoint of the same name, positions are resized, and what is missing or of
+    another shape stays as constructed. Returns a remark for each tensor that is not simply copied.
+    Raises UserError if nothing fits, or if the final layer has not one row a name.
+    """
+    own = model.state_dict()
+    taken, remarks = {}, []
+    for key, value in state.items():
+        if key not in own:
+            remarks.append(f"{key}: not of this model, skipped")
+        elif key.startswith("final_layer."):
+            if len(value) != len(names):
+                raise UserError(
+                    f"{source}: {key} has {len(value)} rows for {len(names)} keypoints; put the skeleton.yaml "
+                    "that the weights were trained with beside them"
+                )
+            if value.shape[1:] != own[key].shape[1:]:
+                remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, drawn anew")
+                continue
+            rows = own[key].clone()
+            common = [name for name in new_names if name in names]
+            for name in common:
+                rows[new_names.index(name)] = value[names.index(name)]
+            taken[key] = rows
+            if list(names) != list(new_names):
+                remarks.append(f"{key}: rows of {', '.join(common) or 'no keypoint'} taken, the rest drawn anew")
+        elif key == "pos_embedding" and value.shape[1:] == own[key].shape[1:]:
+            grid = token_grid(value, model.grid)
+            taken[key] = resize_positions(value, grid, model.grid)
+            if grid != model.grid:
+                remarks.append(f"{key}: resized from {_shape(value)} to {_shape(own[key])}")
+        elif value.shape != own[key].shape:
+            remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, drawn anew")
+        else:
+            taken[key] = value
+    remarks += [f"{key}: missing, drawn anew" for key in own if key not in state]
+    if not taken:
+        raise UserError(f"{source}: none of its {len(state)} tensors fits this model")
+    model.load_state_dict(taken, strict=False)
+    return remarks
+
+
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
     parts = []
     shapes = [
