@@ -50,8 +50,8 @@ def skeleton(cfg: CfgNode, annotations: people.Annotations) -> Skeleton:
         kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
     if cfg.MODEL.NUM_JOINTS != kind.num_joints:
         raise UserError(
-            f"MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}, but the skeleton of {source} has {kind.num_joints} "
-            f"keypoints: set MODEL.NUM_JOINTS {kind.num_joints}"
+            f"{source}: its skeleton has {kind.num_joints} keypoints, but MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}: "
+            f"set MODEL.NUM_JOINTS {kind.num_joints}"
         )
     if kind != skeletons.COCO:
         _report(kind, source)

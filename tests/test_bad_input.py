@@ -446,7 +446,7 @@ def truth_is_malformed_although_boxes_are_detected(place: Place) -> list:
 @bad_file("train")
 def another_number_of_joints(place: Place) -> list:
     place.config["MODEL"]["NUM_JOINTS"] = 16
-    return [f"{place.annotations}: ", f"annotation with id {place.person()['id']}", "48", "51", "MODEL.NUM_JOINTS"]
+    return [f"{place.annotations}: ", "has 17 keypoints", "MODEL.NUM_JOINTS is 16", "set MODEL.NUM_JOINTS 17"]
 
 
 # ---- photographs ----------------------------------------------------------------------------------------------------
