@@ -20,7 +20,7 @@ from transpose import checkpoint, config, distributed, heatmap
 from transpose import skeleton as skeletons
 from transpose.core import loss
 from transpose.core.evaluate import Evaluation
-from transpose.dataset import people
+from transpose.dataset import index, people
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.errors import UserError
@@ -40,7 +40,7 @@ IMAGENET_SOURCES = {
 }
 
 
-def skeleton(cfg: CfgNode, annotations: people.Annotations) -> Skeleton:
+def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
     """The skeleton of DATASET.SKELETON, else the annotated category's, else COCO's; it must fit MODEL.NUM_JOINTS."""
     source = cfg.DATASET.SKELETON
     if source:
@@ -187,11 +187,13 @@ def _has_no_truth(name: str) -> bool:
     return "test" in name
 
 
+def _annotation_file(cfg: CfgNode, name: str) -> Path:
+    stem = "image_info" if _has_no_truth(name) else "person_keypoints"
+    return Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
+
+
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
-    with_people = not _has_no_truth(name)
-    stem = "person_keypoints" if with_people else "image_info"
-    path = Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
-    return people.read_annotations(path, with_people, cfg.DATASET.CATEGORY)
+    return people.read_annotations(_annotation_file(cfg, name), not _has_no_truth(name), cfg.DATASET.CATEGORY)
 
 
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
@@ -240,12 +242,29 @@ def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBat
     )
 
 
+def _training_people(cfg: CfgNode) -> tuple[Skeleton, people.People]:
+    """The training set's persons, out of the index if it has them, and their skeleton."""
+    data, joints = cfg.DATASET, cfg.MODEL.NUM_JOINTS
+
+    def read() -> tuple[people.ImageSet, people.People]:
+        annotations = _annotations(cfg, data.TRAIN_SET)
+        skeleton(cfg, annotations)  # before the keypoints, so that a wrong number of joints is told with its source
+        return annotations, people.annotated_people(annotations, joints)
+
+    if data.INDEX_CACHE:
+        folder, asked = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
+        source, persons = index.kept(folder, _annotation_file(cfg, data.TRAIN_SET), asked, read)
+    else:
+        source, persons = read()
+    if persons.unlisted:
+        logger.warning("%s: %d persons of images that it does not list are skipped", source.path, persons.unlisted)
+    return skeleton(cfg, source), persons
+
+
 def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     """The training set's loader, and the plan of its batches."""
     data = cfg.DATASET
-    annotations = _annotations(cfg, data.TRAIN_SET)
-    kind = skeleton(cfg, annotations)
-    persons = people.annotated_people(annotations, kind.num_joints)
+    kind, persons = _training_people(cfg)
     if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
         logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
     if data.SELECT_DATA:
@@ -295,6 +314,12 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         persons = people.detected_people(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
+    if persons.unlisted:
+        source = annotations.path if test.USE_GT_BBOX else test.COCO_BBOX_FILE
+        logger.warning(
+            "%s: %d persons of images that %s does not list are skipped",
+            *(source, persons.unlisted, annotations.path.name),
+        )
     crops = _crops(cfg, persons, reader, kind)
     plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
     return Evaluation(
@@ -390,6 +415,7 @@ FREE_TO_CHANGE = (
     "DATASET.ROOT",
     "DATASET.DATA_FORMAT",
     "DATASET.CACHE_MB",
+    "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",

@@ -90,6 +90,7 @@ _C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; anything else: the fold
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
+_C.DATASET.INDEX_CACHE = True  # keep the persons of large annotation files as arrays in OUTPUT_DIR/index
 _C.DATASET.FLIP = True  # mirror with probability 0.5
 _C.DATASET.SCALE_FACTOR = 0.25
 _C.DATASET.ROT_FACTOR = 30.0  # degrees

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "heatmap": {"skeleton"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
-    "dataset": {"skeleton", "geometry", "heatmap"},
+    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "distributed", "log"},
     "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},
     "build": {

@@ -512,7 +512,7 @@ def detections_are_not_set(place: Place) -> list:
 def detections_are_no_list(place: Place) -> list:
     use_detections(place)
     write(place.detections, {"boxes": read(place.detections)})
-    return [f"{place.detections}: ", "list", "dict"]
+    return [f"{place.detections}: ", "expected `array`, got `object`"]
 
 
 def unlist(box: dict) -> None:
@@ -544,7 +544,7 @@ def test_some_boxes_of_unlisted_images_are_counted_and_skipped(tmp_path: Path, t
     write(place.detections, boxes)
     outcome = place.run("test")
     assert outcome.returncode == 0, outcome.stderr
-    assert f"{place.detections}: 3 boxes of images that {place.annotations.name} does not list" in outcome.stdout
+    assert f"{place.detections}: 3 persons of images that {place.annotations.name} does not list" in outcome.stdout
     assert f"{len(boxes) - 3} persons in 2 of 2 images" in outcome.stdout
     results = read(place.run_folder / "results" / "keypoints_val2017_results_0.json")
     assert {result["image_id"] for result in results} == set(PHOTOGRAPHS)
@@ -805,9 +805,9 @@ def drop(item: dict, key: str) -> None:
 
 
 ANNOTATION_MISTAKES = {
-    "list_at_the_top": (lambda c: [c], "no list 'images'"),
-    "images_no_list": (lambda c: c.update(images={"1": c["images"]}), "no list 'images'"),
-    "image_is_text": (lambda c: c["images"].insert(1, "000000021167.jpg"), "image number 2 has no 'id'"),
+    "list_at_the_top": (lambda c: [c], "not in COCO's format: expected `object`, got `array`"),
+    "images_no_list": (lambda c: c.update(images={"1": c["images"]}), "expected `array`, got `object` - at `$.images`"),
+    "image_is_text": (lambda c: c["images"].insert(1, "000000021167.jpg"), "expected `object`, got `str` - at `$.images[1]`"),
     "image_without_name": (lambda c: drop(c["images"][0], "file_name"), "image with id 21167 has no 'file_name'"),
     "image_id_is_text": (lambda c: c["images"][1].update(id="x"), "'id' of image with id x must be a whole number"),
     "image_width_is_none": (
@@ -816,7 +816,7 @@ ANNOTATION_MISTAKES = {
     ),
     "no_person_category": (lambda c: c.update(categories=[]), "do not hold one named 'person'"),
     "annotation_without_id": (lambda c: drop(c["annotations"][1], "id"), "annotation number 2 has no 'id'"),
-    "annotation_is_null": (lambda c: c["annotations"].insert(0, None), "annotation number 1 has no 'category_id'"),
+    "annotation_is_null": (lambda c: c["annotations"].insert(0, None), "got `null` - at `$.annotations[0]`, counted from 0"),
     "keypoints_is_a_number": (
         lambda c: person_in(c).update(keypoints=5),
         "'keypoints' of annotation with id {id} must",
@@ -872,7 +872,7 @@ def test_not_a_number_in_a_box(tmp_path: Path):
 
 
 DETECTION_MISTAKES = {
-    "is_text": (lambda boxes: boxes.insert(4, "box"), "detection number 5 has no 'category_id'"),
+    "is_text": (lambda boxes: boxes.insert(4, "box"), "expected `object`, got `str` - at `$[4]`"),
     "without_score": (lambda boxes: drop(boxes[4], "score"), "detection number 5 has no 'score'"),
     "score_is_text": (lambda boxes: boxes[4].update(score="0.9"), "'score' of detection number 5 must be a number"),
     "box_of_three": (lambda boxes: boxes[4]["bbox"].pop(), "'bbox' of detection number 5 must list 4 numbers, not 3"),

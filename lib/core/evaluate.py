@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import json_tricks
+import msgspec
 import numpy as np
-import orjson
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -214,7 +214,7 @@ class Evaluation:
             soft_nms=self.soft_nms,
         )
         path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
-        checkpoint.write_atomically(path, lambda file: file.write(orjson.dumps(detections)))
+        checkpoint.write_atomically(path, lambda file: file.write(msgspec.json.encode(detections)))
         logger.info("results: %s", path)
         if not self.has_truth:
             return None

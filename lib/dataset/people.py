@@ -4,14 +4,17 @@ I images, N persons, K keypoints. Boxes are x, y, w, h in image pixels, keypoint
 The files are in COCO's format (https://cocodataset.org/#format-data).
 """
 
+import dataclasses
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import numpy as np
-import orjson
 
 from transpose import geometry
 from transpose.errors import UserError
@@ -19,6 +22,39 @@ from transpose.errors import UserError
 logger = logging.getLogger(__name__)
 
 LARGEST = 2**63  # what the arrays' integers hold
+
+
+# What is read of a file: all else, such as the polygons that are most of COCO's bytes, is passed over by the decoder.
+# The values are checked where they become arrays, so that a wrong one is named.
+class _Image(TypedDict, total=False):
+    id: Any
+    file_name: Any
+    width: Any
+    height: Any
+
+
+class _Annotation(TypedDict, total=False):
+    id: Any
+    image_id: Any
+    category_id: Any
+    bbox: Any
+    area: Any
+    iscrowd: Any
+    num_keypoints: Any
+    keypoints: Any
+
+
+class _AnnotationFile(TypedDict, total=False):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[dict[str, Any]]
+
+
+class _Detection(TypedDict, total=False):
+    image_id: Any
+    category_id: Any
+    bbox: Any
+    score: Any
 
 
 @dataclass(frozen=True)
@@ -33,7 +69,8 @@ class Images:
 @dataclass(frozen=True)
 class People:
     """The persons to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
-    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1."""
+    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1. `unlisted` more were left
+    out because their image is not listed."""
 
     images: Images
     ids: np.ndarray
@@ -42,18 +79,28 @@ class People:
     scores: np.ndarray
     keypoints: np.ndarray
     visible: np.ndarray
+    unlisted: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
+COLUMNS = ("ids", "image", "boxes", "scores", "keypoints", "visible")  # of People, N long
+
+
 @dataclass(frozen=True)
-class Annotations:
-    """An annotation file: its path, images, the person category, and that category's annotations as in the file."""
+class ImageSet:
+    """What an annotation file says of its images and of the person category."""
 
     path: Path
     images: Images
     category: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotations(ImageSet):
+    """An annotation file, with the annotations of the person category: of each what keypoints need, as in the file."""
+
     annotations: list[dict[str, Any]]
 
 
@@ -63,10 +110,9 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
     The category is the one of that name; without a name "person", or the only one there is.
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
-    content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)")
-    wanted = ["images", "annotations", "categories"] if with_people else ["images", "categories"]
-    for key in wanted:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+    content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)", _AnnotationFile)
+    for key in ["images", "annotations", "categories"] if with_people else ["images", "categories"]:
+        if key not in content:
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
     ids, width, height = (_numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
@@ -88,15 +134,12 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     """
     path, images = source.path, source.images
     candidates = [a for a in source.annotations if _may_be_labelled(a)]
-    known = _places(images, candidates, "annotation", path).tolist()
-    if -1 in known:
-        logger.warning("%s: %d annotations of images that it does not list are skipped", path, known.count(-1))
-    candidates = [a for a, i in zip(candidates, known, strict=True) if i >= 0]
-    image = np.array([i for i in known if i >= 0], np.int32)
-    if known and not candidates:
-        raise UserError(
-            f"{path}: none of its {len(known)} labelled persons is in an image that it lists under 'images'"
-        )
+    image = _places(images, candidates, "annotation", path)
+    labelled, listed = len(candidates), image >= 0
+    candidates = [candidates[i] for i in np.flatnonzero(listed)]
+    image = image[listed]
+    if labelled and not candidates:
+        raise UserError(f"{path}: none of its {labelled} labelled persons is in an image that it lists under 'images'")
     if not candidates:
         raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
 
@@ -118,6 +161,7 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
         scores=np.ones(len(keep)),
         keypoints=points[keep, :, :2].astype(np.float32),
         visible=(points[keep, :, 2] > 0).astype(np.float32),
+        unlisted=labelled - len(candidates),
     )
 
 
@@ -132,29 +176,26 @@ def check_truth(source: Annotations, num_joints: int) -> None:
     _refuse_duplicates(ids, "annotation", path)
 
 
-def detected_people(path: Path, source: Annotations, num_joints: int, threshold: float) -> People:
+def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: float) -> People:
     """A detector's person boxes scored `threshold` or more, in file order, not clipped.
 
     The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
     not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
     """
-    content = _read_json(path, "detection file (TEST.COCO_BBOX_FILE)")
-    if not isinstance(content, list):
-        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
+    content = _read_json(path, "detection file (TEST.COCO_BBOX_FILE)", list[_Detection])
     categories = _column(content, "category_id", "detection", path)
     image = _places(source.images, content, "detection", path)
     scores = _numbers(content, "score", np.float64, "detection", path)
     boxes = _rows(content, "bbox", 4, path, what="detection")
 
-    person = np.array([category == source.category["id"] for category in categories], bool)
+    wanted = source.category["id"]
+    person = np.array([category == wanted for category in categories], bool)
     unknown = int((image[person] < 0).sum())
     if unknown == person.sum():
         raise UserError(
             f"{path}: none of its {unknown} person boxes is of an image of {source.path}; "
             "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
         )
-    if unknown:
-        logger.warning("%s: %d boxes of images that %s does not list are skipped", path, unknown, source.path.name)
     empty = person & (boxes[:, 2:] <= 0).all(1)
     if empty.any():
         logger.warning("%s: %d boxes without an area are skipped", path, int(empty.sum()))
@@ -169,6 +210,7 @@ def detected_people(path: Path, source: Annotations, num_joints: int, threshold:
         scores=scores[keep],
         keypoints=np.zeros((len(keep), num_joints, 2), np.float32),
         visible=np.ones((len(keep), num_joints), np.float32),
+        unlisted=unknown,
     )
 
 
@@ -184,17 +226,27 @@ def centred(people: People, aspect: float) -> np.ndarray:
 
 def select(people: People, keep: np.ndarray) -> People:
     """The persons that `keep` (N, bool) marks."""
-    columns = {name: getattr(people, name)[keep] for name in People.__dataclass_fields__ if name != "images"}
-    return People(images=people.images, **columns)
+    return dataclasses.replace(people, **{name: getattr(people, name)[keep] for name in COLUMNS})
 
 
-def _read_json(path: Path, what: str) -> Any:
+def _read_json(path: Path, what: str, form: Any) -> Any:
+    """The file's content; `form` is the type that says which fields are read."""
+    collecting = gc.isenabled()
     try:
-        return orjson.loads(path.read_bytes())
+        content = path.read_bytes()
+        # The collector would walk the millions of new objects again and again, for three quarters of the time.
+        gc.disable()
+        return msgspec.json.decode(content, type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
-    except orjson.JSONDecodeError as error:
+    except msgspec.ValidationError as error:
+        mismatch = str(error).replace("Expected", "expected") + (", counted from 0" if "[" in str(error) else "")
+        raise UserError(f"{path}: the {what} is not in COCO's format: {mismatch}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
@@ -220,33 +272,41 @@ def _may_be_labelled(annotation: dict) -> bool:
 
 def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
     """Index (N) int32 into the images of each item's image_id; -1 for one that is not listed."""
-    place = {int(image_id): i for i, image_id in enumerate(images.ids)}
-    return np.array([place.get(int(i), -1) for i in _numbers(items, "image_id", np.int64, what, path)], np.int32)
+    wanted = _numbers(items, "image_id", np.int64, what, path)
+    if not len(images.ids):
+        return np.full(len(wanted), -1, np.int32)
+    order = images.ids.argsort(kind="stable")
+    place = order[images.ids.searchsorted(wanted, side="right", sorter=order) - 1]
+    return np.where(images.ids[place] == wanted, place, -1).astype(np.int32)
 
 
-def _label(item: Any, index: int, what: str) -> str:
-    return f"{what} with id {item['id']}" if isinstance(item, dict) and "id" in item else f"{what} number {index + 1}"
+def _label(item: dict, index: int, what: str) -> str:
+    return f"{what} with id {item['id']}" if "id" in item else f"{what} number {index + 1}"
 
 
-def _column(items: Sequence, key: str, what: str, path: Path) -> list:
+def _column(items: Sequence[dict], key: str, what: str, path: Path) -> list:
     """One field of every item; the first item without it is named."""
     try:
         return [item[key] for item in items]
-    except (KeyError, TypeError):
-        index, item = next((i, x) for i, x in enumerate(items) if not isinstance(x, dict) or key not in x)
-        raise UserError(f"{path}: {_label(item, index, what)} has no '{key}'") from None
+    except KeyError:
+        index = next(i for i, item in enumerate(items) if key not in item)
+        raise UserError(f"{path}: {_label(items[index], index, what)} has no '{key}'") from None
 
 
-def _numbers(items: Sequence, key: str, dtype: type, what: str, path: Path) -> np.ndarray:
+def _numbers(items: Sequence[dict], key: str, dtype: type, what: str, path: Path) -> np.ndarray:
     """One field of every item as numbers (N); the first that is none is named."""
     values = _column(items, key, what, path)
     whole = np.issubdtype(dtype, np.integer)
-    for index, value in enumerate(values):
-        if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
-            wanted = "a whole number" if whole else "a number"
-            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}")
-        if abs(value) >= LARGEST:
-            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} is too large: {value}")
+    right = {int} if whole else {int, float}
+    if not set(map(type, values)) <= right or (values and max(max(values), -min(values)) >= LARGEST):
+        wanted = "a whole number" if whole else "a number"
+        for index, value in enumerate(values):
+            if type(value) not in right:
+                raise UserError(
+                    f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}"
+                )
+            if abs(value) >= LARGEST:
+                raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} is too large: {value}")
     return np.array(values, dtype)
 
 
@@ -259,22 +319,20 @@ def _refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
 def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
     """A field that lists `length` finite numbers as (N, length) float64; the first malformed one is named."""
     values = _column(items, key, what, path)
-    for index, value in enumerate(values):
-        if not isinstance(value, list) or len(value) != length:
-            found = f"{len(value)}" if isinstance(value, list) else repr(value)
-            hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
-            raise UserError(
-                f"{path}: '{key}' of {_label(items[index], index, what)} must list {length} numbers{hint}, not {found}"
-            )
-    try:
-        table = np.array(values, np.float64).reshape(-1, length)
-    except (ValueError, TypeError):
-        table = np.full((len(values), length), np.nan)
-        for index, value in enumerate(values):
-            if all(isinstance(number, int | float) for number in value):
-                table[index] = value
-    bad = np.flatnonzero(~np.isfinite(table).all(1))
-    if len(bad):
-        index = int(bad[0])
+    if set(map(type, values)) - {list} or set(map(len, values)) - {length}:
+        index, value = next((i, v) for i, v in enumerate(values) if not isinstance(v, list) or len(v) != length)
+        found = f"{len(value)}" if isinstance(value, list) else repr(value)
+        hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
+        raise UserError(
+            f"{path}: '{key}' of {_label(items[index], index, what)} must list {length} numbers{hint}, not {found}"
+        )
+    if not set(map(type, chain.from_iterable(values))) <= {int, float}:
+        index = next(i for i, value in enumerate(values) if not {int, float}.issuperset(map(type, value)))
         raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} holds something that is no number")
-    return table
+    try:
+        return np.fromiter(chain.from_iterable(values), np.float64, length * len(values)).reshape(-1, length)
+    except OverflowError:
+        index = next(i for i, value in enumerate(values) if max(map(abs, value)) >= LARGEST)
+        raise UserError(
+            f"{path}: '{key}' of {_label(items[index], index, what)} holds a number that is too large"
+        ) from None

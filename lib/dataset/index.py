@@ -1,0 +1,80 @@
+"""The persons of a large annotation file, kept on disk as arrays, so that the file is parsed once.
+
+An entry names the SHA-256 of the annotation file's bytes, of the code that made arrays of them, and of what was asked
+for. It serves while all three are the same; a changed file, reader or wish makes it anew.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from transpose import checkpoint, geometry
+from transpose.dataset import people
+from transpose.dataset.people import COLUMNS, Images, ImageSet, People
+from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SMALLEST = 16 << 20  # bytes of an annotation file that is worth an entry; a smaller one is parsed in a moment
+IMAGE_COLUMNS = ("ids", "names", "sizes")
+
+
+def kept(folder: Path, path: Path, asked: str, read: Callable[[], tuple[ImageSet, People]]) -> tuple[ImageSet, People]:
+    """What `read` makes of the annotation file at `path`, from its entry in `folder` if that is up to date.
+
+    `asked` says what else the result depends on. A missing, damaged or outdated entry is written anew; one that cannot
+    be written is done without. Raises what `read` raises.
+    """
+    if not path.is_file() or path.stat().st_size < SMALLEST:
+        return read()
+    name = hashlib.sha256(f"{path.absolute()}\n{asked}".encode()).hexdigest()[:12]
+    entry, key = folder / f"{path.stem}-{name}.npz", _key(path, asked)
+    found = _load(entry, key, path)
+    if found is None:
+        found = read()
+        # The file may have been replaced while it was read.
+        if _key(path, asked) == key:
+            _save(entry, key, *found)
+    return found
+
+
+def _key(path: Path, asked: str) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for source in (__file__, people.__file__, geometry.__file__):
+        digest.update(Path(source).read_bytes())
+    digest.update(asked.encode())
+    return digest.hexdigest()
+
+
+def _load(entry: Path, key: str, path: Path) -> tuple[ImageSet, People] | None:
+    try:
+        with np.load(entry, allow_pickle=False) as file:
+            if str(file["key"]) != key:
+                return None
+            images = Images(*(file[f"image_{name}"] for name in IMAGE_COLUMNS))
+            source = ImageSet(path, images, json.loads(str(file["category"])))
+            columns = {name: file[name] for name in COLUMNS}
+            return source, People(images=images, **columns, unlisted=int(file["unlisted"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s: damaged, made anew (%s)", entry, error)
+        return None
+
+
+def _save(entry: Path, key: str, source: ImageSet, persons: People) -> None:
+    columns = {name: getattr(persons, name) for name in COLUMNS}
+    columns |= {f"image_{name}": getattr(source.images, name) for name in IMAGE_COLUMNS}
+    content = io.BytesIO()
+    np.savez(content, key=key, category=json.dumps(source.category), unlisted=persons.unlisted, **columns)
+    try:
+        checkpoint.write_atomically(entry, lambda file: file.write(content.getbuffer()))
+    except UserError as error:
+        logger.warning("%s; the next run parses %s again (DATASET.INDEX_CACHE)", error, source.path)
