@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "skeleton": set(),
     "config": set(),
     "models": set(),
+    "collector": set(),
     "checkpoint": set(),
     "distributed": set(),
     "log": set(),
@@ -21,8 +22,8 @@ MAY_IMPORT = {
     "heatmap": {"skeleton"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
-    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint"},
-    "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "distributed", "log"},
+    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
+    "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
     "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},
     "build": {
         *("skeleton", "geometry", "heatmap", "dataset", "core", "models", "config"),

@@ -807,7 +807,10 @@ def drop(item: dict, key: str) -> None:
 ANNOTATION_MISTAKES = {
     "list_at_the_top": (lambda c: [c], "not in COCO's format: expected `object`, got `array`"),
     "images_no_list": (lambda c: c.update(images={"1": c["images"]}), "expected `array`, got `object` - at `$.images`"),
-    "image_is_text": (lambda c: c["images"].insert(1, "000000021167.jpg"), "expected `object`, got `str` - at `$.images[1]`"),
+    "image_is_text": (
+        lambda c: c["images"].insert(1, "000000021167.jpg"),
+        "expected `object`, got `str` - at `$.images[1]`",
+    ),
     "image_without_name": (lambda c: drop(c["images"][0], "file_name"), "image with id 21167 has no 'file_name'"),
     "image_id_is_text": (lambda c: c["images"][1].update(id="x"), "'id' of image with id x must be a whole number"),
     "image_width_is_none": (
@@ -816,7 +819,10 @@ ANNOTATION_MISTAKES = {
     ),
     "no_person_category": (lambda c: c.update(categories=[]), "do not hold one named 'person'"),
     "annotation_without_id": (lambda c: drop(c["annotations"][1], "id"), "annotation number 2 has no 'id'"),
-    "annotation_is_null": (lambda c: c["annotations"].insert(0, None), "got `null` - at `$.annotations[0]`, counted from 0"),
+    "annotation_is_null": (
+        lambda c: c["annotations"].insert(0, None),
+        "got `null` - at `$.annotations[0]`, counted from 0",
+    ),
     "keypoints_is_a_number": (
         lambda c: person_in(c).update(keypoints=5),
         "'keypoints' of annotation with id {id} must",

@@ -1,27 +1,25 @@
 """From predictions to COCO's numbers: the original's, and what rescoring and OKS-NMS do."""
 
 import copy
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 from goldens import HEATMAP, golden, sample_annotations, sample_crops, sample_detections, sample_people
+from pycocotools.coco import COCO as PlainCOCO
+from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
+from benchmarks import synthetic
 from transpose import geometry, heatmap
-from transpose.core.evaluate import (
-    METRICS,
-    SOFT_NMS_MOST,
-    average_precision,
-    markdown_table,
-    oks_nms,
-    rescore,
-    results,
-    soft_oks_nms,
-)
+from transpose.core import coco, nms
+from transpose.core.coco import METRICS, average_precision
+from transpose.core.evaluate import markdown_table, rescore, results
 from transpose.core.predict import Predictions, predict
 from transpose.dataset.batches import EvaluationBatches
+from transpose.dataset.people import annotated_people, read_annotations
 from transpose.skeleton import COCO
 
 SIGMAS = np.array(COCO.sigmas)
@@ -117,6 +115,71 @@ def test_annotations_as_predictions_are_perfect():
     assert average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas) == dict.fromkeys(METRICS, 1.0)
 
 
+def test_similarities_are_pycocotools_own_to_the_bit(monkeypatch):
+    """Crowds and persons without keypoints included, whose box counts."""
+    truth = sample_annotations()
+    draw = np.random.default_rng(3)
+    found = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": draw.random()}
+        for a in truth.annotations
+        for points in draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3))
+    ]
+    seen = []
+
+    def both(self, *place):
+        for detection in self._dts[place]:
+            detection["keypoints"] = np.insert(detection["points"], 2, 0, axis=1).ravel().tolist()
+        ours, theirs = ours_of(self, *place), COCOeval.computeOks(self, *place)
+        np.testing.assert_array_equal(ours, theirs)
+        seen.append(np.size(ours))
+        return ours
+
+    ours_of = coco.KeypointEval.computeOks
+    monkeypatch.setattr(coco.KeypointEval, "computeOks", both)
+    average_precision(found, truth, COCO.sigmas)
+    assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.annotations)
+
+
+def test_numbers_are_plain_pycocotools_own(tmp_path):
+    """Thousands of persons good, middling and bad, in images of every kind."""
+    path = tmp_path / "truth.json"
+    synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
+    truth = read_annotations(path)
+    for number, annotation in enumerate(truth.annotations):
+        annotation["iscrowd"] = int(number % 19 == 0)
+    people = annotated_people(truth, 17)
+    center, scale = geometry.boxes_to_crops(people.boxes, 0.75)
+    options = {"category_id": 1, "sigmas": COCO.sigmas, "score_threshold": 0.2, "oks_threshold": 0.9}
+    found = [
+        person
+        for seed in range(5)
+        for person in results(people, synthetic.predictions(people, center, scale, seed=seed), **options)
+    ]
+    # One more image with more persons than count, and two of the same score.
+    found += [found[0] | {"score": 0.01 * (i // 2)} for i in range(30)]
+
+    plain = PlainCOCO()
+    plain.dataset = json.loads(path.read_bytes()) | {"annotations": truth.annotations}
+    plain.createIndex()
+    evaluation = COCOeval(plain, plain.loadRes(copy.deepcopy(found)), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = list(average_precision(found, truth, COCO.sigmas).values())
+    np.testing.assert_allclose(ours, evaluation.stats, rtol=0, atol=1e-12)
+    assert 0.1 < ours[0] < 0.9
+
+
+def test_a_person_whose_id_is_zero_can_be_found():
+    truth = sample_annotations()
+    truth.annotations[:] = [a for a in truth.annotations if any(a["keypoints"])][:1]
+    truth.annotations[0]["id"] = 0
+    found = [
+        d for d in truth_as_detections() if d["keypoints"] == [float(v) for v in truth.annotations[0]["keypoints"]]
+    ]
+    assert average_precision(found, truth, COCO.sigmas)["AP"] == pytest.approx(1)
+
+
 def test_nobody_found_is_zero():
     assert average_precision([], sample_annotations(), COCO.sigmas) == dict.fromkeys(METRICS, 0.0)
 
@@ -179,6 +242,11 @@ def crowd(persons: int, seed: int = 0, spread: float = 12.0) -> tuple[np.ndarray
     return keypoints.astype(np.float32), draw.uniform(0, 1, persons), draw.uniform(5e3, 5e4, persons)
 
 
+def kept(suppress, keypoints, scores, areas, threshold) -> list[int]:
+    """Who stays of persons in one image."""
+    return suppress(np.zeros(len(scores), int), keypoints, scores, areas, threshold, SIGMAS).tolist()
+
+
 def similarity(one: int, other: int, keypoints: np.ndarray, areas: np.ndarray) -> float:
     """OKS of two persons, joint by joint."""
     total = 0.0
@@ -196,7 +264,7 @@ def test_nms_keeps_what_a_plain_double_loop_keeps(seed, threshold):
     for person in sorted(range(40), key=lambda i: -scores[i]):
         if all(similarity(person, better, keypoints, areas) <= threshold for better in wanted):
             wanted.append(person)
-    assert oks_nms(keypoints, scores, areas, threshold, SIGMAS) == wanted
+    assert kept(nms.hard, keypoints, scores, areas, threshold) == wanted
     assert 1 < len(wanted) < 40
 
 
@@ -205,14 +273,14 @@ def test_nms_keeps_what_a_plain_double_loop_keeps(seed, threshold):
 def test_soft_nms_orders_as_a_plain_loop_does(seed, threshold):
     keypoints, scores, areas = crowd(30, seed, spread=4.0)
     current, wanted = dict(enumerate(scores)), []
-    while current and len(wanted) < SOFT_NMS_MOST:
+    while current and len(wanted) < nms.SOFT_MOST:
         best = max(current, key=current.__getitem__)
         wanted.append(best)
         del current[best]
         for other in current:
             current[other] *= math.exp(-(similarity(best, other, keypoints, areas) ** 2) / threshold)
-    assert soft_oks_nms(keypoints, scores, areas, threshold, SIGMAS) == wanted
-    assert len(wanted) == SOFT_NMS_MOST == 20
+    assert kept(nms.soft, keypoints, scores, areas, threshold) == wanted
+    assert len(wanted) == nms.SOFT_MOST == 20
     assert wanted != sorted(range(30), key=lambda i: -scores[i])[:20]
 
 
@@ -220,8 +288,8 @@ def test_soft_nms_moves_a_double_back_without_dropping_it():
     keypoints, _, areas = crowd(3, spread=0.0)
     keypoints[2] += 200
     scores = np.array([0.9, 0.8, 0.7])
-    assert soft_oks_nms(keypoints, scores, areas, 0.9, SIGMAS) == [0, 2, 1]
-    assert oks_nms(keypoints, scores, areas, 0.9, SIGMAS) == [0, 2]
+    assert kept(nms.soft, keypoints, scores, areas, 0.9) == [0, 2, 1]
+    assert kept(nms.hard, keypoints, scores, areas, 0.9) == [0, 2]
 
 
 @pytest.mark.parametrize("soft, kept", [(False, 2), (True, 3)])
@@ -243,6 +311,35 @@ def test_results_keep_the_scores_whichever_nms(soft, kept):
     assert len(results(people, elsewhere, **options)) == 2
 
 
-@pytest.mark.parametrize("nms", [oks_nms, soft_oks_nms])
-def test_nobody_leaves_nobody(nms):
-    assert nms(np.zeros((0, 17, 2)), np.zeros(0), np.zeros(0), 0.5, SIGMAS) == []
+@pytest.mark.parametrize("suppress", [nms.hard, nms.soft])
+def test_nobody_leaves_nobody(suppress):
+    assert kept(suppress, np.zeros((0, 17, 2)), np.zeros(0), np.zeros(0), 0.5) == []
+
+
+@pytest.mark.parametrize("suppress", [nms.hard, nms.soft])
+def test_nms_looks_at_each_image_alone(suppress, monkeypatch):
+    """Images of one to sixty persons in mixed order, also where the pairs come in many small parts."""
+    draw = np.random.default_rng(1)
+    counts = [1, 60, 3, 20, 2]
+    image = draw.permutation(np.repeat([7, 3, 40, 5, 11], counts))
+    keypoints, scores, areas = crowd(len(image), 2, spread=4.0)
+    scores = scores.round(1)  # so that many are equal
+    wanted = []
+    for number in (3, 5, 7, 11, 40):
+        own = np.flatnonzero(image == number)
+        wanted += own[kept(suppress, keypoints[own], scores[own], areas[own], 0.5)].tolist()
+    for most in (nms.PAIRS_AT_ONCE, 10):
+        monkeypatch.setattr(nms, "PAIRS_AT_ONCE", most)
+        assert suppress(image, keypoints, scores, areas, 0.5, SIGMAS).tolist() == wanted
+    assert len(wanted) < len(image)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("spread", [0.5, 4.0, 30.0])
+def test_the_bound_rules_out_no_pair_that_counts(threshold, spread):
+    keypoints, _, areas = crowd(120, 4, spread)
+    one, other = np.triu_indices(120, 1)
+    exact = nms.oks(keypoints[one], keypoints[other], areas[one], areas[other], SIGMAS)
+    bound = nms._may_exceed(keypoints, areas, one, other, threshold, SIGMAS)
+    assert not (exact > threshold)[~bound].any()
+    assert threshold < 0.5 or spread < 30 or bound.mean() < 0.1  # and it spares work

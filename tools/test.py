@@ -28,9 +28,7 @@ def main() -> None:
         metrics = evaluation.judge(predictions, folder, str(weights))
         log.logger.info("weights: %s", weights)
         log.logger.info("%s", evaluation.describe())
-        if metrics is None:
-            log.logger.info("%s has no ground truth here: submit the results file to COCO's server", evaluation.name)
-        else:
+        if metrics is not None:
             log.logger.info("%s", markdown_table(name, metrics))
     distributed.stop()
 

@@ -3,8 +3,6 @@
 N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: https://cocodataset.org/#keypoints-eval
 """
 
-import contextlib
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +13,19 @@ import json_tricks
 import msgspec
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from transpose import checkpoint, distributed, geometry
+from transpose import checkpoint, collector, distributed, geometry
+from transpose.core import nms, submission
+from transpose.core.coco import average_precision
 from transpose.core.predict import Predictions, Watch, predict
 from transpose.dataset.crops import Crops
 from transpose.dataset.people import Annotations, People
+from transpose.errors import UserError
 from transpose.log import Progress
 
 logger = logging.getLogger(__name__)
-
-METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
-SOFT_NMS_MOST = 20  # persons that soft OKS-NMS leaves in an image
 
 
 def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -37,48 +33,6 @@ def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: floa
     counted = keypoint_scores > threshold
     total = np.where(counted, keypoint_scores, 0).sum(1, dtype=np.float64)
     return box_scores * total / np.maximum(counted.sum(1), 1)
-
-
-def oks(one: np.ndarray, others: np.ndarray, area: float, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Similarity (M) of a person's keypoints (K, 2) to others' (M, K, 2), the areas of both averaged."""
-    distance = ((others - one) ** 2).sum(-1)
-    spread = (2 * sigmas) ** 2 * 2 * ((area + areas) / 2 + np.spacing(1))[:, None]
-    return np.exp(-distance / spread).mean(1)
-
-
-def _best_first(scores: np.ndarray) -> np.ndarray:
-    """Descending order; of equal scores the later comes first, as in the published evaluation."""
-    return scores.argsort(kind="stable")[::-1]
-
-
-def oks_nms(
-    keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float, sigmas: np.ndarray
-) -> list[int]:
-    """Persons of one image that stay, best first: each drops those that are more similar to it than the threshold."""
-    kept: list[int] = []
-    order = _best_first(scores)
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        order = rest[oks(keypoints[best], keypoints[rest], areas[best], areas[rest], sigmas) <= threshold]
-    return kept
-
-
-def soft_oks_nms(
-    keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float, sigmas: np.ndarray
-) -> list[int]:
-    """Like `oks_nms`, but similar persons only move back: by exp(-OKS^2 / threshold); at most `SOFT_NMS_MOST` stay."""
-    order = _best_first(scores)
-    kept: list[int] = []
-    remaining = scores[order]
-    while len(order) and len(kept) < SOFT_NMS_MOST:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        similar = oks(keypoints[best], keypoints[rest], areas[best], areas[rest], sigmas)
-        remaining = remaining[1:] * np.exp(-(similar**2) / threshold)
-        again = _best_first(remaining)
-        order, remaining = rest[again], remaining[again]
-    return kept
 
 
 def results(
@@ -91,61 +45,42 @@ def results(
     oks_threshold: float,
     soft_nms: bool = False,
 ) -> list[dict[str, Any]]:
-    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
+    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints.
+
+    Raises UserError where a prediction is no number.
+    """
+    broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
+    if broken.any():
+        first = predictions.index[broken.argmax()]
+        raise UserError(
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
+            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, or the precision low"
+        )
     scores = rescore(people.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
     image = people.image[predictions.index]
+    suppress = nms.soft if soft_nms else nms.hard
+    kept = suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas))
     triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
-    nms = soft_oks_nms if soft_nms else oks_nms
-    kept: list[int] = []
-    by_image = np.argsort(image, kind="stable")
-    for group in np.split(by_image, np.flatnonzero(np.diff(image[by_image])) + 1):
-        stay = nms(predictions.keypoints[group], scores[group], areas[group], oks_threshold, np.asarray(sigmas))
-        kept += group[stay].tolist()
-    return [
-        {
-            "image_id": int(people.images.ids[image[i]]),
-            "category_id": category_id,
-            "keypoints": triplets[i].ravel().tolist(),
-            "score": float(scores[i]),
-            "center": predictions.center[i].tolist(),
-            "scale": predictions.scale[i].tolist(),
-        }
-        for i in kept
-    ]
-
-
-def _complete(annotation: dict[str, Any], num_joints: int) -> dict[str, Any]:
-    """The annotation with what pycocotools reads and other tools leave out."""
-    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
-    labelled = sum(v > 0 for v in keypoints[2::3])
-    return {"iscrowd": 0, "num_keypoints": labelled} | annotation | {"keypoints": keypoints}
-
-
-def average_precision(
-    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
-) -> dict[str, float]:
-    """The ten numbers named in `METRICS`, by pycocotools; without any detection all are 0."""
-    if not detections:
-        return dict.fromkeys(METRICS, 0.0)
-    truth = COCO()
-    truth.dataset = {
-        "info": {},
-        "licenses": [],
-        "images": [{"id": int(image_id)} for image_id in ground_truth.images.ids],
-        "categories": [ground_truth.category],
-        "annotations": [_complete(annotation, len(sigmas)) for annotation in ground_truth.annotations],
-    }
-    # pycocotools reports its progress on standard output.
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        # loadRes adds to what it is given.
-        evaluation = COCOeval(truth, truth.loadRes([dict(detection) for detection in detections]), "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+    columns = (
+        people.images.ids[image[kept]],
+        triplets[kept].reshape(len(kept), -1),
+        scores[kept],
+        predictions.center[kept],
+        predictions.scale[kept],
+    )
+    with collector.paused():
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_id,
+                "keypoints": keypoints,
+                "score": score,
+                "center": center,
+                "scale": scale,
+            }
+            for image_id, keypoints, score, center, scale in zip(*(c.tolist() for c in columns), strict=True)
+        ]
 
 
 def markdown_table(name: str, metrics: dict[str, float]) -> str:
@@ -217,6 +152,10 @@ class Evaluation:
         checkpoint.write_atomically(path, lambda file: file.write(msgspec.json.encode(detections)))
         logger.info("results: %s", path)
         if not self.has_truth:
+            ids = self.annotations.images.ids.tolist()
+            archive = submission.write(path.parent, self.name, folder.name, detections, ids, len(self.sigmas))
+            logger.info("checked and ready for COCO's server: %s", archive)
+            logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
         metrics = average_precision(detections, self.annotations, self.sigmas)
         summary = json_tricks.dumps({"weights": weights, "measured": self.describe(), "metrics": metrics}, indent=2)

@@ -5,7 +5,6 @@ The files are in COCO's format (https://cocodataset.org/#format-data).
 """
 
 import dataclasses
-import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, TypedDict
 import msgspec
 import numpy as np
 
-from transpose import geometry
+from transpose import collector, geometry
 from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -231,12 +230,10 @@ def select(people: People, keep: np.ndarray) -> People:
 
 def _read_json(path: Path, what: str, form: Any) -> Any:
     """The file's content; `form` is the type that says which fields are read."""
-    collecting = gc.isenabled()
     try:
         content = path.read_bytes()
-        # The collector would walk the millions of new objects again and again, for three quarters of the time.
-        gc.disable()
-        return msgspec.json.decode(content, type=form)
+        with collector.paused():
+            return msgspec.json.decode(content, type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except msgspec.ValidationError as error:
@@ -244,9 +241,6 @@ def _read_json(path: Path, what: str, form: Any) -> Any:
         raise UserError(f"{path}: the {what} is not in COCO's format: {mismatch}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
