@@ -15,10 +15,10 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types clean
+.PHONY: help venv demo test lint types bench-data clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) CONSTRAINTS=$(CONSTRAINTS)"
 
 venv: $(STAMP) ## create the virtual environment and install the requirements
@@ -47,6 +47,9 @@ lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 types: $(STAMP) ## mypy on lib
 	@mkdir -p build/types && ln -sfn ../../lib build/types/transpose
 	$(PY) -m mypy
+
+bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
+	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)
 
 clean: ## remove caches and build outputs (runs, weights and the virtual environment stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

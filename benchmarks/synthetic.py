@@ -4,6 +4,7 @@ Lengths are modelled on COCO's: polygons of some sixty corners, 640 x 480 images
 joints in about half of the images. The same arguments give the same bytes.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,13 @@ def detections(path: Path, image_ids: np.ndarray, *, boxes: int, seed: int = 0) 
 def predictions(people: People, center: np.ndarray, scale: np.ndarray, *, seed: int = 0) -> Predictions:
     """What a model might predict for `people`, whose crops have this center and scale.
 
-    Joints lie around the annotated ones where there are any, else anywhere in the box; every fifth person repeats the
-    one before it, moved by little, so that OKS-NMS has something to drop.
+    Joints lie around the keypoints of those who have any, well scored, else anywhere in the box; every fifth person
+    repeats the one before it, moved by little, so that OKS-NMS has something to drop.
     """
     draw = np.random.default_rng(seed)
     count, joints = people.visible.shape
-    truth = people.keypoints if people.keypoints.any() else _within(people.boxes, joints, draw)
+    known = people.keypoints.any((1, 2))
+    truth = np.where(known[:, None, None], people.keypoints, _within(people.boxes, joints, draw))
     extent = np.sqrt(people.boxes[:, 2:].prod(1))[:, None, None]
     keypoints = truth + draw.normal(size=truth.shape) * extent * draw.choice((0.01, 0.04, 0.15), (count, 1, 1))
     again = np.arange(5, count, 5)
@@ -111,10 +113,31 @@ def predictions(people: People, center: np.ndarray, scale: np.ndarray, *, seed: 
     return Predictions(
         index=np.arange(count),
         keypoints=keypoints.astype(np.float32),
-        scores=draw.random((count, joints), np.float32),
+        scores=0.5 * draw.random((count, joints), np.float32) + 0.5 * known[:, None].astype(np.float32),
         center=center,
         scale=scale,
     )
+
+
+def with_keypoints(detected: People, annotated: People) -> People:
+    """Detections with the keypoints of the annotated person of their image whose box they overlap most, by half or
+    more."""
+    keypoints = detected.keypoints.copy()
+    for image in np.unique(annotated.image):
+        here, truth = np.flatnonzero(detected.image == image), np.flatnonzero(annotated.image == image)
+        if len(here):
+            overlap = _iou(detected.boxes[here, None], annotated.boxes[None, truth])
+            near = overlap.max(1) >= 0.5
+            keypoints[here[near]] = annotated.keypoints[truth[overlap.argmax(1)[near]]]
+    return dataclasses.replace(detected, keypoints=keypoints)
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union (...) of boxes (..., 4)."""
+    corner = np.maximum(one[..., :2], other[..., :2])
+    end = np.minimum(one[..., :2] + one[..., 2:], other[..., :2] + other[..., 2:])
+    common = np.maximum(0, end - corner).prod(-1)
+    return common / (one[..., 2:].prod(-1) + other[..., 2:].prod(-1) - common)
 
 
 def _within(boxes: np.ndarray, joints: int, draw: np.random.Generator) -> np.ndarray:

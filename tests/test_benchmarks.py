@@ -1,0 +1,69 @@
+"""The benchmarks run, at the smallest size, and find equal results; nothing here is timed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from goldens import SAMPLE, sample_crops
+
+from benchmarks import plain, protocol, report, scale, synthetic
+from transpose import build
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["TEST.USE_GT_BBOX", "True"],
+        ["TEST.USE_GT_BBOX", "False"],
+        ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.3"],
+        ["TEST.USE_GT_BBOX", "False", "TEST.SOFT_NMS", "True"],
+    ],
+    ids=["annotated", "detected", "image threshold", "soft"],
+)
+def test_the_evaluation_gives_the_plain_ones_numbers(tmp_path: Path, overrides: list[str]):
+    ours, theirs = protocol.compare(SAMPLE, overrides, tmp_path)
+    np.testing.assert_allclose(list(ours.values()), theirs, rtol=0, atol=1e-12)
+    assert 0.05 < theirs[0] < 0.95
+
+
+@pytest.fixture(scope="module")
+def small_coco(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("coco")
+    scale.make(root, 0.002)
+    return root
+
+
+def test_every_part_of_the_scale_benchmark(small_coco: Path):
+    first = scale.first_training_sample(small_coco)
+    assert 0 < first["arrays_mb"] < 1 and first["seconds"] > 0
+    assert scale.first_test_sample(small_coco)["arrays_mb"] > 0
+    workers = scale.growth_of_workers(small_coco, 20)
+    assert len(workers["growth_mb"]) == scale.WORKERS and workers["samples"] >= 20
+    threads = torch.get_num_threads()
+    try:
+        stage = scale.evaluation_stage(small_coco)
+    finally:
+        torch.set_num_threads(threads)
+    assert stage["persons"] == round(scale.VAL_BOXES * 0.002) and len(stage) == 6
+
+
+def test_generated_set_has_what_was_asked_for(small_coco: Path):
+    loader, _ = build.training_data(scale.settings(small_coco))
+    assert len(loader.dataset) == round(scale.TRAIN["persons"] * 0.002)
+
+
+def test_a_section_is_put_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n<!-- begin y -->\n<!-- end y -->\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    report.write_section("x", "new")
+    assert page.read_text() == "a\n<!-- begin x -->\nnew\n<!-- end x -->\nb\n<!-- begin y -->\n<!-- end y -->\n"
+
+
+def test_made_up_predictions_are_the_same_every_time_and_hold_doubles():
+    crops = sample_crops()
+    one, two = (synthetic.predictions(crops.people, crops.center, crops.scale) for _ in range(2))
+    np.testing.assert_array_equal(one.keypoints, two.keypoints)
+    pair = [{"keypoints": one.keypoints[i], "area": 1e4} for i in (4, 5)]
+    assert plain.oks_of_pair(*pair) > 0.9
