@@ -6,7 +6,7 @@ from transpose import cli
 
 
 def main() -> None:
-    arguments = cli.parser("Test TransPose: keypoints, COCO results file, and COCO's AP.").parse_args()
+    arguments = cli.parser("Test TransPose: keypoints, results file, and COCO's AP or MPII's PCKh.").parse_args()
     cfg = cli.configuration(arguments)
 
     from transpose import build, distributed, log
@@ -29,7 +29,10 @@ def main() -> None:
         log.logger.info("weights: %s", weights)
         log.logger.info("%s", evaluation.describe())
         if metrics is None:
-            log.logger.info("%s has no ground truth here: submit the results file to COCO's server", evaluation.name)
+            log.logger.info(
+                "%s has no ground truth here: submit the results file to %s",
+                *(evaluation.name, evaluation.judge_elsewhere),
+            )
         else:
             log.logger.info("%s", markdown_table(name, metrics))
     distributed.stop()

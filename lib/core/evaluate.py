@@ -6,10 +6,11 @@ N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: http
 import contextlib
 import io
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import json_tricks
 import numpy as np
@@ -156,34 +157,27 @@ def markdown_table(name: str, metrics: dict[str, float]) -> str:
 
 
 @dataclass
-class Evaluation:
-    """A test set and all that turns a model's predictions on it into a results file and, with ground truth, an AP."""
+class Evaluation(ABC):
+    """A test set and how a model predicts on it; a subclass says what the predictions are worth."""
 
     name: str
-    boxes: str
     crops: Crops
     loader: DataLoader
-    annotations: Annotations
-    has_truth: bool
-    sigmas: Sequence[float]
     flip_order: Tensor | None
     kernel_size: int
-    score_threshold: float
-    oks_threshold: float
-    soft_nms: bool
     number: int
     device: torch.device
 
+    main: ClassVar[str]  # the metric that chooses a run's best epoch
+    judge_elsewhere: ClassVar[str]  # who judges the results of a set without ground truth
+
+    @abstractmethod
     def describe(self) -> str:
         """What is measured, in one line."""
-        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
-        return (
-            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
-            f"boxes: {self.boxes}; flip test: {'on' if self.flip_order is not None else 'off'}; "
-            f"decoder: DARK, blur {self.kernel_size}; "
-            f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
-            f"joint scores > {self.score_threshold:g}"
-        )
+
+    def how_predicted(self) -> str:
+        """What `describe` says of every data set."""
+        return f"flip test: {'on' if self.flip_order is not None else 'off'}; decoder: DARK, blur {self.kernel_size}"
 
     def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
         """All processes' predictions, on every process."""
@@ -198,6 +192,38 @@ class Evaluation:
                 watch=watch,
             )
         return Predictions.merge(distributed.gather(own))
+
+    @abstractmethod
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+        """Write the results file and return the metrics (None for a set without ground truth).
+
+        `weights` is what the summary beside the results calls the weights.
+        """
+
+
+@dataclass
+class CocoEvaluation(Evaluation):
+    """Turns predictions into a COCO results file and, with ground truth, AP."""
+
+    boxes: str
+    annotations: Annotations
+    has_truth: bool
+    sigmas: Sequence[float]
+    score_threshold: float
+    oks_threshold: float
+    soft_nms: bool
+
+    main: ClassVar[str] = "AP"
+    judge_elsewhere: ClassVar[str] = "COCO's server"
+
+    def describe(self) -> str:
+        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
+        return (
+            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
+            f"boxes: {self.boxes}; {self.how_predicted()}; "
+            f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
+            f"joint scores > {self.score_threshold:g}"
+        )
 
     def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         """Write the results file and return the ten numbers (None for a set without ground truth).
