@@ -137,7 +137,6 @@ def evaluation_stage(root: Path) -> dict[str, float]:
     )
     persons, crops = evaluation.crops.people, evaluation.crops
     predictions = synthetic.predictions(persons, crops.center, crops.scale)
-    logging.disable()
     seconds: dict[str, float] = {"persons": len(persons)}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -217,6 +216,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
+        logging.disable()
         further = [arguments.samples] if arguments.part == "workers" else []
         print(json.dumps(PARTS[arguments.part](arguments.root, *further)))
         return

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 import yaml
@@ -18,9 +18,10 @@ from yacs.config import CfgNode
 
 from transpose import checkpoint, config, distributed, heatmap
 from transpose import skeleton as skeletons
-from transpose.core import loss
-from transpose.core.evaluate import Evaluation
-from transpose.dataset import index, people
+from transpose.core import loss, pckh
+from transpose.core.evaluate import CocoEvaluation, Evaluation
+from transpose.core.pckh import PckhEvaluation
+from transpose.dataset import index, mpii, people
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.errors import UserError
@@ -187,18 +188,32 @@ def _has_no_truth(name: str) -> bool:
     return "test" in name
 
 
+def _is_mpii(cfg: CfgNode) -> bool:
+    """Whether the data is in MPII's format; else it is in COCO's."""
+    return cfg.DATASET.DATASET == "mpii"
+
+
 def _annotation_file(cfg: CfgNode, name: str) -> Path:
+    root = Path(cfg.DATASET.ROOT)
+    if _is_mpii(cfg):
+        return root / "annot" / f"{name}.json"
     stem = "image_info" if _has_no_truth(name) else "person_keypoints"
-    return Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
+    return root / "annotations" / f"{stem}_{name}.json"
 
 
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
-    return people.read_annotations(_annotation_file(cfg, name), not _has_no_truth(name), cfg.DATASET.CATEGORY)
+    path = _annotation_file(cfg, name)
+    if _is_mpii(cfg):
+        return mpii.read_annotations(path)
+    return people.read_annotations(path, not _has_no_truth(name), cfg.DATASET.CATEGORY)
 
 
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
-    folder = "test2017" if _has_no_truth(name) else name
-    source = Path(cfg.DATASET.ROOT) / "images" / (f"{folder}.zip" if cfg.DATASET.DATA_FORMAT == "zip" else folder)
+    source = Path(cfg.DATASET.ROOT) / "images"
+    if not _is_mpii(cfg):
+        source /= "test2017" if _has_no_truth(name) else name
+    if cfg.DATASET.DATA_FORMAT == "zip":
+        source = source.with_name(f"{source.name}.zip")
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
@@ -249,9 +264,9 @@ def _training_people(cfg: CfgNode) -> tuple[Skeleton, people.People]:
     def read() -> tuple[people.ImageSet, people.People]:
         annotations = _annotations(cfg, data.TRAIN_SET)
         skeleton(cfg, annotations)  # before the keypoints, so that a wrong number of joints is told with its source
-        return annotations, people.annotated_people(annotations, joints)
+        return annotations, (mpii if _is_mpii(cfg) else people).annotated_people(annotations, joints)
 
-    if data.INDEX_CACHE:
+    if data.INDEX_CACHE and not _is_mpii(cfg):
         folder, asked = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
         source, persons = index.kept(folder, _annotation_file(cfg, data.TRAIN_SET), asked, read)
     else:
@@ -300,6 +315,22 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
 
 def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+    return _mpii_evaluation(cfg, device) if _is_mpii(cfg) else _coco_evaluation(cfg, device)
+
+
+def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
+    name = cfg.DATASET.TEST_SET
+    annotations, reader = test_images(cfg)
+    kind = skeleton(cfg, annotations)
+    has_truth = not _has_no_truth(name)
+    persons = mpii.annotated_people(annotations, kind.num_joints, with_joints=has_truth)
+    truth = None
+    if has_truth:
+        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), kind.names, len(persons))
+    return PckhEvaluation(names=kind.names, truth=truth, **_prediction(cfg, device, _crops(cfg, persons, reader, kind)))
+
+
+def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if _has_no_truth(name) and test.USE_GT_BBOX:
         raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
@@ -320,24 +351,31 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
             "%s: %d persons of images that %s does not list are skipped",
             *(source, persons.unlisted, annotations.path.name),
         )
-    crops = _crops(cfg, persons, reader, kind)
-    plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
-    return Evaluation(
-        name=name,
+    return CocoEvaluation(
         boxes=boxes,
-        crops=crops,
-        loader=_loader(cfg, crops, plan, persistent=False),
         annotations=annotations,
         has_truth=not _has_no_truth(name),
         sigmas=kind.sigmas,
-        flip_order=torch.from_numpy(kind.flip_order).to(device) if test.FLIP_TEST else None,
-        kernel_size=test.BLUR_KERNEL,
         score_threshold=test.IN_VIS_THRE,
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
-        number=cfg.RANK,
-        device=device,
+        **_prediction(cfg, device, _crops(cfg, persons, reader, kind)),
     )
+
+
+def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, Any]:
+    """What every data set's evaluation is told."""
+    test = cfg.TEST
+    plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
+    return {
+        "name": cfg.DATASET.TEST_SET,
+        "crops": crops,
+        "loader": _loader(cfg, crops, plan, persistent=False),
+        "flip_order": torch.from_numpy(crops.skeleton.flip_order).to(device) if test.FLIP_TEST else None,
+        "kernel_size": test.BLUR_KERNEL,
+        "number": cfg.RANK,
+        "device": device,
+    }
 
 
 def targets(cfg: CfgNode, kind: Skeleton, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

@@ -81,12 +81,12 @@ _C.LOSS.USE_DIFFERENT_JOINTS_WEIGHT = False  # weigh joints by the skeleton's we
 
 _C.DATASET = CfgNode()
 _C.DATASET.ROOT = ""
-_C.DATASET.DATASET = "coco"  # the data's format, and a folder of the output path
+_C.DATASET.DATASET = "coco"  # the data's format, coco or mpii, and a folder of the output path
 _C.DATASET.TRAIN_SET = "train2017"
 _C.DATASET.TEST_SET = "val2017"
 _C.DATASET.CATEGORY = ""  # name of the annotated category; '' takes "person", or the only one
-_C.DATASET.SKELETON = ""  # yaml of keypoints; '' takes the annotation file's, and COCO's where it names none
-_C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; anything else: the folder images/<set>
+_C.DATASET.SKELETON = ""  # yaml of keypoints; '' takes a COCO file's own, and COCO's where it names none
+_C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; else the folder images/<set> (mpii: images.zip, images)
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
@@ -130,7 +130,7 @@ _C.TEST.FLIP_TEST = False  # average with the prediction for the mirrored crop
 _C.TEST.BLUR_KERNEL = 3  # odd width of DARK's smoothing, in heatmap pixels
 _C.TEST.POST_PROCESS = False  # legacy: DARK decoding is always on
 _C.TEST.SHIFT_HEATMAP = False  # legacy
-_C.TEST.USE_GT_BBOX = False  # annotated boxes instead of COCO_BBOX_FILE's
+_C.TEST.USE_GT_BBOX = False  # annotated boxes instead of COCO_BBOX_FILE's; mpii always takes the annotated places
 _C.TEST.COCO_BBOX_FILE = ""  # detections: COCO results of category person
 _C.TEST.IMAGE_THRE = 0.1  # detections below this score are dropped
 _C.TEST.BBOX_THRE = 1.0  # legacy
@@ -357,7 +357,11 @@ def _check(cfg: CfgNode, where: str) -> None:
     choice("MODEL.TARGET_TYPE", model.TARGET_TYPE, ("gaussian",))
     choice("MODEL.EXTRA.FINAL_CONV_KERNEL", extra.FINAL_CONV_KERNEL, (1, 3))
     choice("LOSS.NAME", cfg.LOSS.NAME, ("mse", "ohkm"))
-    choice("DATASET.DATASET", data.DATASET, ("coco",))
+    choice("DATASET.DATASET", data.DATASET, ("coco", "mpii"))
+    need(
+        data.DATASET != "mpii" or data.SKELETON,
+        "DATASET.DATASET mpii needs DATASET.SKELETON: experiments/mpii/skeleton.yaml",
+    )
     choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
 

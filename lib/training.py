@@ -64,6 +64,12 @@ def saved_state(
     return saved
 
 
+def in_words(best: dict[str, Any]) -> str:
+    """A training state's `best` for the log."""
+    (metric,) = best.keys() - {"epoch"}
+    return f"best {metric} {best[metric]:.4f}"
+
+
 def _kind(groups: list[dict[str, Any]]) -> list[tuple[bool, int]]:
     """What must agree for an optimizer's state to fit: Adam's family or not, and how many parameters."""
     return [("betas" in group, len(group["params"])) for group in groups]
@@ -91,7 +97,10 @@ class Training:
     validate_every: int
     report_every: int
     step: int = 0
-    best: dict[str, Any] = field(default_factory=lambda: {"AP": -1.0, "epoch": -1})
+    best: dict[str, Any] = field(init=False)  # the evaluation's main metric, by its name, and the epoch
+
+    def __post_init__(self) -> None:
+        self.best = {self.evaluation.main: -1.0, "epoch": -1}
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -109,7 +118,7 @@ class Training:
         # The options, such as weight decay, are this run's.
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
-        logger.info("resumed %s: %d epochs done, step %d, best AP %.4f", path, self.epoch, self.step, self.best["AP"])
+        logger.info("resumed %s: %d epochs done, step %d, %s", path, self.epoch, self.step, in_words(self.best))
 
     def run(self) -> None:
         """Train the epochs that are left, then write the final weights."""
@@ -126,7 +135,7 @@ class Training:
             self._save()
         if self.monitor is not None:
             self.monitor.close()
-        logger.info("final weights: %s; best AP %.4f", self.folder / FINAL, self.best["AP"])
+        logger.info("final weights: %s; %s", self.folder / FINAL, in_words(self.best))
 
     def _train(self, wrapped: nn.Module) -> None:
         rate = self.learning_rate(self.epoch)
@@ -183,8 +192,9 @@ class Training:
         logger.info("epoch %d on %s\n%s", self.epoch, self.evaluation.name, markdown_table(self.name, metrics))
         if self.monitor is not None:
             self.monitor.scalars("valid", metrics, self.step)
-        if metrics["AP"] > self.best["AP"]:
-            self.best = {"AP": metrics["AP"], "epoch": self.epoch}
+        main = self.evaluation.main
+        if metrics[main] > self.best[main]:
+            self.best = {main: metrics[main], "epoch": self.epoch}
             checkpoint.save(self.folder / BEST, self.model.state_dict())
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:

@@ -805,7 +805,7 @@ def drop(item: dict, key: str) -> None:
 
 
 ANNOTATION_MISTAKES = {
-    "list_at_the_top": (lambda c: [c], "not in COCO's format: expected `object`, got `array`"),
+    "list_at_the_top": (lambda c: [c], "has another format: expected `object`, got `array`"),
     "images_no_list": (lambda c: c.update(images={"1": c["images"]}), "expected `array`, got `object` - at `$.images`"),
     "image_is_text": (
         lambda c: c["images"].insert(1, "000000021167.jpg"),

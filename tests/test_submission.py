@@ -13,10 +13,9 @@ from goldens import sample_people
 from test_bad_input import Place, read, write
 
 from transpose.core import submission
-from transpose.core.evaluate import results
+from transpose.core.evaluate import refuse_broken
 from transpose.core.predict import Predictions
 from transpose.errors import UserError
-from transpose.skeleton import COCO
 
 PERSON = {"image_id": 7, "category_id": 1, "keypoints": [1.5] * 51, "score": 0.5, "center": [1, 2], "scale": [1, 1]}
 
@@ -77,9 +76,8 @@ def test_prediction_that_is_no_number_reaches_no_file(column):
         "scale": np.ones((4, 2)),
     }
     arrays[column][2, 5] = np.nan
-    options = {"category_id": 1, "sigmas": COCO.sigmas, "score_threshold": 0.2, "oks_threshold": 0.9}
     with pytest.raises(UserError, match=f"1 of 4 .* in image {people.images.ids[people.image[2]]}:"):
-        results(people, Predictions(index=np.arange(4), **arrays), **options)
+        refuse_broken(people, Predictions(index=np.arange(4), **arrays))
 
 
 def test_command_on_a_set_without_ground_truth(tmp_path: Path):

@@ -6,7 +6,7 @@ from transpose import cli
 
 
 def main() -> None:
-    arguments = cli.parser("Test TransPose: keypoints, COCO results file, and COCO's AP.").parse_args()
+    arguments = cli.parser("Test TransPose: keypoints, results file, and COCO's AP or MPII's PCKh.").parse_args()
     cfg = cli.configuration(arguments)
 
     from transpose import build, distributed, log

@@ -21,9 +21,9 @@ def main() -> None:
     saved = training.saved_state(folder, cfg.AUTO_RESUME, partial(build.changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
     if saved is not None and saved["epoch"] >= cfg.TRAIN.END_EPOCH:
         log.logger.info(
-            "%s: this run is finished (%d epochs, best AP %.4f); test it with tools/test.py, or train on with a larger "
+            "%s: this run is finished (%d epochs, %s); test it with tools/test.py, or train on with a larger "
             "TRAIN.END_EPOCH and TRAIN.RESUME_CHANGED True",
-            *(folder, saved["epoch"], saved["best"]["AP"]),
+            *(folder, saved["epoch"], training.in_words(saved["best"])),
         )
         return
 

@@ -4,10 +4,11 @@ N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: http
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import json_tricks
 import msgspec
@@ -45,17 +46,7 @@ def results(
     oks_threshold: float,
     soft_nms: bool = False,
 ) -> list[dict[str, Any]]:
-    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints.
-
-    Raises UserError where a prediction is no number.
-    """
-    broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
-    if broken.any():
-        first = predictions.index[broken.argmax()]
-        raise UserError(
-            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
-            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, or the precision low"
-        )
+    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
     scores = rescore(people.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
     image = people.image[predictions.index]
@@ -83,6 +74,17 @@ def results(
         ]
 
 
+def refuse_broken(people: People, predictions: Predictions) -> None:
+    """Raise UserError where a prediction is no number."""
+    broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
+    if broken.any():
+        first = predictions.index[broken.argmax()]
+        raise UserError(
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
+            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, or the precision low"
+        )
+
+
 def markdown_table(name: str, metrics: dict[str, float]) -> str:
     """The table that the lineage prints: one row, three decimals."""
     heads = ["Arch", *metrics]
@@ -91,37 +93,29 @@ def markdown_table(name: str, metrics: dict[str, float]) -> str:
 
 
 @dataclass
-class Evaluation:
-    """A test set and all that turns a model's predictions on it into a results file and, with ground truth, an AP."""
+class Evaluation(ABC):
+    """A test set and how a model predicts on it; a subclass says what the predictions are worth."""
 
     name: str
-    boxes: str
     crops: Crops
     loader: DataLoader
-    annotations: Annotations
-    has_truth: bool
-    sigmas: Sequence[float]
     flip_order: Tensor | None
     kernel_size: int
-    score_threshold: float
-    oks_threshold: float
-    soft_nms: bool
     number: int
     device: torch.device
 
+    main: ClassVar[str]  # the metric that chooses a run's best epoch
+
+    @abstractmethod
     def describe(self) -> str:
         """What is measured, in one line."""
-        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
-        return (
-            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
-            f"boxes: {self.boxes}; flip test: {'on' if self.flip_order is not None else 'off'}; "
-            f"decoder: DARK, blur {self.kernel_size}; "
-            f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
-            f"joint scores > {self.score_threshold:g}"
-        )
+
+    def how_predicted(self) -> str:
+        """What `describe` says of every data set."""
+        return f"flip test: {'on' if self.flip_order is not None else 'off'}; decoder: DARK, blur {self.kernel_size}"
 
     def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
-        """All processes' predictions, on every process."""
+        """All processes' predictions, on every process. Raises UserError if any is no number."""
         model.eval()
         with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
             own = predict(
@@ -132,13 +126,55 @@ class Evaluation:
                 device=self.device,
                 watch=watch,
             )
-        return Predictions.merge(distributed.gather(own))
+        predictions = Predictions.merge(distributed.gather(own))
+        refuse_broken(self.crops.people, predictions)
+        return predictions
 
+    @abstractmethod
     def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
-        """Write the results file and return the ten numbers (None for a set without ground truth).
+        """Write the results file and return the metrics (None for a set without ground truth).
 
         `weights` is what the summary beside the results calls the weights.
         """
+
+    def write_results(self, folder: Path, results: list[dict[str, Any]]) -> Path:
+        """Into the run's `folder`; returns the file."""
+        path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
+        checkpoint.write_atomically(path, lambda file: file.write(msgspec.json.encode(results)))
+        logger.info("results: %s", path)
+        return path
+
+    def write_summary(self, folder: Path, weights: str, metrics: dict[str, float]) -> None:
+        """The metrics, and what was measured, beside the results."""
+        summary = json_tricks.dumps({"weights": weights, "measured": self.describe(), "metrics": metrics}, indent=2)
+        path = folder / "results" / f"metrics_{self.name}_{self.number}.json"
+        checkpoint.write_atomically(path, lambda file: file.write(summary.encode()))
+
+
+@dataclass
+class CocoEvaluation(Evaluation):
+    """Turns predictions into a COCO results file and, with ground truth, AP."""
+
+    boxes: str
+    annotations: Annotations
+    has_truth: bool
+    sigmas: Sequence[float]
+    score_threshold: float
+    oks_threshold: float
+    soft_nms: bool
+
+    main: ClassVar[str] = "AP"
+
+    def describe(self) -> str:
+        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
+        return (
+            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
+            f"boxes: {self.boxes}; {self.how_predicted()}; "
+            f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
+            f"joint scores > {self.score_threshold:g}"
+        )
+
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = results(
             self.crops.people,
             predictions,
@@ -148,9 +184,7 @@ class Evaluation:
             oks_threshold=self.oks_threshold,
             soft_nms=self.soft_nms,
         )
-        path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
-        checkpoint.write_atomically(path, lambda file: file.write(msgspec.json.encode(detections)))
-        logger.info("results: %s", path)
+        path = self.write_results(folder, detections)
         if not self.has_truth:
             ids = self.annotations.images.ids.tolist()
             archive = submission.write(path.parent, self.name, folder.name, detections, ids, len(self.sigmas))
@@ -158,7 +192,5 @@ class Evaluation:
             logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
         metrics = average_precision(detections, self.annotations, self.sigmas)
-        summary = json_tricks.dumps({"weights": weights, "measured": self.describe(), "metrics": metrics}, indent=2)
-        path = path.with_name(f"metrics_{self.name}_{self.number}.json")
-        checkpoint.write_atomically(path, lambda file: file.write(summary.encode()))
+        self.write_summary(folder, weights, metrics)
         return metrics

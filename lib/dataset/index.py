@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from transpose import checkpoint, geometry
-from transpose.dataset import people
+from transpose.dataset import people, records
 from transpose.dataset.people import COLUMNS, Images, ImageSet, People
 from transpose.errors import UserError
 
@@ -47,7 +47,7 @@ def kept(folder: Path, path: Path, asked: str, read: Callable[[], tuple[ImageSet
 def _key(path: Path, asked: str) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    for source in (__file__, people.__file__, geometry.__file__):
+    for source in (__file__, people.__file__, records.__file__, geometry.__file__):
         digest.update(Path(source).read_bytes())
     digest.update(asked.encode())
     return digest.hexdigest()

@@ -8,19 +8,16 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
-import msgspec
 import numpy as np
 
-from transpose import collector, geometry
+from transpose import geometry
+from transpose.dataset.records import column, numbers, read_json, refuse_duplicates, rows
 from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-LARGEST = 2**63  # what the arrays' integers hold
 
 
 # What is read of a file: all else, such as the polygons that are most of COCO's bytes, is passed over by the decoder.
@@ -109,18 +106,18 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
     The category is the one of that name; without a name "person", or the only one there is.
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
-    content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)", _AnnotationFile)
+    content = read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)", _AnnotationFile)
     for key in ["images", "annotations", "categories"] if with_people else ["images", "categories"]:
         if key not in content:
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
-    ids, width, height = (_numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
-    names = _column(images, "file_name", "image", path)
+    ids, width, height = (numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
+    names = column(images, "file_name", "image", path)
     category = _category(content["categories"], category_name, path)
     people = []
     if with_people:
-        categories = _column(content["annotations"], "category_id", "annotation", path)
-        _column(content["annotations"], "id", "annotation", path)
+        categories = column(content["annotations"], "category_id", "annotation", path)
+        column(content["annotations"], "id", "annotation", path)
         people = [a for a, c in zip(content["annotations"], categories, strict=True) if c == category["id"]]
     table = Images(ids, np.array(names, dtype=np.str_), np.stack([width, height], 1))
     return Annotations(path, table, category, people)
@@ -142,10 +139,10 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     if not candidates:
         raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
 
-    ids = _numbers(candidates, "id", np.int64, "annotation", path)
-    boxes = _rows(candidates, "bbox", 4, path)
-    points = _rows(candidates, "keypoints", 3 * num_joints, path).reshape(-1, num_joints, 3)
-    areas = _numbers(candidates, "area", np.float64, "annotation", path)
+    ids = numbers(candidates, "id", np.int64, "annotation", path)
+    boxes = rows(candidates, "bbox", 4, path)
+    points = rows(candidates, "keypoints", 3 * num_joints, path).reshape(-1, num_joints, 3)
+    areas = numbers(candidates, "area", np.float64, "annotation", path)
 
     boxes, valid = geometry.clean_boxes(boxes, images.sizes[image])
     keep = np.flatnonzero(valid & (areas > 0))
@@ -167,12 +164,12 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
 def check_truth(source: Annotations, num_joints: int) -> None:
     """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
     path, annotations = source.path, source.annotations
-    _numbers(annotations, "image_id", np.int64, "annotation", path)
-    _numbers(annotations, "area", np.float64, "annotation", path)
-    _rows(annotations, "bbox", 4, path)
-    _rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
-    ids = _numbers(annotations, "id", np.int64, "annotation", path)
-    _refuse_duplicates(ids, "annotation", path)
+    numbers(annotations, "image_id", np.int64, "annotation", path)
+    numbers(annotations, "area", np.float64, "annotation", path)
+    rows(annotations, "bbox", 4, path)
+    rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
+    ids = numbers(annotations, "id", np.int64, "annotation", path)
+    refuse_duplicates(ids, "annotation", path)
 
 
 def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: float) -> People:
@@ -181,11 +178,11 @@ def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: fl
     The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
     not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
     """
-    content = _read_json(path, "detection file (TEST.COCO_BBOX_FILE)", list[_Detection])
-    categories = _column(content, "category_id", "detection", path)
+    content = read_json(path, "detection file (TEST.COCO_BBOX_FILE)", list[_Detection])
+    categories = column(content, "category_id", "detection", path)
     image = _places(source.images, content, "detection", path)
-    scores = _numbers(content, "score", np.float64, "detection", path)
-    boxes = _rows(content, "bbox", 4, path, what="detection")
+    scores = numbers(content, "score", np.float64, "detection", path)
+    boxes = rows(content, "bbox", 4, path, what="detection")
 
     wanted = source.category["id"]
     person = np.array([category == wanted for category in categories], bool)
@@ -228,25 +225,10 @@ def select(people: People, keep: np.ndarray) -> People:
     return dataclasses.replace(people, **{name: getattr(people, name)[keep] for name in COLUMNS})
 
 
-def _read_json(path: Path, what: str, form: Any) -> Any:
-    """The file's content; `form` is the type that says which fields are read."""
-    try:
-        content = path.read_bytes()
-        with collector.paused():
-            return msgspec.json.decode(content, type=form)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
-    except msgspec.ValidationError as error:
-        mismatch = str(error).replace("Expected", "expected") + (", counted from 0" if "[" in str(error) else "")
-        raise UserError(f"{path}: the {what} is not in COCO's format: {mismatch}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
-
-
 def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
     """The category of the wanted name, else the one named "person", else the only one there is."""
-    names = _column(categories, "name", "category", path)
-    _column(categories, "id", "category", path)
+    names = column(categories, "name", "category", path)
+    column(categories, "id", "category", path)
     named = [c for c, name in zip(categories, names, strict=True) if name == (wanted or "person")]
     if len(named) == 1:
         return named[0]
@@ -259,74 +241,16 @@ def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
 
 
 def _may_be_labelled(annotation: dict) -> bool:
-    """No crowd, and keypoints that are not all zero; what is no list is for `_rows` to complain about."""
+    """No crowd, and keypoints that are not all zero; what is no list is for `rows` to complain about."""
     points = annotation.get("keypoints")
     return bool(points) and not annotation.get("iscrowd", 0) and (not isinstance(points, list) or any(points))
 
 
 def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
     """Index (N) int32 into the images of each item's image_id; -1 for one that is not listed."""
-    wanted = _numbers(items, "image_id", np.int64, what, path)
+    wanted = numbers(items, "image_id", np.int64, what, path)
     if not len(images.ids):
         return np.full(len(wanted), -1, np.int32)
     order = images.ids.argsort(kind="stable")
     place = order[images.ids.searchsorted(wanted, side="right", sorter=order) - 1]
     return np.where(images.ids[place] == wanted, place, -1).astype(np.int32)
-
-
-def _label(item: dict, index: int, what: str) -> str:
-    return f"{what} with id {item['id']}" if "id" in item else f"{what} number {index + 1}"
-
-
-def _column(items: Sequence[dict], key: str, what: str, path: Path) -> list:
-    """One field of every item; the first item without it is named."""
-    try:
-        return [item[key] for item in items]
-    except KeyError:
-        index = next(i for i, item in enumerate(items) if key not in item)
-        raise UserError(f"{path}: {_label(items[index], index, what)} has no '{key}'") from None
-
-
-def _numbers(items: Sequence[dict], key: str, dtype: type, what: str, path: Path) -> np.ndarray:
-    """One field of every item as numbers (N); the first that is none is named."""
-    values = _column(items, key, what, path)
-    whole = np.issubdtype(dtype, np.integer)
-    right = {int} if whole else {int, float}
-    if not set(map(type, values)) <= right or (values and max(max(values), -min(values)) >= LARGEST):
-        wanted = "a whole number" if whole else "a number"
-        for index, value in enumerate(values):
-            if type(value) not in right:
-                raise UserError(
-                    f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}"
-                )
-            if abs(value) >= LARGEST:
-                raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} is too large: {value}")
-    return np.array(values, dtype)
-
-
-def _refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(f"{path}: {counts.max()} {what}s have the id {values[counts.argmax()]}; each needs its own")
-
-
-def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
-    """A field that lists `length` finite numbers as (N, length) float64; the first malformed one is named."""
-    values = _column(items, key, what, path)
-    if set(map(type, values)) - {list} or set(map(len, values)) - {length}:
-        index, value = next((i, v) for i, v in enumerate(values) if not isinstance(v, list) or len(v) != length)
-        found = f"{len(value)}" if isinstance(value, list) else repr(value)
-        hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
-        raise UserError(
-            f"{path}: '{key}' of {_label(items[index], index, what)} must list {length} numbers{hint}, not {found}"
-        )
-    if not set(map(type, chain.from_iterable(values))) <= {int, float}:
-        index = next(i for i, value in enumerate(values) if not {int, float}.issuperset(map(type, value)))
-        raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} holds something that is no number")
-    try:
-        return np.fromiter(chain.from_iterable(values), np.float64, length * len(values)).reshape(-1, length)
-    except OverflowError:
-        index = next(i for i, value in enumerate(values) if max(map(abs, value)) >= LARGEST)
-        raise UserError(
-            f"{path}: '{key}' of {_label(items[index], index, what)} holds a number that is too large"
-        ) from None
