@@ -115,22 +115,28 @@ def test_annotations_as_predictions_are_perfect():
     assert average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas) == dict.fromkeys(METRICS, 1.0)
 
 
-def test_similarities_are_pycocotools_own_to_the_bit(monkeypatch):
-    """Crowds and persons without keypoints included, whose box counts."""
+@pytest.mark.parametrize("at_once", [coco.PAIRS_AT_ONCE, 50])
+def test_similarities_are_pycocotools_own(monkeypatch, at_once):
+    """Crowds and persons without keypoints included, whose box counts, and images of more detections than count."""
+    monkeypatch.setattr(coco, "PAIRS_AT_ONCE", at_once)
     truth = sample_annotations()
     draw = np.random.default_rng(3)
     found = [
-        {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": draw.random()}
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": score}
         for a in truth.annotations
-        for points in draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3))
+        for points, score in zip(
+            draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3)),
+            draw.random(3).round(1).tolist(),  # so that some are equal
+            strict=True,
+        )
     ]
     seen = []
 
-    def both(self, *place):
-        for detection in self._dts[place]:
-            detection["keypoints"] = np.insert(detection["points"], 2, 0, axis=1).ravel().tolist()
-        ours, theirs = ours_of(self, *place), COCOeval.computeOks(self, *place)
-        np.testing.assert_array_equal(ours, theirs)
+    def both(self, image, category):
+        for detection in self._dts[image, category]:
+            detection["keypoints"] = found[detection["id"] - 1]["keypoints"]
+        ours, theirs = ours_of(self, image, category), COCOeval.computeOks(self, image, category)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-15)
         seen.append(np.size(ours))
         return ours
 
@@ -138,6 +144,7 @@ def test_similarities_are_pycocotools_own_to_the_bit(monkeypatch):
     monkeypatch.setattr(coco.KeypointEval, "computeOks", both)
     average_precision(found, truth, COCO.sigmas)
     assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.annotations)
+    assert max(seen) > coco.MOST
 
 
 def test_numbers_are_plain_pycocotools_own(tmp_path):
