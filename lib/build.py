@@ -359,6 +359,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         score_threshold=test.IN_VIS_THRE,
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
+        scorer=test.SCORER,
         **_prediction(cfg, device, _crops(cfg, persons, reader, kind)),
     )
 
@@ -458,6 +459,7 @@ FREE_TO_CHANGE = (
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
     "TEST.BATCH_SIZE_PER_GPU",
+    "TEST.SCORER",
 )
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transpose.core.evaluate import markdown_table, rescore, results
 from transpose.core.predict import Predictions, predict
 from transpose.dataset.batches import EvaluationBatches
 from transpose.dataset.people import annotated_people, read_annotations
+from transpose.errors import UserError
 from transpose.skeleton import COCO
 
 SIGMAS = np.array(COCO.sigmas)
@@ -147,7 +149,8 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
     assert max(seen) > coco.MOST
 
 
-def test_numbers_are_plain_pycocotools_own(tmp_path):
+@pytest.mark.parametrize("scorer", coco.SCORERS)
+def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
     """Thousands of persons good, middling and bad, in images of every kind."""
     path = tmp_path / "truth.json"
     synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
@@ -172,9 +175,15 @@ def test_numbers_are_plain_pycocotools_own(tmp_path):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    ours = list(average_precision(found, truth, COCO.sigmas).values())
+    ours = list(average_precision(found, truth, COCO.sigmas, scorer).values())
     np.testing.assert_allclose(ours, evaluation.stats, rtol=0, atol=1e-12)
     assert 0.1 < ours[0] < 0.9
+
+
+def test_scorer_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UserError, match=r"TEST\.SCORER faster-coco-eval .*: pip install faster-coco-eval"):
+        average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas, "faster-coco-eval")
 
 
 def test_a_person_whose_id_is_zero_can_be_found():

@@ -15,17 +15,22 @@ from pycocotools.cocoeval import COCOeval
 
 from transpose import collector
 from transpose.dataset.people import Annotations
+from transpose.errors import UserError
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
+SCORERS = ("pycocotools", "faster-coco-eval")
 MOST = 20  # detections of an image that count
 ALMOST_ONE = 1 - 1e-10  # what pycocotools lets pass for a similarity of 1
 PAIRS_AT_ONCE = 1 << 16  # bounds the memory
 
 
 def average_precision(
-    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
+    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float], scorer: str = SCORERS[0]
 ) -> dict[str, float]:
-    """The ten numbers named in `METRICS` for COCO results; without any detection all are 0."""
+    """The ten numbers named in `METRICS` for COCO results, by one of `SCORERS`; without any detection all are 0.
+
+    Raises UserError for a scorer that is not installed.
+    """
     if not detections:
         return dict.fromkeys(METRICS, 0.0)
     head = {
@@ -44,13 +49,34 @@ def average_precision(
             {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "area": area}
             for i, (detection, area) in enumerate(zip(detections, areas, strict=True), 1)
         ]
-        evaluation = KeypointEval(_indexed(head, truth), _indexed(head, found), "keypoints")
+        data, evaluate = scorer_of(scorer)
+        evaluation = evaluate(_indexed(data(), head, truth), _indexed(data(), head, found), "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
         evaluation.similarities = similarities(truth, found, points, np.asarray(sigmas))
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+    return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
+
+
+def scorer_of(name: str) -> tuple[type, type]:
+    """The classes of data and of evaluation of one of `SCORERS`. Raises UserError if it is not installed."""
+    if name == SCORERS[0]:
+        return COCO, KeypointEval
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise UserError(f"TEST.SCORER {name} cannot be imported ({error}): pip install {name}") from None
+
+    class FasterKeypointEval(faster_coco_eval.COCOeval_faster):
+        """Matches and accumulates in C++, which is the same arithmetic, with `similarities` computed beforehand."""
+
+        similarities: dict[int, np.ndarray]
+
+        def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
+            return self.similarities.get(imgId, [])
+
+    return faster_coco_eval.COCO, FasterKeypointEval
 
 
 def _complete(annotation: dict[str, Any], num_joints: int) -> dict[str, Any]:
@@ -66,8 +92,8 @@ def _points(items: list[dict[str, Any]], joints: int) -> np.ndarray:
     return np.fromiter(numbers, float, 3 * joints * len(items)).reshape(-1, joints, 3)[..., :2]
 
 
-def _indexed(head: dict[str, Any], items: list[dict[str, Any]]) -> COCO:
-    data = COCO()
+def _indexed(data: Any, head: dict[str, Any], items: list[dict[str, Any]]) -> Any:
+    """An empty COCO object filled."""
     data.dataset = head | {"annotations": items}
     data.createIndex()
     return data
@@ -84,13 +110,15 @@ def similarities(
     owner = np.array([annotation["image_id"] for annotation in truth])
     by_image = owner.argsort(kind="stable")
     owner, truth = owner[by_image], [truth[i] for i in by_image]
-    annotated = np.array([annotation["keypoints"] for annotation in truth], float).reshape(len(truth), -1, 3)
-    labelled = annotated[..., 2] > 0
-    ignored = ~labelled.any(1)
-    boxes = np.array([a["bbox"] if i else (0, 0, 0, 0) for a, i in zip(truth, ignored, strict=True)], float)
+    annotated: np.ndarray = np.array([annotation["keypoints"] for annotation in truth], float).reshape(
+        len(truth), -1, 3
+    )
+    labelled: np.ndarray = annotated[..., 2] > 0
+    ignored: np.ndarray = ~labelled.any(1)
+    boxes: np.ndarray = np.array([a["bbox"] if i else (0, 0, 0, 0) for a, i in zip(truth, ignored, strict=True)], float)
     low, high = boxes[:, None, :2] - boxes[:, None, 2:], boxes[:, None, :2] + boxes[:, None, 2:] * 2
     variances = (sigmas * 2) ** 2
-    areas = np.array([annotation["area"] for annotation in truth]) + np.spacing(1)
+    areas: np.ndarray = np.array([annotation["area"] for annotation in truth]) + np.spacing(1)
 
     image = np.array([detection["image_id"] for detection in found])
     best_first = np.lexsort((-np.array([detection["score"] for detection in found]), image))
