@@ -114,7 +114,7 @@ def similarities(
         len(truth), -1, 3
     )
     labelled: np.ndarray = annotated[..., 2] > 0
-    ignored: np.ndarray = ~labelled.any(1)
+    ignored = labelled.sum(1) == 0
     boxes: np.ndarray = np.array([a["bbox"] if i else (0, 0, 0, 0) for a, i in zip(truth, ignored, strict=True)], float)
     low, high = boxes[:, None, :2] - boxes[:, None, 2:], boxes[:, None, :2] + boxes[:, None, 2:] * 2
     variances = (sigmas * 2) ** 2
