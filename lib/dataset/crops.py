@@ -138,27 +138,37 @@ class Crops(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
+        self._refuse_what_has_no_crop()
 
     def __len__(self) -> int:
         return len(self.people)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self.image(index)
-        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
-        center, scale, rotation = self.center[index], self.scale[index], 0.0
+        center, scale, rotation, flip = self.center[index], self.scale[index], 0.0, False
         if self.augmentation is not None:
             # Zero is the epoch's permutation (dataset/batches.py).
             draw = np.random.default_rng((self.seed, epoch, 1 + index))
+            keypoints, visible = self.people.keypoints[index], self.people.visible[index]
             center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
-            if flip:
-                # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
-                image = cv2.flip(image, 1)
-                width = image.shape[1]
-                order = self.skeleton.flip_order
-                keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
-                center = geometry.flip_points(center, width).astype(center.dtype)
+        return self._sample(index, center, scale, rotation, flip)
 
+    def mirrored(self, index: int) -> dict[str, np.ndarray]:
+        """The sample flipped, and not augmented otherwise."""
+        return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
+
+    def _sample(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
+    ) -> dict[str, np.ndarray]:
+        image = self.image(index)
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        if flip:
+            # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
+            image = cv2.flip(image, 1)
+            width = image.shape[1]
+            order = self.skeleton.flip_order
+            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+            center = geometry.flip_points(center, width).astype(center.dtype)
         to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
@@ -173,6 +183,16 @@ class Crops(Dataset):
             "scale": scale,
             "index": np.int64(index),
         }
+
+    def _refuse_what_has_no_crop(self) -> None:
+        """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
+        half_width = np.abs(self.scale[:, 0] * geometry.PIXEL_STD - 1) / 2
+        for index in np.flatnonzero(half_width <= np.spacing(np.abs(self.center).max(1)))[:1].tolist():
+            name, box = self.people.images.names[self.people.image[index]], self.people.boxes[index].tolist()
+            raise UserError(
+                f"{self.reader.source / name}: the box {box} of person {self.people.ids[index]} is too small, or too "
+                "far from the image, to be cropped"
+            )
 
     def image(self, index: int) -> np.ndarray:
         """The whole photograph (H, W, 3), BGR, of a person."""

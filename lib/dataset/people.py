@@ -19,6 +19,9 @@ from transpose.errors import UserError
 logger = logging.getLogger(__name__)
 
 LARGEST = 2**63  # what the arrays' integers hold
+LONGEST = 60  # characters of a wrong value that a sentence shows
+ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
+DETECTION_FILE = "detection file (TEST.COCO_BBOX_FILE)"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,19 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
     The category is the one of that name; without a name "person", or the only one there is.
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
-    content = _read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)")
+    return annotations_of(read_json(path, ANNOTATION_FILE), path, with_people, category_name)
+
+
+def annotations_of(content: Any, path: Path, with_people: bool = True, category_name: str = "") -> Annotations:
+    """The same from what the file at `path` holds."""
     wanted = ["images", "annotations", "categories"] if with_people else ["images", "categories"]
     for key in wanted:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
     ids, width, height = (_numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
-    names = _column(images, "file_name", "image", path)
-    category = _category(content["categories"], category_name, path)
+    names = _names(images, "file_name", "image", path)
+    category = category_of(content["categories"], category_name, path)
     people = []
     if with_people:
         categories = _column(content["annotations"], "category_id", "annotation", path)
@@ -87,7 +94,7 @@ def annotated_people(source: Annotations, num_joints: int) -> People:
     Raises UserError when an annotation is malformed or none qualifies.
     """
     path, images = source.path, source.images
-    candidates = [a for a in source.annotations if _may_be_labelled(a)]
+    candidates = [a for a in source.annotations if is_labelled(a) and not is_crowd(a)]
     known = _places(images, candidates, "annotation", path).tolist()
     if -1 in known:
         logger.warning("%s: %d annotations of images that it does not list are skipped", path, known.count(-1))
@@ -130,6 +137,11 @@ def check_truth(source: Annotations, num_joints: int) -> None:
     _rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
     ids = _numbers(annotations, "id", np.int64, "annotation", path)
     _refuse_duplicates(ids, "annotation", path)
+    _numbers([a for a in annotations if "num_keypoints" in a], "num_keypoints", np.int64, "annotation", path)
+    for index, annotation in enumerate(annotations):
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            where, value = _label(annotation, index, "annotation"), _shown(annotation["iscrowd"])
+            raise UserError(f"{path}: 'iscrowd' of {where} must be 0 or 1, not {value}")
 
 
 def detected_people(path: Path, source: Annotations, num_joints: int, threshold: float) -> People:
@@ -138,7 +150,7 @@ def detected_people(path: Path, source: Annotations, num_joints: int, threshold:
     The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
     not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
     """
-    content = _read_json(path, "detection file (TEST.COCO_BBOX_FILE)")
+    content = read_json(path, DETECTION_FILE)
     if not isinstance(content, list):
         raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
     categories = _column(content, "category_id", "detection", path)
@@ -147,6 +159,11 @@ def detected_people(path: Path, source: Annotations, num_joints: int, threshold:
     boxes = _rows(content, "bbox", 4, path, what="detection")
 
     person = np.array([category == source.category["id"] for category in categories], bool)
+    if len(person) and not person.any():
+        raise UserError(
+            f"{path}: none of its {len(person)} boxes has the category_id {source.category['id']} "
+            f"that '{source.category['name']}' has in {source.path}"
+        )
     unknown = int((image[person] < 0).sum())
     if unknown == person.sum():
         raise UserError(
@@ -188,7 +205,8 @@ def select(people: People, keep: np.ndarray) -> People:
     return People(images=people.images, **columns)
 
 
-def _read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str) -> Any:
+    """The content of a JSON file, which an error calls `what`."""
     try:
         return orjson.loads(path.read_bytes())
     except OSError as error:
@@ -197,10 +215,10 @@ def _read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
 
 
-def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
+def category_of(categories: list, wanted: str, path: Path) -> dict[str, Any]:
     """The category of the wanted name, else the one named "person", else the only one there is."""
     names = _column(categories, "name", "category", path)
-    _column(categories, "id", "category", path)
+    _numbers(categories, "id", np.int64, "category", path)
     named = [c for c, name in zip(categories, names, strict=True) if name == (wanted or "person")]
     if len(named) == 1:
         return named[0]
@@ -212,10 +230,14 @@ def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
     )
 
 
-def _may_be_labelled(annotation: dict) -> bool:
-    """No crowd, and keypoints that are not all zero; what is no list is for `_rows` to complain about."""
+def is_crowd(annotation: dict) -> bool:
+    return bool(annotation.get("iscrowd", 0))
+
+
+def is_labelled(annotation: dict) -> bool:
+    """Whether it has keypoints that are not all zero; what is no list is for `_rows` to complain about."""
     points = annotation.get("keypoints")
-    return bool(points) and not annotation.get("iscrowd", 0) and (not isinstance(points, list) or any(points))
+    return bool(points) and (not isinstance(points, list) or any(points))
 
 
 def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
@@ -225,7 +247,13 @@ def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.
 
 
 def _label(item: Any, index: int, what: str) -> str:
-    return f"{what} with id {item['id']}" if isinstance(item, dict) and "id" in item else f"{what} number {index + 1}"
+    known = isinstance(item, dict) and "id" in item
+    return f"{what} with id {str(item['id'])[:LONGEST]}" if known else f"{what} number {index + 1}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _column(items: Sequence, key: str, what: str, path: Path) -> list:
@@ -237,17 +265,36 @@ def _column(items: Sequence, key: str, what: str, path: Path) -> list:
         raise UserError(f"{path}: {_label(item, index, what)} has no '{key}'") from None
 
 
+def is_number(value: Any, whole: bool = False) -> bool:
+    """Whether the arrays here can hold a value."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
 def _numbers(items: Sequence, key: str, dtype: type, what: str, path: Path) -> np.ndarray:
     """One field of every item as numbers (N); the first that is none is named."""
     values = _column(items, key, what, path)
     whole = np.issubdtype(dtype, np.integer)
     for index, value in enumerate(values):
-        if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
-            wanted = "a whole number" if whole else "a number"
-            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} must be {wanted}, not {value!r}")
-        if abs(value) >= LARGEST:
-            raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} is too large: {value}")
+        if not is_number(value, whole):
+            where = f"{path}: '{key}' of {_label(items[index], index, what)}"
+            if isinstance(value, int | float) and abs(value) >= LARGEST:
+                raise UserError(f"{where} is too large: {value}")
+            raise UserError(f"{where} must be {'a whole' if whole else 'a'} number, not {_shown(value)}")
     return np.array(values, dtype)
+
+
+def _names(items: Sequence, key: str, what: str, path: Path) -> list[str]:
+    """One field of every item as file names; the first that is none is named."""
+    values = _column(items, key, what, path)
+    for index, value in enumerate(values):
+        if not is_file_name(value):
+            where = _label(items[index], index, what)
+            raise UserError(f"{path}: '{key}' of {where} must be the name of a file, not {_shown(value)}")
+    return values
 
 
 def _refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
@@ -256,25 +303,32 @@ def _refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
         raise UserError(f"{path}: {counts.max()} {what}s have the id {values[counts.argmax()]}; each needs its own")
 
 
-def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
-    """A field that lists `length` finite numbers as (N, length) float64; the first malformed one is named."""
-    values = _column(items, key, what, path)
-    for index, value in enumerate(values):
-        if not isinstance(value, list) or len(value) != length:
-            found = f"{len(value)}" if isinstance(value, list) else repr(value)
-            hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
-            raise UserError(
-                f"{path}: '{key}' of {_label(items[index], index, what)} must list {length} numbers{hint}, not {found}"
-            )
+def rows(values: Sequence, length: int) -> np.ndarray:
+    """Lists of `length` numbers as (N, length) float64; what is no such list is a row with NaN in it."""
     try:
-        table = np.array(values, np.float64).reshape(-1, length)
-    except (ValueError, TypeError):
+        found = np.array(values)
+    except ValueError:  # lists of several lengths
+        found = np.array(None)
+    if found.shape == (len(values), length) and found.dtype.kind in "iuf":
+        table = found.astype(np.float64)
+    else:
         table = np.full((len(values), length), np.nan)
         for index, value in enumerate(values):
-            if all(isinstance(number, int | float) for number in value):
+            if isinstance(value, list) and len(value) == length and all(isinstance(x, int | float) for x in value):
                 table[index] = value
-    bad = np.flatnonzero(~np.isfinite(table).all(1))
-    if len(bad):
-        index = int(bad[0])
-        raise UserError(f"{path}: '{key}' of {_label(items[index], index, what)} holds something that is no number")
+    table[np.abs(table) >= LARGEST] = np.nan
+    return table
+
+
+def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
+    """A field that lists `length` numbers as (N, length) float64; the first malformed one is named."""
+    values = _column(items, key, what, path)
+    table = rows(values, length)
+    for index in np.flatnonzero(np.isnan(table).any(1))[:1].tolist():
+        value, where = values[index], f"{path}: '{key}' of {_label(items[index], index, what)}"
+        if isinstance(value, list) and len(value) == length:
+            raise UserError(f"{where} holds something that is no number, or one too large")
+        found = f"{len(value)}" if isinstance(value, list) else _shown(value)
+        hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
+        raise UserError(f"{where} must list {length} numbers{hint}, not {found}")
     return table
