@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,7 @@ from transpose import checkpoint, config, distributed, heatmap
 from transpose import skeleton as skeletons
 from transpose.core import loss
 from transpose.core.evaluate import Evaluation
-from transpose.dataset import people
+from transpose.dataset import check, people
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.errors import UserError
@@ -187,11 +187,13 @@ def _has_no_truth(name: str) -> bool:
     return "test" in name
 
 
+def _annotation_file(cfg: CfgNode, name: str) -> Path:
+    stem = "image_info" if _has_no_truth(name) else "person_keypoints"
+    return Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
+
+
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
-    with_people = not _has_no_truth(name)
-    stem = "person_keypoints" if with_people else "image_info"
-    path = Path(cfg.DATASET.ROOT) / "annotations" / f"{stem}_{name}.json"
-    return people.read_annotations(path, with_people, cfg.DATASET.CATEGORY)
+    return people.read_annotations(_annotation_file(cfg, name), not _has_no_truth(name), cfg.DATASET.CATEGORY)
 
 
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
@@ -279,13 +281,19 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     return _loader(cfg, crops, plan, persistent=True), plan
 
 
-def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
-    """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+def _check_boxes(cfg: CfgNode) -> None:
+    """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if _has_no_truth(name) and test.USE_GT_BBOX:
         raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
+
+
+def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
+    """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    _check_boxes(cfg)
     annotations, reader = test_images(cfg)
     kind = skeleton(cfg, annotations)
     joints, boxes = kind.num_joints, "ground truth"
@@ -312,6 +320,40 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
         soft_nms=test.SOFT_NMS,
         number=cfg.RANK,
         device=device,
+    )
+
+
+def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> check.Report:
+    """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
+    data, test = cfg.DATASET, cfg.TEST
+    sets = [
+        check.ImageSet(
+            name=name,
+            path=_annotation_file(cfg, name),
+            has_truth=not _has_no_truth(name),
+            trains=name == data.TRAIN_SET,
+            tests=name == data.TEST_SET,
+            open_images=partial(_reader, cfg, name),
+        )
+        for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
+    ]
+
+    def boxes() -> check.Boxes | None:
+        _check_boxes(cfg)
+        if not test.COCO_BBOX_FILE:
+            return None
+        return check.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
+
+    return check.examine(
+        sets,
+        boxes,
+        category=data.CATEGORY,
+        num_joints=cfg.MODEL.NUM_JOINTS,
+        skeleton_of=partial(skeleton, cfg),
+        aspect=cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1],
+        select_data=data.SELECT_DATA,
+        number=number,
+        follow=follow,
     )
 
 

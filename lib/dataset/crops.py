@@ -83,13 +83,27 @@ class ImageReader:
             raise UserError(f"{where}: not an image that can be decoded")
         return image
 
+    def missing(self, names: list[str]) -> np.ndarray:
+        """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
+        if self.source.suffix != ".zip":
+            there = set(os.listdir(self.source))
+            return np.array([name not in there and not os.path.isfile(self.source / name) for name in names], bool)
+        try:
+            there = set(self._archive().namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.source}: cannot read the zip ({error})") from None
+        return np.array([name not in there for name in names], bool)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._opened_by != os.getpid():
+            self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
+        return self._zip
+
     def _bytes(self, name: str, where: str) -> bytes:
         try:
             if self.source.suffix != ".zip":
                 return (self.source / name).read_bytes()
-            if self._zip is None or self._opened_by != os.getpid():
-                self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
-            return self._zip.read(name)
+            return self._archive().read(name)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
         except KeyError:
@@ -110,6 +124,16 @@ def _is_whole_jpeg(content: bytes) -> bool:
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xFF, JPEG_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return content.find(JPEG_END, place) >= 0
+
+
+def refuse_what_has_no_crop(people: People, center: np.ndarray, scale: np.ndarray) -> None:
+    """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
+    half_width = np.abs(scale[:, 0] * geometry.PIXEL_STD - 1) / 2
+    for index in np.flatnonzero(half_width <= np.spacing(np.abs(center).max(1)))[:1].tolist():
+        name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
+        raise UserError(
+            f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
+        )
 
 
 class Crops(Dataset):
@@ -138,7 +162,7 @@ class Crops(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
-        self._refuse_what_has_no_crop()
+        refuse_what_has_no_crop(people, self.center, self.scale)
 
     def __len__(self) -> int:
         return len(self.people)
@@ -183,16 +207,6 @@ class Crops(Dataset):
             "scale": scale,
             "index": np.int64(index),
         }
-
-    def _refuse_what_has_no_crop(self) -> None:
-        """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
-        half_width = np.abs(self.scale[:, 0] * geometry.PIXEL_STD - 1) / 2
-        for index in np.flatnonzero(half_width <= np.spacing(np.abs(self.center).max(1)))[:1].tolist():
-            name, box = self.people.images.names[self.people.image[index]], self.people.boxes[index].tolist()
-            raise UserError(
-                f"{self.reader.source / name}: the box {box} of person {self.people.ids[index]} is too small, or too "
-                "far from the image, to be cropped"
-            )
 
     def image(self, index: int) -> np.ndarray:
         """The whole photograph (H, W, 3), BGR, of a person."""

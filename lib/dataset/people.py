@@ -4,6 +4,7 @@ I images, N persons, K keypoints. Boxes are x, y, w, h in image pixels, keypoint
 The files are in COCO's format (https://cocodataset.org/#format-data).
 """
 
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +133,10 @@ def check_truth(source: Annotations, num_joints: int) -> None:
     """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
     path, annotations = source.path, source.annotations
     _numbers(annotations, "image_id", np.int64, "annotation", path)
-    _numbers(annotations, "area", np.float64, "annotation", path)
+    areas = _numbers(annotations, "area", np.float64, "annotation", path)
+    for index in np.flatnonzero(areas < 0)[:1].tolist():
+        where = _label(annotations[index], index, "annotation")
+        raise UserError(f"{path}: 'area' of {where} must not be negative: OKS divides by it")
     _rows(annotations, "bbox", 4, path)
     _rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
     ids = _numbers(annotations, "id", np.int64, "annotation", path)
@@ -140,7 +144,7 @@ def check_truth(source: Annotations, num_joints: int) -> None:
     _numbers([a for a in annotations if "num_keypoints" in a], "num_keypoints", np.int64, "annotation", path)
     for index, annotation in enumerate(annotations):
         if annotation.get("iscrowd", 0) not in (0, 1):
-            where, value = _label(annotation, index, "annotation"), _shown(annotation["iscrowd"])
+            where, value = _label(annotation, index, "annotation"), shown(annotation["iscrowd"])
             raise UserError(f"{path}: 'iscrowd' of {where} must be 0 or 1, not {value}")
 
 
@@ -207,12 +211,18 @@ def select(people: People, keep: np.ndarray) -> People:
 
 def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file, which an error calls `what`."""
+    # Looking for garbage among values that are all kept takes longer than reading them.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return orjson.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def category_of(categories: list, wanted: str, path: Path) -> dict[str, Any]:
@@ -251,7 +261,8 @@ def _label(item: Any, index: int, what: str) -> str:
     return f"{what} with id {str(item['id'])[:LONGEST]}" if known else f"{what} number {index + 1}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error shows it, cut if it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
@@ -283,7 +294,7 @@ def _numbers(items: Sequence, key: str, dtype: type, what: str, path: Path) -> n
             where = f"{path}: '{key}' of {_label(items[index], index, what)}"
             if isinstance(value, int | float) and abs(value) >= LARGEST:
                 raise UserError(f"{where} is too large: {value}")
-            raise UserError(f"{where} must be {'a whole' if whole else 'a'} number, not {_shown(value)}")
+            raise UserError(f"{where} must be {'a whole' if whole else 'a'} number, not {shown(value)}")
     return np.array(values, dtype)
 
 
@@ -293,7 +304,7 @@ def _names(items: Sequence, key: str, what: str, path: Path) -> list[str]:
     for index, value in enumerate(values):
         if not is_file_name(value):
             where = _label(items[index], index, what)
-            raise UserError(f"{path}: '{key}' of {where} must be the name of a file, not {_shown(value)}")
+            raise UserError(f"{path}: '{key}' of {where} must be the name of a file, not {shown(value)}")
     return values
 
 
@@ -328,7 +339,7 @@ def _rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = 
         value, where = values[index], f"{path}: '{key}' of {_label(items[index], index, what)}"
         if isinstance(value, list) and len(value) == length:
             raise UserError(f"{where} holds something that is no number, or one too large")
-        found = f"{len(value)}" if isinstance(value, list) else _shown(value)
+        found = f"{len(value)}" if isinstance(value, list) else shown(value)
         hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
         raise UserError(f"{where} must list {length} numbers{hint}, not {found}")
     return table
