@@ -19,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
 from check_data import COLUMNS, HEIGHT, WIDTH, contact_sheet
 from goldens import IMAGES, ROOT, SAMPLE
 from test_bad_input import Place, Run, run_preloaded, sentence, without_torch  # noqa: F401
@@ -446,6 +448,13 @@ def test_a_broken_training_set_stops_training_alone(tmp_path: Path):
     assert set(patient.examine().stops) == {TRAIN, TEST}
 
 
+def test_the_verdict_on_a_tool_goes_by_what_it_reads(tmp_path: Path):
+    patient = Patient(tmp_path, tests=False)
+    area_zero(patient)
+    *_, train, test, _ = patient.examine().lines()
+    assert train.endswith("but the errors above spoil what comes of it") and test == f"{TEST}   would take this data"
+
+
 def test_what_select_data_drops_is_counted(patient: Patient):
     next(a for a in patient.content["annotations"] if a["id"] == 2163489)["bbox"][0] += 40  # a person 45 pixels wide
     report = patient.examine(select_data=True)
@@ -660,8 +669,8 @@ def test_errors_are_exit_code_1_and_nothing_to_check_is_2(tmp_path: Path, run_pr
 def test_help_comes_without_torch(tmp_path: Path, without_torch: dict[str, str]):  # noqa: F811
     run = Place(tmp_path, environment=without_torch).run("check_data")
     assert run.returncode == 1 and "torch was imported" in run.stderr
-    help = Place(tmp_path / "help", environment=without_torch, options=["--help"]).run("check_data")
-    assert help.returncode == 0 and "--images N|all" in help.stdout
+    asked = Place(tmp_path / "help", environment=without_torch, options=["--help"]).run("check_data")
+    assert asked.returncode == 0 and "--images N|all" in asked.stdout
 
 
 # ---- 1,000 mutations ------------------------------------------------------------------------------------------------
@@ -781,10 +790,8 @@ def test_a_thousand_mutations_end_in_a_result_or_in_a_sentence(tmp_path: Path):
             assert (TEST in report.stops) == missing, f"{seed}: {report.stops}"
             assert f" {taken:,} of " in said, seed
             assert ("AP is -1" in said) == (metrics["AP"] == -1), seed
-            for name in ("AP (M)", "AP (L)"):
-                assert metrics["AP"] == -1 or (metrics[name] == -1) == bool(
-                    re.search(rf"{re.escape(name)}.* will be -1", said)
-                ), seed
+            for name in ("AP (M)", "AP (L)") if metrics["AP"] != -1 else ():
+                assert bool(re.search(rf"{re.escape(name)}.* will be -1", said)) == (metrics[name] == -1), seed
     assert outcomes[UserError] > MUTATIONS / 4 and outcomes[tuple] > MUTATIONS / 4, outcomes
 
 
@@ -806,10 +813,7 @@ def examine(cfg, annotations: Path, boxes: Path, reader: ImageReader, used: bool
 
 
 def score(cfg, annotations: Path, boxes: Path | None, reader: ImageReader) -> tuple[int, dict[str, float]]:
-    """What tools/test.py does, with what is annotated in place of what a model finds; also how many persons there are.
-
-    Of detected boxes, only those of persons count ...
-    """
+    """What tools/test.py does, with the annotations in the model's place; also how many persons it takes."""
     source = people.read_annotations(annotations)
     kind = build.skeleton(cfg, source)
     people.check_truth(source, kind.num_joints)
@@ -830,3 +834,22 @@ def score(cfg, annotations: Path, boxes: Path | None, reader: ImageReader) -> tu
         oks_threshold=0.9,
     )
     return taken, average_precision(found, source, kind.sigmas)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mutation_shows_no_traceback_at_the_command(seed: int, tmp_path: Path, run_preloaded: Run):  # noqa: F811
+    place = Place(tmp_path)
+    weights = tmp_path / "weights.pth"
+    place.yaml.write_text(yaml.safe_dump(place.config))
+    torch.save(build.model(config.load(place.yaml)).state_dict(), weights)
+    place.options = ["TEST.MODEL_FILE", str(weights)]
+    content = json.loads(place.annotations.read_bytes())
+    place.annotations.write_bytes(spoil(content, random.Random(seed)))
+    tested, checked = place.run("test", run_preloaded), place.run("check_data", run_preloaded)
+    for run in (tested, checked):
+        assert "Traceback" not in run.stdout + run.stderr, run.stderr
+    if tested.returncode:
+        said = sentence(tested)
+        assert checked.returncode == 1 and " ".join(said.split()) in " ".join(checked.stdout.split())
+    else:
+        assert "| AP |" in tested.stdout and checked.returncode in (0, 1)

@@ -22,7 +22,7 @@ HEIGHT = 224  # pixels of a crop on the sheet
 COLUMNS = 3
 TITLE = (
     "Each person as annotated and, beside it, mirrored as training mirrors. Where the left/right pairs are right, the "
-    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that crosses over in the "
+    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that goes astray in the "
     "second alone tells of a wrong pair."
 )
 

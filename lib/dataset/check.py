@@ -129,7 +129,8 @@ def _examine_annotations(
     aspect: float,
     select_data: bool,
 ) -> _Seen:
-    section = report.section(f"{'annotations' if images.has_truth else 'images'} of {images}: {short(images.path)}")
+    what = "annotations" if images.has_truth else "images"
+    section = report.section(f"{what} of {images}: {short(images.path)}", images.tools)
     seen = _Seen(Images(np.zeros(0, np.int64), np.zeros(0, np.str_), np.zeros((0, 2), np.int64)))
     try:
         content = people.read_json(images.path, people.ANNOTATION_FILE)
@@ -184,13 +185,13 @@ def _examine_boxes(images: ImageSet, report: Report, seen: _Seen, choose_boxes: 
     try:
         boxes = choose_boxes()
     except UserError as error:
-        report.section(f"boxes of {images}").add(ERROR, "choice", str(error))
+        report.section(f"boxes of {images}", images.tools).add(ERROR, "choice", str(error))
         report.stop(images.tools, error)
         return
     if boxes is None:
         return
     path = boxes.path
-    section = report.section(f"detected boxes of {images}: {short(path)}")
+    section = report.section(f"detected boxes of {images}: {short(path)}", images.tools if boxes.used else ())
     if not boxes.used and not path.exists():
         section.add(NOTE, "file", "missing, and not needed as long as TEST.USE_GT_BBOX is True")
         return
@@ -296,10 +297,10 @@ def _examine_images(
     try:
         reader = images.open_images()
     except UserError as error:
-        report.section(f"photographs of {images}").add(ERROR, "there", str(error))
+        report.section(f"photographs of {images}", images.tools).add(ERROR, "there", str(error))
         report.stop(images.tools, error)
         return
-    section = report.section(f"photographs of {images}: {short(reader.source)}")
+    section = report.section(f"photographs of {images}: {short(reader.source)}", images.tools)
     if report.reader is None and seen.labelled is not None:
         report.people, report.reader = seen.labelled, reader
     needed = np.zeros(len(seen.images.ids), bool)

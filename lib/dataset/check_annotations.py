@@ -411,11 +411,11 @@ def _check_keypoints(section: Section, persons: Persons) -> None:
     says = f"{out.sum():,} of {visible.sum():,} labelled ones are outside their image"
     if gone.any():
         says += f", for {many(int(gone.sum()), 'person')} all of them"
-    report(ERROR if gone.any() else NOTE, out, says, persons.examples(out.any(1), joint(out)))
+    report(ERROR if gone.any() else NOTE, out, says, persons.examples(np.any(out, axis=1), joint(out)))
 
     odd: np.ndarray = ~np.isnan(persons.keypoints[..., 2]) & ~np.isin(persons.keypoints[..., 2], (0, 1, 2))
     says = f"{odd.sum():,} have a visibility that is not 0, 1 or 2; above 0 it means labelled"
-    report(NOTE, odd, says, persons.examples(odd.any(1), joint(odd)))
+    report(NOTE, odd, says, persons.examples(np.any(odd, axis=1), joint(odd)))
 
     blind = wanted & ~np.isnan(points).any((1, 2)) & ~visible.any(1)
     says = f"{many(int(blind.sum()), 'person')} with coordinates, but visibility 0 throughout: nothing to learn from"

@@ -28,9 +28,10 @@ class Finding:
 
 @dataclass
 class Section:
-    """The findings about one file or folder."""
+    """The findings about one file or folder, which some of the tools read."""
 
     title: str
+    tools: Sequence[str] = ()
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, level: str, check: str, says: str, examples: Sequence[str] = (), remedy: str = "") -> None:
@@ -48,16 +49,18 @@ class Report:
     reader: ImageReader | None = None
     skeleton: Skeleton | None = None
 
-    def section(self, title: str) -> Section:
-        self.sections.append(Section(title))
+    def section(self, title: str, tools: Sequence[str]) -> Section:
+        self.sections.append(Section(title, tools))
         return self.sections[-1]
 
     def stop(self, tools: Iterable[str], error: UserError) -> None:
         for tool in tools:
             self.stops.setdefault(tool, str(error))
 
-    def count(self, level: str) -> int:
-        return sum(finding.level == level for section in self.sections for finding in section.findings)
+    def count(self, level: str, tool: str = "") -> int:
+        """Findings of a level, of those sections that the tool reads or of all."""
+        sections = [section for section in self.sections if not tool or tool in section.tools]
+        return sum(finding.level == level for section in sections for finding in section.findings)
 
     @property
     def healthy(self) -> bool:
@@ -81,7 +84,7 @@ class Report:
             verdict = "would take this data"
             if tool in self.stops:
                 verdict = f"would stop: {self.stops[tool]}"
-            elif self.count(ERROR):
+            elif self.count(ERROR, tool):
                 verdict += ", but the errors above spoil what comes of it"
             lines += _wrapped(verdict, width, f"{tool:<15} ", " " * 16)
         return [*lines, f"{many(self.count(ERROR), 'error')}, {many(self.count(NOTE), 'note')}"]
