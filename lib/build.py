@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ from transpose import skeleton as skeletons
 from transpose.core import loss, pckh
 from transpose.core.evaluate import CocoEvaluation, Evaluation
 from transpose.core.pckh import PckhEvaluation
-from transpose.dataset import index, mpii, people
+from transpose.dataset import check, index, mpii, people
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.errors import UserError
@@ -330,12 +330,18 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     return PckhEvaluation(names=kind.names, truth=truth, **_prediction(cfg, device, _crops(cfg, persons, reader, kind)))
 
 
-def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
+def _check_boxes(cfg: CfgNode) -> None:
+    """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if _has_no_truth(name) and test.USE_GT_BBOX:
         raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
+
+
+def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    _check_boxes(cfg)
     annotations, reader = test_images(cfg)
     kind = skeleton(cfg, annotations)
     joints, boxes = kind.num_joints, "ground truth"
@@ -377,6 +383,42 @@ def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, A
         "number": cfg.RANK,
         "device": device,
     }
+
+
+def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> check.Report:
+    """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
+    data, test = cfg.DATASET, cfg.TEST
+    if _is_mpii(cfg):
+        raise UserError("the data's check reads COCO's format, and DATASET.DATASET is mpii")
+    sets = [
+        check.ImageSet(
+            name=name,
+            path=_annotation_file(cfg, name),
+            has_truth=not _has_no_truth(name),
+            trains=name == data.TRAIN_SET,
+            tests=name == data.TEST_SET,
+            open_images=partial(_reader, cfg, name),
+        )
+        for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
+    ]
+
+    def boxes() -> check.Boxes | None:
+        _check_boxes(cfg)
+        if not test.COCO_BBOX_FILE:
+            return None
+        return check.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
+
+    return check.examine(
+        sets,
+        boxes,
+        category=data.CATEGORY,
+        num_joints=cfg.MODEL.NUM_JOINTS,
+        skeleton_of=partial(skeleton, cfg),
+        aspect=cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1],
+        select_data=data.SELECT_DATA,
+        number=number,
+        follow=follow,
+    )
 
 
 def targets(cfg: CfgNode, kind: Skeleton, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:

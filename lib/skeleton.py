@@ -150,7 +150,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
         return COCO
     where = f"{where}, category '{category.get('name')}'"
     names = _texts(names, "keypoints", where)
-    limbs = category.get("skeleton") or []
+    limbs = _list(category.get("skeleton") or [], "skeleton", where)
     for limb in limbs:
         if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
             raise UserError(f"{where}: limb {limb!r} of `skeleton` must be two numbers from 1 to {len(names)}")
@@ -188,7 +188,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
                 raise UserError(f"{where}: {couple!r} in `{key}` must be two different keypoints")
         return tuple((index(a, key), index(b, key)) for a, b in values)
 
-    pairs = couples("pairs", _told_by_names(names) if content.get("pairs") is None else content["pairs"])
+    pairs = couples("pairs", told_by_names(names) if content.get("pairs") is None else content["pairs"])
     paired = [joint for pair in pairs for joint in pair]
     if len(set(paired)) < len(paired):
         twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
@@ -246,7 +246,7 @@ def _warn_about_sigmas(where: str) -> None:
     )
 
 
-def _told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
+def told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ in a leading left/right alone, capitals aside."""
     lowered = {name.lower(): name for name in names}
     pairs = []

@@ -84,3 +84,8 @@ def test_cocos_category_is_cocos_skeleton_and_one_without_keypoints_is_none():
 def test_a_limb_beyond_the_keypoints_is_named():
     with pytest.raises(UserError, match=r"birds.json, category 'bird': limb \[0, 1\]"):
         skeleton.from_category({"name": "bird", "keypoints": ["a", "b"], "skeleton": [[0, 1]]}, "birds.json")
+
+
+def test_limbs_that_are_no_list_are_named():
+    with pytest.raises(UserError, match=r"birds.json, category 'bird': `skeleton` must be a list, not 5"):
+        skeleton.from_category({"name": "bird", "keypoints": ["a", "b"], "skeleton": 5}, "birds.json")

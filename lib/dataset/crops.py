@@ -83,13 +83,27 @@ class ImageReader:
             raise UserError(f"{where}: not an image that can be decoded")
         return image
 
+    def missing(self, names: list[str]) -> np.ndarray:
+        """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
+        if self.source.suffix != ".zip":
+            there = set(os.listdir(self.source))
+            return np.array([name not in there and not os.path.isfile(self.source / name) for name in names], bool)
+        try:
+            there = set(self._archive().namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.source}: cannot read the zip ({error})") from None
+        return np.array([name not in there for name in names], bool)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._opened_by != os.getpid():
+            self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
+        return self._zip
+
     def _bytes(self, name: str, where: str) -> bytes:
         try:
             if self.source.suffix != ".zip":
                 return (self.source / name).read_bytes()
-            if self._zip is None or self._opened_by != os.getpid():
-                self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
-            return self._zip.read(name)
+            return self._archive().read(name)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
         except KeyError:
@@ -110,6 +124,16 @@ def _is_whole_jpeg(content: bytes) -> bool:
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xFF, JPEG_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return content.find(JPEG_END, place) >= 0
+
+
+def refuse_what_has_no_crop(people: People, center: np.ndarray, scale: np.ndarray) -> None:
+    """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
+    half_width = np.abs(scale[:, 0] * geometry.PIXEL_STD - 1) / 2
+    for index in np.flatnonzero(half_width <= np.spacing(np.abs(center).max(1)))[:1].tolist():
+        name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
+        raise UserError(
+            f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
+        )
 
 
 class Crops(Dataset):
@@ -138,27 +162,37 @@ class Crops(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
+        refuse_what_has_no_crop(people, self.center, self.scale)
 
     def __len__(self) -> int:
         return len(self.people)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self.image(index)
-        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
-        center, scale, rotation = self.center[index], self.scale[index], 0.0
+        center, scale, rotation, flip = self.center[index], self.scale[index], 0.0, False
         if self.augmentation is not None:
             # Zero is the epoch's permutation (dataset/batches.py).
             draw = np.random.default_rng((self.seed, epoch, 1 + index))
+            keypoints, visible = self.people.keypoints[index], self.people.visible[index]
             center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
-            if flip:
-                # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
-                image = cv2.flip(image, 1)
-                width = image.shape[1]
-                order = self.skeleton.flip_order
-                keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
-                center = geometry.flip_points(center, width).astype(center.dtype)
+        return self._sample(index, center, scale, rotation, flip)
 
+    def mirrored(self, index: int) -> dict[str, np.ndarray]:
+        """The sample flipped, and not augmented otherwise."""
+        return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
+
+    def _sample(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
+    ) -> dict[str, np.ndarray]:
+        image = self.image(index)
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        if flip:
+            # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
+            image = cv2.flip(image, 1)
+            width = image.shape[1]
+            order = self.skeleton.flip_order
+            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+            center = geometry.flip_points(center, width).astype(center.dtype)
         to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
