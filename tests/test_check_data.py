@@ -514,7 +514,16 @@ def test_photographs_in_a_zip(patient: Patient):
         file.write(first, first.name)
     assert found(patient.examine()) == []
     archive.write_bytes(archive.read_bytes()[:-30])
-    assert "cannot read the zip" in told(patient.examine())
+    assert "cannot list the images (File is not a zip file)" in told(patient.examine())
+
+
+def test_photographs_that_are_no_folder(patient: Patient):
+    patient.images = patient.folder / "images.txt"
+    patient.images.write_text("")
+    report = patient.examine()
+    assert (
+        found(report) == [(ERROR, "there")] and "Not a directory" in told(report) and set(report.stops) == {TRAIN, TEST}
+    )
 
 
 def test_some_photographs_are_read_evenly_spread(patient: Patient):

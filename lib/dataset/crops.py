@@ -85,13 +85,13 @@ class ImageReader:
 
     def missing(self, names: list[str]) -> np.ndarray:
         """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
-        if self.source.suffix != ".zip":
-            there = set(os.listdir(self.source))
-            return np.array([name not in there and not os.path.isfile(self.source / name) for name in names], bool)
         try:
+            if self.source.suffix != ".zip":
+                there = set(os.listdir(self.source))
+                return np.array([n not in there and not os.path.isfile(self.source / n) for n in names], bool)
             there = set(self._archive().namelist())
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.source}: cannot read the zip ({error})") from None
+            raise UserError(f"{self.source}: cannot list the images ({error})") from None
         return np.array([name not in there for name in names], bool)
 
     def _archive(self) -> zipfile.ZipFile:
