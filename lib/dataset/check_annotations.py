@@ -492,7 +492,7 @@ def check_precision(section: Section, persons: Persons) -> None:
         section.add(NOTE, "AP", says, [persons.name(i) for i in np.flatnonzero(out)[:MOST_EXAMPLES].tolist()])
     zero = counted & np.array([item.get("id") == 0 for item in persons.items], bool)
     if zero.any():
-        says = "pycocotools takes the annotation with id 0 for one that is never found"
+        says = "plain pycocotools takes the annotation with id 0 for one that is never found; here it counts"
         section.add(NOTE, "AP", says, remedy="count the ids from 1")
     places, numbers = np.unique(persons.image[counted], return_counts=True)
     if numbers.max() > MOST_FOUND:
