@@ -13,7 +13,7 @@ from goldens import ROOT
 from transpose import build, config
 from transpose.errors import UserError
 
-RECIPES = sorted((ROOT / "experiments").rglob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.name != build.SKELETON_FILE)
 R_A4 = ROOT / "experiments" / "coco" / "transpose_r" / "TP_R_256x192_d256_h1024_enc4_mh8.yaml"
 # Written as the original's files are, legacy keys included.
 ORIGINAL_STYLE = """

@@ -134,7 +134,11 @@ def average_precision(
         "licenses": [],
         "images": [{"id": int(image_id)} for image_id in ground_truth.images.ids],
         "categories": [ground_truth.category],
-        "annotations": [_complete(annotation, len(sigmas)) for annotation in ground_truth.annotations],
+        # Numbered anew: pycocotools takes a match with the id 0, from which many tools count, for none.
+        "annotations": [
+            _complete(annotation, len(sigmas)) | {"id": number}
+            for number, annotation in enumerate(ground_truth.annotations, start=1)
+        ],
     }
     # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
