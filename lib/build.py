@@ -46,6 +46,7 @@ def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
     source = cfg.DATASET.SKELETON
     if source:
         kind = skeletons.read(Path(source))
+        _check_order(kind.names, source, annotations)
     else:
         source = str(annotations.path)
         kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
@@ -57,6 +58,34 @@ def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
     if kind != skeletons.COCO:
         _report(kind, source)
     return kind
+
+
+def _check_order(names: tuple[str, ...], source: str, annotations: people.ImageSet) -> None:
+    """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
+
+    Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
+    """
+    listed = annotations.category.get("keypoints")
+    if not isinstance(listed, list):
+        return
+    for place, (name, other) in enumerate(zip(names, listed, strict=False), start=1):
+        if name != other and (name in listed or other in names):
+            raise UserError(
+                f"{source}: its keypoint {place} is {name!r}, but {annotations.path} lists {other!r} there, and the "
+                "numbers of each annotation follow that list: give `names` in its order"
+            )
+
+
+def shared_skeleton(loader: DataLoader, evaluation: Evaluation) -> Skeleton:
+    """The skeleton that is trained and tested. Raises UserError if the two sets list different keypoints."""
+    assert isinstance(loader.dataset, Crops)
+    trained, tested = loader.dataset.skeleton, evaluation.crops.skeleton
+    if trained.names != tested.names:
+        raise UserError(
+            f"the training set lists the keypoints {', '.join(trained.names)}, but {evaluation.name} lists "
+            f"{', '.join(tested.names)}: both must list the same in the same order"
+        )
+    return tested
 
 
 @cache
@@ -194,11 +223,12 @@ def _is_mpii(cfg: CfgNode) -> bool:
 
 
 def _annotation_file(cfg: CfgNode, name: str) -> Path:
-    root = Path(cfg.DATASET.ROOT)
-    if _is_mpii(cfg):
-        return root / "annot" / f"{name}.json"
-    stem = "image_info" if _has_no_truth(name) else "person_keypoints"
-    return root / "annotations" / f"{stem}_{name}.json"
+    place = cfg.DATASET.ANNOTATIONS
+    if not place and _is_mpii(cfg):
+        place = "annot/{set}.json"
+    elif not place:
+        place = f"annotations/{'image_info' if _has_no_truth(name) else 'person_keypoints'}_{{set}}.json"
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
 
 
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
@@ -208,12 +238,18 @@ def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
     return people.read_annotations(path, not _has_no_truth(name), cfg.DATASET.CATEGORY)
 
 
+def _image_source(cfg: CfgNode, name: str) -> Path:
+    """The folder or zip of a set's photographs."""
+    place = cfg.DATASET.IMAGES
+    if not place:
+        place = "images/test2017" if _has_no_truth(name) else "images/{set}"
+        place = "images" if _is_mpii(cfg) else place
+        place += ".zip" if cfg.DATASET.DATA_FORMAT == "zip" else ""
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
+
+
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
-    source = Path(cfg.DATASET.ROOT) / "images"
-    if not _is_mpii(cfg):
-        source /= "test2017" if _has_no_truth(name) else name
-    if cfg.DATASET.DATA_FORMAT == "zip":
-        source = source.with_name(f"{source.name}.zip")
+    source = _image_source(cfg, name)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
@@ -282,6 +318,11 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     kind, persons = _training_people(cfg)
     if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
         logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
+    elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= kind.num_joints:
+        logger.warning(
+            "NUM_JOINTS_HALF_BODY %d is not less than the %d keypoints: no half-body crops (PROB_HALF_BODY)",
+            *(data.NUM_JOINTS_HALF_BODY, kind.num_joints),
+        )
     if data.SELECT_DATA:
         persons = people.select(persons, people.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
     augmentation = Augmentation(
@@ -334,7 +375,10 @@ def _check_boxes(cfg: CfgNode) -> None:
     """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if _has_no_truth(name) and test.USE_GT_BBOX:
-        raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
+        raise UserError(
+            f"{name} has no ground truth, as COCO's sets with 'test' in their name: set TEST.USE_GT_BBOX False and "
+            "TEST.COCO_BBOX_FILE, or give a set of your own another name"
+        )
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
 
@@ -495,6 +539,8 @@ FREE_TO_CHANGE = (
     "MODEL.PRETRAINED",
     "DATASET.ROOT",
     "DATASET.DATA_FORMAT",
+    "DATASET.IMAGES",
+    "DATASET.ANNOTATIONS",
     "DATASET.CACHE_MB",
     "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",

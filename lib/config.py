@@ -87,6 +87,8 @@ _C.DATASET.TEST_SET = "val2017"
 _C.DATASET.CATEGORY = ""  # name of the annotated category; '' takes "person", or the only one
 _C.DATASET.SKELETON = ""  # yaml of keypoints; '' takes a COCO file's own, and COCO's where it names none
 _C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; else the folder images/<set> (mpii: images.zip, images)
+_C.DATASET.IMAGES = ""  # under ROOT, in place of images/{set}: a folder or a .zip; {set} stands for the set's name
+_C.DATASET.ANNOTATIONS = ""  # under ROOT, in place of annotations/person_keypoints_{set}.json
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
@@ -364,6 +366,11 @@ def _check(cfg: CfgNode, where: str) -> None:
         "DATASET.DATASET mpii needs DATASET.SKELETON: experiments/mpii/skeleton.yaml",
     )
     choice("TEST.SCORER", test.SCORER, ("pycocotools", "faster-coco-eval"))
+    need(
+        not data.ANNOTATIONS or "{set}" in data.ANNOTATIONS or data.TRAIN_SET == data.TEST_SET,
+        f"DATASET.ANNOTATIONS {data.ANNOTATIONS} is one file for TRAIN_SET {data.TRAIN_SET} and TEST_SET "
+        f"{data.TEST_SET}: write {{set}} where the set's name stands in it",
+    )
     choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
 

@@ -31,11 +31,20 @@ def test_flip_order_is_an_involution_that_exchanges_the_pairs():
         (["nose", "left_eye", "right_eye"], ((1, 2),)),
         (["r_paw", "l_paw", "tail"], ((1, 0),)),
         (["LeftX", "Left_Hip", "Right_Hip"], ((1, 2),)),
-        (["left_a", "right_b"], ()),
+        (["ear right", "ear left", "eye.L", "eye.R", "wing-l", "wing-r"], ((1, 0), (2, 3), (4, 5))),
+        (["left_a", "right_b", "l", "r", "tail", "tair"], ()),
     ],
 )
 def test_pairs_are_told_by_names(tmp_path, names, pairs):
     assert from_yaml(tmp_path, names=names).pairs == pairs
+
+
+def test_sides_without_a_pair_are_told(tmp_path, caplog):
+    from_yaml(tmp_path, names=[*HAND, "leftEye", "rightEye"], sigmas=[0.1] * 5)
+    assert "skeleton.yaml: leftEye, rightEye stand in no left/right pair: name the pairs" in caplog.text
+    caplog.clear()
+    from_yaml(tmp_path, names=["leftEye", "rightEye"], pairs=[], sigmas=[0.1] * 2)
+    assert not caplog.text
 
 
 def test_missing_sigmas_are_a_stated_default(tmp_path, caplog):

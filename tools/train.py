@@ -32,7 +32,7 @@ def main() -> None:
         build.check_start(cfg)
     loader, plan = build.training_data(cfg)
     evaluation = build.evaluation(cfg, device)
-    kind = evaluation.crops.skeleton
+    kind = build.shared_skeleton(loader, evaluation)
     if saved is None:
         build.start(cfg, model, kind)
     build.freeze(cfg, model)
