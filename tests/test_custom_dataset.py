@@ -26,6 +26,7 @@ from goldens import ROOT
 
 from transpose import build, cli, config, skeleton
 from transpose.core import nms
+from transpose.core.coco import average_precision
 from transpose.dataset import people
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.errors import UserError
@@ -288,7 +289,7 @@ def test_an_annotation_with_the_id_0_counts(kites: Path, first_id: int):
         {"image_id": a["image_id"], "category_id": 7, "keypoints": a["keypoints"], "score": 1.0}
         for a in truth.annotations
     ]
-    assert evaluate.average_precision(perfect, truth, [0.05] * 5)["AP"] == pytest.approx(1)
+    assert average_precision(perfect, truth, [0.05] * 5)["AP"] == pytest.approx(1)
 
 
 # ---- what is refused: the sentences stand in the doc ----------------------------------------------------------------
@@ -371,8 +372,8 @@ def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
     written = read(folder / "results" / "metrics_val_0.json")["metrics"]
     kind = skeleton.read(folder / "skeleton.yaml")
     assert kind == skeleton.read(SKELETON)
-    assert written == pytest.approx(evaluate.average_precision(results, truth, kind.sigmas))
-    assert written != pytest.approx(evaluate.average_precision(results, truth, [0.2] * 5))
+    assert written == pytest.approx(average_precision(results, truth, kind.sigmas))
+    assert written != pytest.approx(average_precision(results, truth, [0.2] * 5))
 
     assert {path.stem.rsplit("_", 1)[0] for path in (folder / "pictures").iterdir()} == {
         f"{part}_{what}" for part in ("train", "valid") for what in ("gt", "pred", "hm_gt", "hm_pred")
