@@ -5,6 +5,8 @@ Encoding keeps the sub-pixel centre and decoding is DARK's second-order Taylor s
 map (CVPR 2020, arXiv 1910.06278).
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +69,7 @@ def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return xy * (scores > 0)[..., None], scores
 
 
+@torch.no_grad()
 def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """Keypoints (B, K, 2) in heatmap pixels and scores (B, K), float32, of maps (B, K, H, W), on the maps' device.
 
@@ -77,49 +80,58 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     height, width = heatmaps.shape[-2:]
     xy, scores = peaks(heatmaps)
     maps, (x, y) = heatmaps.flatten(0, 1), xy.flatten(0, 1).unbind(-1)
-    inside = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
-    kernel = blur_kernel(kernel_size).to(maps.device)
+    near_x, near_y = x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH)
+    inside = (near_x == x) & (near_y == y)
 
     # Rescaling adds a constant to the logarithm and raises what is positive: where the floor is far it changes nothing.
-    around = _blurred_around(maps, x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH), kernel)
+    around = _blurred_around(maps, near_x, near_y, kernel_size)
     step = _newton_step(around.log())
-    sure = (around > LOG_FLOOR).all(-1).all(-1) & (step.abs() <= SURE_STEP).all(-1)
+    sure = (around.amin((1, 2)) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
-        exact = _rescaled_around(maps[doubtful], x[doubtful], y[doubtful], kernel)
+        exact = _rescaled_around(maps[doubtful], x[doubtful], y[doubtful], kernel_size)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(-1))[:, None], step, 0)
+    refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(1))[:, None], step, 0)
     return refined.float().view(xy.shape), scores.float()
 
 
-def _blur_matrix(kernel: Tensor, length: int) -> Tensor:
-    """(length, length): what blurs a column of that length, which is zero beyond its ends."""
-    steps = torch.arange(length, device=kernel.device)
-    padded = F.pad(kernel, (length, length))
-    return padded[steps - steps[:, None] + len(kernel) // 2 + length]
+@cache
+def _blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
+    """(length, length) float64: what blurs a column of that length, which is zero beyond its ends."""
+    steps = torch.arange(length)
+    padded = F.pad(blur_kernel(kernel_size), (length, length))
+    return padded[steps - steps[:, None] + kernel_size // 2 + length].to(device)
 
 
-def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
+@cache
+def _five_rows(kernel_size: int, length: int, device: torch.device) -> Tensor:
+    """(length - 4, 5, length): of `_blur_matrix`, the rows around each place that has two on both sides."""
+    return _blur_matrix(kernel_size, length, device).unfold(0, 2 * REACH + 1, 1).transpose(1, 2).contiguous()
+
+
+def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
     """The blurred maps' values (N, 5, 5) around places x, y (N) of maps (N, H, W), from the pixels they depend on."""
-    wanted = 2 * (REACH + len(kernel) // 2) + 1
+    _, height, width = maps.shape
+    reach = REACH + kernel_size // 2
 
     def cut(center: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Where (N) the pixels begin, and what makes five blurred ones of them (N, 5, pixels)."""
-        count = min(wanted, length)
-        begin = (center - wanted // 2).clamp(0, length - count)
-        five = _blur_matrix(kernel, count).unfold(0, 2 * REACH + 1, 1).transpose(1, 2)
-        return begin, five[center - begin - REACH]
+        count = min(2 * reach + 1, length)
+        begin = (center - reach).clamp(0, length - count)
+        return begin, _five_rows(kernel_size, count, maps.device)[center - begin - REACH]
 
-    (top, down), (left, across) = cut(y, maps.shape[1]), cut(x, maps.shape[2])
-    windows = maps.unfold(1, down.shape[2], 1).unfold(2, across.shape[2], 1)
-    patches = windows[torch.arange(len(maps), device=maps.device), top, left]
-    return down @ (patches.double() @ across.transpose(1, 2))
+    (top, down), (left, across) = cut(y, height), cut(x, width)
+    row = torch.arange(down.shape[2], device=maps.device)
+    first = torch.arange(0, maps.numel(), height * width, device=maps.device) + top * width + left
+    places = first[:, None] + row * width
+    patches = maps.flatten().unfold(0, across.shape[2], 1).index_select(0, places.flatten())
+    return down @ (patches.view(len(maps), len(row), -1).double() @ across.mT)
 
 
-def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
+def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
     """Values (N, 5, 5) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur."""
-    maps = maps.double()
-    blurred = _blur_matrix(kernel, maps.shape[1]) @ maps @ _blur_matrix(kernel, maps.shape[2])
+    rows, columns = (_blur_matrix(kernel_size, length, maps.device) for length in maps.shape[1:])
+    blurred = rows @ maps.double() @ columns.T
     blurred *= (maps.amax((1, 2)) / blurred.amax((1, 2)))[:, None, None]
     windows = blurred.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1)
     return windows[torch.arange(len(maps), device=maps.device), y - REACH, x - REACH]
@@ -127,14 +139,13 @@ def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tens
 
 def _newton_step(log: Tensor) -> Tensor:
     """-H^-1 g (N, 2) by central differences on values (N, 5, 5) around a peak; not finite for a singular Hessian."""
-
-    def at(dx: int, dy: int) -> Tensor:
-        return log[:, REACH + dy, REACH + dx]
-
-    gx, gy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
-    hxx = (at(2, 0) - 2 * at(0, 0) + at(-2, 0)) / 4
-    hyy = (at(0, 2) - 2 * at(0, 0) + at(0, -2)) / 4
-    hxy = (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
+    rows = log.permute(1, 2, 0).contiguous().unbind()
+    (_, _, up2, _, _), (_, up_left, up, up_right, _) = (row.unbind() for row in rows[:2])
+    left2, left, center, right, right2 = rows[2].unbind()
+    (_, down_left, down, down_right, _), (_, _, down2, _, _) = (row.unbind() for row in rows[3:])
+    gx, gy = (right - left) / 2, (down - up) / 2
+    hxx, hyy = (right2 - 2 * center + left2) / 4, (down2 - 2 * center + up2) / 4
+    hxy = (down_right - down_left - up_right + up_left) / 4
     return torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], -1) / (hxx * hyy - hxy**2)[:, None]
 
 
