@@ -109,7 +109,7 @@ def _is_whole_jpeg(content: bytes) -> bool:
     place = len(JPEG_START)
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xFF, JPEG_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return content.find(JPEG_END, place) >= 0
+    return content.rfind(JPEG_END, place) >= 0  # it is most often the last thing
 
 
 class Crops(Dataset):
@@ -144,22 +144,21 @@ class Crops(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self.image(index)
+        image, flip = self.image(index), False
         keypoints, visible = self.people.keypoints[index], self.people.visible[index]
         center, scale, rotation = self.center[index], self.scale[index], 0.0
         if self.augmentation is not None:
             # Zero is the epoch's permutation (dataset/batches.py).
             draw = np.random.default_rng((self.seed, epoch, 1 + index))
             center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
-            if flip:
-                # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
-                image = cv2.flip(image, 1)
-                width = image.shape[1]
-                order = self.skeleton.flip_order
-                keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
-                center = geometry.flip_points(center, width).astype(center.dtype)
+        if flip:
+            width, order = image.shape[1], self.skeleton.flip_order
+            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+            center = geometry.flip_points(center, width).astype(center.dtype)
 
         to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
+        if flip:
+            image = mirrored(image, center, geometry.half_extent(to_input, self.input_size))
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
             crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
@@ -199,6 +198,19 @@ class Crops(Dataset):
             bound = 2 * chosen.rotation
             rotation = float(np.clip(chosen.rotation * draw.standard_normal(), -bound, bound))
         return center, scale, rotation, chosen.flip and draw.random() <= 0.5
+
+
+def mirrored(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
+    """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
+    around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
+    height, width = image.shape[:2]
+    # Two pixels more than what interpolation between pixel centres asks for.
+    left, top = np.maximum(np.floor(center - half_extent) - 2, 0).astype(int)
+    right, bottom = np.minimum(np.ceil(center + half_extent) + 3, (width, height)).astype(int)
+    mirror = np.empty_like(image)
+    if left < right and top < bottom:
+        cv2.flip(image[top:bottom, width - right : width - left], 1, dst=mirror[top:bottom, left:right])
+    return mirror
 
 
 def half_body_crop(
