@@ -1,11 +1,12 @@
 """The stages around the model: decoding, samples, files, evaluation."""
 
+import collections
 import contextlib
 import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,12 @@ def labelled() -> people.People:
     return people.annotated_people(people.read_annotations(ANNOTATIONS), COCO.num_joints)
 
 
-def plain_samples(persons: people.People, order: list[int], training: bool) -> list[tuple]:
-    paths, found = photographs(persons), []
+def plain_samples(persons: people.People, order: list[int], training: bool) -> Iterator[tuple]:
+    paths = photographs(persons)
     for i in order:
         center, extent = plain.box_to_crop(persons.boxes[i], ASPECT)
         draw = np.random.default_rng((SEED, 0, 1 + i)) if training else None
-        found.append(plain.sample(paths[i], center, extent, persons.keypoints[i], persons.visible[i], draw))
-    return found
+        yield plain.sample(paths[i], center, extent, persons.keypoints[i], persons.visible[i], draw)
 
 
 def sample_stage(
@@ -125,20 +125,26 @@ def sample_stage(
     wanted: str,
     persons: people.People,
     order: list[int],
-    ours: Callable[[], Any],
+    ours: Callable[[], Iterator[Any]],
     training: bool,
-    difference: Callable[[Any, Any], float] | None = None,
+    difference: Callable[[tuple, Any], float] | None = None,
 ) -> Stage:
-    def pixels(one: list[tuple], other: list[dict[str, np.ndarray]]) -> float:
-        return largest([sample[0] for sample in one], [sample["image"] for sample in other])
+    """Samples one after the other, none kept: the difference is of passes that are not timed."""
 
+    def theirs() -> Iterator[tuple]:
+        return plain_samples(persons, order, training)
+
+    def pixels(one: tuple, other: dict[str, np.ndarray]) -> float:
+        return largest(one[0], other["image"])
+
+    drain = collections.deque[Any](maxlen=0).extend
     return Stage(
         title=title,
         original=original,
         wanted=wanted,
-        plain=lambda: plain_samples(persons, order, training),
-        ours=ours,
-        difference=difference or pixels,
+        plain=lambda: drain(theirs()),
+        ours=lambda: drain(ours()),
+        difference=lambda *_: max(map(difference or pixels, theirs(), ours())),
         tolerance=0 if difference is None else 1e-5,
         unit="grey levels" if difference is None else "",
         count=len(order),
@@ -153,19 +159,15 @@ def training_sample(size: Size, folder: Path) -> Stage:
     persons = labelled()
     order, crops = shuffled(len(persons), size), crops_of(persons, augmentation=RECIPE)
 
-    def ours() -> list[tuple[torch.Tensor, ...]]:
-        found = []
+    def ours() -> Iterator[tuple[torch.Tensor, ...]]:
         for start in range(0, len(order), BATCH):
             batch = default_collate([crops[0, i] for i in order[start : start + BATCH]])
             maps, weight = heatmap.encode(batch["keypoints"], batch["visible"], HEATMAP, 2.0)
-            found.append((normalise(batch["image"], torch.device("cpu")), maps, weight))
-        return found
+            yield from zip(normalise(batch["image"], torch.device("cpu")), maps, weight, strict=True)
 
-    def difference(one: list[tuple], other: list[tuple[torch.Tensor, ...]]) -> float:
-        columns = list(zip(*other, strict=True))
-        theirs = [np.stack([np.asarray(sample[i]) for sample in one]) for i in (1, 2, 3)]
-        theirs[2] = theirs[2][..., 0]
-        return max(largest(a, torch.cat(b)) for a, b in zip(theirs, columns, strict=True))
+    def difference(one: tuple, other: tuple[torch.Tensor, ...]) -> float:
+        _, pixels, maps, weight = one
+        return max(largest(a, b) for a, b in zip((pixels, maps, weight[:, 0]), other, strict=True))
 
     title = "one training sample: normalised pixels, target maps, weights"
     return sample_stage(title, "4.2 ms", "≥ 1.5×", persons, order, ours, True, difference)
@@ -175,7 +177,7 @@ def training_sample_uint8(size: Size, folder: Path) -> Stage:
     persons = labelled()
     order, crops = shuffled(len(persons), size), crops_of(persons, augmentation=RECIPE)
     title = "one training sample, as it leaves the loading process: uint8 pixels and keypoints"
-    return sample_stage(title, "4.2 ms", "≥ 1.8×", persons, order, lambda: [crops[0, i] for i in order], True)
+    return sample_stage(title, "4.2 ms", "≥ 1.8×", persons, order, lambda: (crops[0, i] for i in order), True)
 
 
 def training_sample_cached(size: Size, folder: Path) -> Stage:
@@ -184,7 +186,7 @@ def training_sample_cached(size: Size, folder: Path) -> Stage:
     for i in order:
         crops.image(i)
     title = "one training sample, its image in memory (`DATASET.CACHE_MB`)"
-    return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: [crops[0, i] for i in order], True)
+    return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
 
 
 def test_stage(persons: people.People, wanted: str, what: str) -> Stage:
@@ -192,7 +194,7 @@ def test_stage(persons: people.People, wanted: str, what: str) -> Stage:
     order = list(range(len(persons)))
     each = len(persons) / len(np.unique(persons.image))
     title = f"one test sample, {what}, {each:.1f} per image"
-    return sample_stage(title, "3.2 ms", wanted, persons, order, lambda: [crops[i] for i in order], False)
+    return sample_stage(title, "3.2 ms", wanted, persons, order, lambda: (crops[i] for i in order), False)
 
 
 def first(persons: people.People, size: Size) -> people.People:

@@ -50,11 +50,12 @@ class ImageReader:
         self.source = source
         self.cache_bytes = cache_bytes
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
         self._zip: zipfile.ZipFile | None = None
         self._opened_by = 0  # process that opened the zip: another one would share its file position
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_zip": None, "_cache": OrderedDict()}
+        return self.__dict__ | {"_zip": None, "_cache": OrderedDict(), "_cached_bytes": 0}
 
     def read(self, name: str, owner: str) -> np.ndarray:
         """Pixels (H, W, 3). `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
@@ -63,8 +64,9 @@ class ImageReader:
             return self._cache[name]
         image = self._decode(name, owner)
         self._cache[name] = image
-        while len(self._cache) > 1 and sum(i.nbytes for i in self._cache.values()) > self.cache_bytes:
-            self._cache.popitem(last=False)
+        self._cached_bytes += image.nbytes
+        while len(self._cache) > 1 and self._cached_bytes > self.cache_bytes:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return image
 
     def _decode(self, name: str, owner: str) -> np.ndarray:
@@ -161,7 +163,7 @@ class Crops(Dataset):
             image = mirrored(image, center, geometry.half_extent(to_input, self.input_size))
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
-            crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
+            cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
         to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
         return {
             "image": crop,
@@ -220,9 +222,8 @@ def half_body_crop(
 
     The preferred half needs more than two joints; else the lower is taken if it has more than two, else the upper.
     """
-    seen = np.flatnonzero(visible > 0)
-    upper = keypoints[seen[np.isin(seen, skeleton.upper_body)]]
-    lower = keypoints[seen[np.isin(seen, skeleton.lower_body)]]
+    halves = (skeleton.upper_body, skeleton.lower_body)
+    upper, lower = (keypoints[[joint for joint in half if visible[joint] > 0]] for half in halves)
     if prefer_upper and len(upper) > 2:
         chosen = upper
     else:
