@@ -40,24 +40,30 @@ MB = 1e6
 
 def make(root: Path, fraction: float) -> None:
     """Both sets under `root`, in COCO's layout, `fraction` of their size."""
-    for name, full in (("train2017", TRAIN), ("val2017", VAL)):
-        size = {key: max(1, round(value * fraction)) for key, value in full.items()}
-        path = root / "annotations" / f"person_keypoints_{name}.json"
-        synthetic.annotations(
-            path,
-            images=size["with_people"],
-            persons=size["persons"],
-            empty_images=size["images"] - size["with_people"],
-            unlabelled=size["annotated"] - size["persons"],
-        )
-        folder = root / "images" / name
-        folder.mkdir(parents=True)
-        photographs = sorted(PHOTOGRAPHS.iterdir())
-        images = people.read_annotations(path).images
-        for number, image in enumerate(images.names):
-            (folder / image).symlink_to(photographs[number % len(photographs)])
-        if name == "val2017":
-            synthetic.detections(root / "boxes.json", images.ids, boxes=round(VAL_BOXES * fraction))
+    make_set(root, "train2017", TRAIN, fraction)
+    ids = make_set(root, "val2017", VAL, fraction).ids
+    synthetic.detections(root / "boxes.json", ids, boxes=round(VAL_BOXES * fraction))
+
+
+def make_set(root: Path, name: str, full: dict[str, int], fraction: float, images: bool = True) -> people.Images:
+    """A set's annotations, `fraction` of the `full` size, and with `images` their files."""
+    size = {key: max(1, round(value * fraction)) for key, value in full.items()}
+    path = root / "annotations" / f"person_keypoints_{name}.json"
+    synthetic.annotations(
+        path,
+        images=size["with_people"],
+        persons=size["persons"],
+        empty_images=size["images"] - size["with_people"],
+        unlabelled=size["annotated"] - size["persons"],
+    )
+    table = people.read_annotations(path).images
+    folder = root / "images" / name
+    folder.mkdir(parents=True)
+    if images:
+        files = sorted(PHOTOGRAPHS.iterdir())
+        for number, image in enumerate(table.names):
+            (folder / image).symlink_to(files[number % len(files)])
+    return table
 
 
 def settings(root: Path, *overrides: str) -> Any:

@@ -7,6 +7,8 @@ N boxes or crops, K points. Boxes are COCO's x, y, w, h and all coordinates are 
 y down. `scale` is the lineage's: the crop's width and height in units of `PIXEL_STD` image pixels.
 """
 
+import math
+
 import numpy as np
 
 PIXEL_STD = 200.0  # image pixels per unit of `scale`; a constant of the lineage since the MPII annotations
@@ -42,10 +44,14 @@ def crop_areas(scale: np.ndarray) -> np.ndarray:
     return np.prod(scale * PIXEL_STD, axis=-1)
 
 
-def _third_point(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The corner that completes a right angle at `second`."""
-    dx, dy = first - second
-    return second + np.array([-dy, dx], np.float32)
+def _single(value: float) -> float:
+    """Rounded to float32."""
+    return float(np.float32(value))
+
+
+def _triangle(x: float, y: float, up_x: float, up_y: float) -> tuple[float, ...]:
+    """Six coordinates, float32: a point, a second one, and the corner that completes a right angle at the second."""
+    return x, y, up_x, up_y, _single(up_x - _single(y - up_y)), _single(up_y + _single(x - up_x))
 
 
 def crop_to_output(
@@ -57,22 +63,33 @@ def crop_to_output(
     (centre, half the crop's width above it, and their perpendicular) that are rounded to float32 first, as in the
     published system: a closed form differs by up to 1.7e-3 input pixels. `inverse` gives output -> image.
     """
-    half_width = (scale[0] * PIXEL_STD - 1) * -0.5
-    angle = np.deg2rad(np.float64(rotation))
-    source = np.zeros((3, 2), np.float32)
-    source[0] = center
-    source[1] = center + half_width * np.array([-np.sin(angle), np.cos(angle)])
-    source[2] = _third_point(source[0], source[1])
+    # Plain numbers: arrays of three points would take several times as long.
+    half_width = float((scale[0] * PIXEL_STD - 1) * -0.5)
+    angle = math.radians(rotation)
+    x, y = _single(center[0]), _single(center[1])
+    source = _triangle(x, y, _single(x - half_width * math.sin(angle)), _single(y + half_width * math.cos(angle)))
+    x, y = (size[0] - 1) * 0.5, (size[1] - 1) * 0.5
+    target = _triangle(x, y, x, _single(y - x))
+    return _affine(target, source) if inverse else _affine(source, target)
 
-    target = np.zeros((3, 2), np.float32)
-    target[0] = (size[0] - 1) * 0.5, (size[1] - 1) * 0.5
-    target[1] = target[0] + np.array([0, (size[0] - 1) * -0.5], np.float32)
-    target[2] = _third_point(target[0], target[1])
 
-    if inverse:
-        source, target = target, source
-    homogeneous = np.column_stack([source, np.ones(3)]).astype(np.float64)
-    return np.linalg.solve(homogeneous, target.astype(np.float64)).T
+def _affine(source: tuple[float, ...], target: tuple[float, ...]) -> np.ndarray:
+    """The 2x3 map that takes three points to three others."""
+    x, y, x1, y1, x2, y2 = source
+    u, v, u1, v1, u2, v2 = target
+    x1, y1, x2, y2 = x1 - x, y1 - y, x2 - x, y2 - y
+    u1, v1, u2, v2 = u1 - u, v1 - v, u2 - u, v2 - v
+    area = x1 * y2 - x2 * y1
+    a, b = (u1 * y2 - u2 * y1) / area, (u2 * x1 - u1 * x2) / area
+    c, d = (v1 * y2 - v2 * y1) / area, (v2 * x1 - v1 * x2) / area
+    return np.array([[a, b, u - a * x - b * y], [c, d, v - c * x - d * y]])
+
+
+def half_extent(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Half the width and height (2), in image pixels, of what an output of `size` shows by `matrix` (2, 3)."""
+    cosine, sine = np.abs(matrix[0, :2])
+    across, down = size
+    return np.array([cosine * across + sine * down, sine * across + cosine * down]) / (cosine**2 + sine**2) / 2
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -43,10 +43,11 @@ class Predictions:
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
     """uint8 crops (B, h, w, 3) -> what the model reads (B, 3, h, w), float32, on the device."""
-    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255
+    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     mean = torch.tensor(IMAGE_MEAN, device=device).view(3, 1, 1)
     std = torch.tensor(IMAGE_STD, device=device).view(3, 1, 1)
-    return (pixels - mean) / std
+    return pixels.div_(255).sub_(mean).div_(std)
 
 
 def heatmaps_of(model: Callable[[Tensor], Tensor], images: Tensor, flip_order: Tensor | None) -> Tensor:

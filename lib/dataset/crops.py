@@ -50,11 +50,12 @@ class ImageReader:
         self.source = source
         self.cache_bytes = cache_bytes
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
         self._zip: zipfile.ZipFile | None = None
         self._opened_by = 0  # process that opened the zip: another one would share its file position
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_zip": None, "_cache": OrderedDict()}
+        return self.__dict__ | {"_zip": None, "_cache": OrderedDict(), "_cached_bytes": 0}
 
     def read(self, name: str, owner: str) -> np.ndarray:
         """Pixels (H, W, 3). `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
@@ -63,8 +64,9 @@ class ImageReader:
             return self._cache[name]
         image = self._decode(name, owner)
         self._cache[name] = image
-        while len(self._cache) > 1 and sum(i.nbytes for i in self._cache.values()) > self.cache_bytes:
-            self._cache.popitem(last=False)
+        self._cached_bytes += image.nbytes
+        while len(self._cache) > 1 and self._cached_bytes > self.cache_bytes:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return image
 
     def _decode(self, name: str, owner: str) -> np.ndarray:
@@ -123,7 +125,7 @@ def _is_whole_jpeg(content: bytes) -> bool:
     place = len(JPEG_START)
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xFF, JPEG_SCAN):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return content.find(JPEG_END, place) >= 0
+    return content.rfind(JPEG_END, place) >= 0  # it is most often the last thing
 
 
 def refuse_what_has_no_crop(people: People, center: np.ndarray, scale: np.ndarray) -> None:
@@ -169,37 +171,46 @@ class Crops(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        center, scale, rotation, flip = self.center[index], self.scale[index], 0.0, False
-        if self.augmentation is not None:
-            # Zero is the epoch's permutation (dataset/batches.py).
-            draw = np.random.default_rng((self.seed, epoch, 1 + index))
-            keypoints, visible = self.people.keypoints[index], self.people.visible[index]
-            center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
-        return self._sample(index, center, scale, rotation, flip)
+        return self._sample(index, *self.drawn(epoch, index))
 
     def mirrored(self, index: int) -> dict[str, np.ndarray]:
         """The sample flipped, and not augmented otherwise."""
         return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
 
+    def drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """A sample's centre, scale, rotation in degrees and flip."""
+        center, scale = self.center[index], self.scale[index]
+        if self.augmentation is None:
+            return center, scale, 0.0, False
+        # Zero is the epoch's permutation (dataset/batches.py).
+        draw = np.random.default_rng((self.seed, epoch, 1 + index))
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
+
     def _sample(
         self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
     ) -> dict[str, np.ndarray]:
         image = self.image(index)
+        to_input, sample = self.placed(index, center, scale, rotation, flip, image.shape[1])
+        if flip:
+            image = _mirror(image, sample["center"], geometry.half_extent(to_input, self.input_size))
+        crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
+        if self.rgb:
+            cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
+        return {"image": crop, **sample}
+
+    def placed(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The map (2, 3) from a photograph `width` pixels wide, mirrored with `flip`, to the crop; the sample but for
+        its pixels."""
         keypoints, visible = self.people.keypoints[index], self.people.visible[index]
         if flip:
-            # A copy that is contiguous: OpenCV would make one from a mirrored view, slowly.
-            image = cv2.flip(image, 1)
-            width = image.shape[1]
             order = self.skeleton.flip_order
             keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
             center = geometry.flip_points(center, width).astype(center.dtype)
-        to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
-        crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
-        if self.rgb:
-            crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
         to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
-        return {
-            "image": crop,
+        return geometry.crop_to_output(center, scale, rotation, self.input_size), {
             "keypoints": geometry.apply(to_heatmap, keypoints).astype(np.float32),
             "visible": visible,
             "to_image": geometry.crop_to_output(center, scale, rotation, self.heatmap_size, inverse=True),
@@ -235,6 +246,19 @@ class Crops(Dataset):
         return center, scale, rotation, chosen.flip and draw.random() <= 0.5
 
 
+def _mirror(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
+    """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
+    around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
+    height, width = image.shape[:2]
+    # Two pixels more than what interpolation between pixel centres asks for.
+    left, top = np.maximum(np.floor(center - half_extent) - 2, 0).astype(int)
+    right, bottom = np.minimum(np.ceil(center + half_extent) + 3, (width, height)).astype(int)
+    mirror = np.empty_like(image)
+    if left < right and top < bottom:
+        cv2.flip(image[top:bottom, width - right : width - left], 1, dst=mirror[top:bottom, left:right])
+    return mirror
+
+
 def half_body_crop(
     keypoints: np.ndarray, visible: np.ndarray, skeleton: Skeleton, aspect: float, prefer_upper: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -242,9 +266,8 @@ def half_body_crop(
 
     The preferred half needs more than two joints; else the lower is taken if it has more than two, else the upper.
     """
-    seen = np.flatnonzero(visible > 0)
-    upper = keypoints[seen[np.isin(seen, skeleton.upper_body)]]
-    lower = keypoints[seen[np.isin(seen, skeleton.lower_body)]]
+    halves = (skeleton.upper_body, skeleton.lower_body)
+    upper, lower = (keypoints[[joint for joint in half if visible[joint] > 0]] for half in halves)
     if prefer_upper and len(upper) > 2:
         chosen = upper
     else:
