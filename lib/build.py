@@ -10,20 +10,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from transpose import checkpoint, config, distributed, heatmap
+from transpose import checkpoint, config, distributed, heatmap, log
 from transpose import skeleton as skeletons
 from transpose.core import loss, pckh
 from transpose.core.evaluate import CocoEvaluation, Evaluation
 from transpose.core.pckh import PckhEvaluation
-from transpose.dataset import check, index, mpii, people
+from transpose.dataset import check, index, mpii, people, resident, store
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
-from transpose.dataset.crops import Augmentation, Crops, ImageReader
+from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
 from transpose.errors import UserError
 from transpose.models import weights
 from transpose.models.hrnet import Stage
@@ -33,6 +34,7 @@ from transpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 SKELETON_FILE = "skeleton.yaml"  # beside a run's weights
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 IMAGENET_SOURCES = {
@@ -76,7 +78,7 @@ def _check_order(names: tuple[str, ...], source: str, annotations: people.ImageS
             )
 
 
-def shared_skeleton(loader: DataLoader, evaluation: Evaluation) -> Skeleton:
+def shared_skeleton(loader: DataLoader | resident.ResidentCrops, evaluation: Evaluation) -> Skeleton:
     """The skeleton that is trained and tested. Raises UserError if the two sets list different keypoints."""
     assert isinstance(loader.dataset, Crops)
     trained, tested = loader.dataset.skeleton, evaluation.crops.skeleton
@@ -257,10 +259,22 @@ def _reader(cfg: CfgNode, name: str) -> ImageReader:
     return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
 
 
+def _decoded(cfg: CfgNode, persons: people.People, reader: ImageReader) -> store.ImageStore:
+    """The training photographs, decoded by the first process unless they are already."""
+    folder = Path(cfg.DATASET.DECODED_DIR)
+    _make_writable(folder, "DATASET.DECODED_DIR")
+    path = store.path_in(folder, reader.source)
+    names = np.unique(persons.images.names[persons.image]).tolist()
+    if distributed.rank() == 0:
+        store.opened(path, reader, names, log.follow(f"decode {cfg.DATASET.TRAIN_SET}"))
+    distributed.gather(None)  # the others wait
+    return store.opened(path, reader, names)
+
+
 def _crops(
     cfg: CfgNode,
     persons: people.People,
-    reader: ImageReader,
+    reader: Reader,
     kind: Skeleton,
     augmentation: Augmentation | None = None,
 ) -> Crops:
@@ -281,7 +295,7 @@ def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
     return _annotations(cfg, cfg.DATASET.TEST_SET), _reader(cfg, cfg.DATASET.TEST_SET)
 
 
-def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
+def _loader(cfg: CfgNode, crops: Dataset, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
     return DataLoader(
@@ -312,8 +326,10 @@ def _training_people(cfg: CfgNode) -> tuple[Skeleton, people.People]:
     return skeleton(cfg, source), persons
 
 
-def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
-    """The training set's loader, and the plan of its batches."""
+def training_data(
+    cfg: CfgNode, device: torch.device = CPU
+) -> tuple[DataLoader | resident.ResidentCrops, TrainingBatches]:
+    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the photographs go to `device`."""
     data = cfg.DATASET
     kind, persons = _training_people(cfg)
     if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
@@ -333,7 +349,9 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
         half_body_joints=data.NUM_JOINTS_HALF_BODY,
         upper_body=data.PROB_UPPER_BODY,
     )
-    crops = _crops(cfg, persons, _reader(cfg, data.TRAIN_SET), kind, augmentation)
+    reader = _reader(cfg, data.TRAIN_SET)
+    decoded = _decoded(cfg, persons, reader) if data.DECODED_DIR else None
+    crops = _crops(cfg, persons, decoded or reader, kind, augmentation)
     plan = TrainingBatches(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,
@@ -351,6 +369,9 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     if distributed.world() < plan.shares:
         batch += f", accumulated over {plan.shares_here} micro-batches in each of {plan.world} process(es)"
     logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
+    if decoded is not None and data.ON_DEVICE:
+        placed = _loader(cfg, resident.Placed(crops, decoded), plan, persistent=True)
+        return resident.ResidentCrops(placed, resident.on_device(decoded, device)), plan
     return _loader(cfg, crops, plan, persistent=True), plan
 
 
@@ -542,6 +563,7 @@ FREE_TO_CHANGE = (
     "DATASET.IMAGES",
     "DATASET.ANNOTATIONS",
     "DATASET.CACHE_MB",
+    "DATASET.DECODED_DIR",
     "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",
     "TEST.MODEL_FILE",

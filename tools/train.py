@@ -30,7 +30,7 @@ def main() -> None:
     model = build.model(cfg)
     if saved is None:
         build.check_start(cfg)
-    loader, plan = build.training_data(cfg)
+    loader, plan = build.training_data(cfg, device)
     evaluation = build.evaluation(cfg, device)
     kind = build.shared_skeleton(loader, evaluation)
     if saved is None:

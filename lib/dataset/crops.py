@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -38,6 +39,13 @@ class Augmentation:
     half_body: float = 0.3
     half_body_joints: int = 8
     upper_body: float = 0.6914624612740131
+
+
+class Reader(Protocol):
+    """Where a photograph's pixels come from."""
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        """Pixels (H, W, 3), BGR. `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
 
 
 class ImageReader:
@@ -150,7 +158,7 @@ class Crops(Dataset):
     def __init__(
         self,
         people: People,
-        reader: ImageReader,
+        reader: Reader,
         skeleton: Skeleton,
         input_size: tuple[int, int],
         heatmap_size: tuple[int, int],

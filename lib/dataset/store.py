@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 256  # photographs decoded before they are written
 
-Follow = Callable[[Sequence[str]], Iterable[str]]  # lets someone watch
+Follow = Callable[[list[str]], Iterable[str]]  # lets someone watch
 
 
 class ImageStore:
@@ -49,7 +49,8 @@ class ImageStore:
         self._map()
 
     def _map(self) -> None:
-        self.pixels = np.memmap(self.path, np.uint8, "r")
+        # Writable for PyTorch's sake; what is written stays in this process.
+        self.pixels = np.memmap(self.path, np.uint8, "c")
 
     def __getstate__(self) -> dict:
         # A loading process maps the file itself, instead of getting its content.
@@ -64,7 +65,7 @@ class ImageStore:
         return self._place[name]
 
     def read(self, name: str, owner: str) -> np.ndarray:
-        """Pixels (H, W, 3), BGR, read-only. Raises UserError if the photograph is not in the store."""
+        """Pixels (H, W, 3), BGR, not to be written to. Raises UserError if the photograph is not in the store."""
         if name not in self._place:
             raise UserError(f"{self.path}: {name} ({owner}) is not among the decoded photographs; remove the file")
         place = self._place[name]
@@ -73,7 +74,12 @@ class ImageStore:
         return self.pixels[start : start + 3 * width * height].reshape(height, width, 3)
 
 
-def opened(path: Path, reader: ImageReader, names: Sequence[str], follow: Follow = iter) -> ImageStore:
+def path_in(folder: Path, source: Path) -> Path:
+    """The file in `folder` for the photographs of a folder or zip."""
+    return folder / f"{source.stem}-{hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]}.bin"
+
+
+def opened(path: Path, reader: ImageReader, names: list[str], follow: Follow = iter) -> ImageStore:
     """The store at `path` of the photographs `names`, made first if it is missing, damaged or out of date.
 
     `follow` sees the names as they are decoded. Raises UserError for a photograph that cannot be read, and where there
@@ -101,7 +107,7 @@ def _length(sizes: np.ndarray) -> int:
     return int(3 * sizes.prod(1).sum())
 
 
-def _key(reader: ImageReader, names: Sequence[str]) -> str:
+def _key(reader: ImageReader, names: list[str]) -> str:
     digest = hashlib.sha256()
     try:
         if reader.source.suffix == ".zip":
@@ -120,7 +126,7 @@ def _key(reader: ImageReader, names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _build(path: Path, reader: ImageReader, names: Sequence[str], key: str, follow: Follow) -> None:
+def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: Follow) -> None:
     logger.info("decoding %d photographs into %s", len(names), path)
     sizes = np.zeros((len(names), 2), np.int64)
 
