@@ -15,7 +15,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint types bench-data clean
+.PHONY: help venv demo test test-slow lint types bench bench-data clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 types: $(STAMP) ## mypy on lib
 	@mkdir -p build/types && ln -sfn ../../lib build/types/transpose
 	$(PY) -m mypy
+
+bench: $(STAMP) ## time each stage beside its plainest form (15 minutes); WRITE=1: into docs/benchmarks.md
+	$(PY) tools/benchmark.py --stages $(if $(WRITE),--write)
 
 bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)

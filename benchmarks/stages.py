@@ -6,7 +6,6 @@ what counts is the ratio of the medians, and how far the results lie apart.
 
 import argparse
 import importlib
-import logging
 import statistics
 import tempfile
 import time
@@ -153,7 +152,6 @@ def page(found: dict[str, tuple[Stage, Measured]]) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     """What tools/benchmark.py was asked for; raises UserError where results differ by more than they may."""
-    logging.disable(logging.WARNING)
     if arguments.write and (arguments.stage or arguments.smallest):
         raise UserError("--write puts all stages at full size into the page: leave out --stage and --smallest")
     found = run(arguments.stage, SMALLEST if arguments.smallest else FULL)

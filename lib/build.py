@@ -438,7 +438,8 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
 def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, Any]:
     """What every data set's evaluation is told."""
     test = cfg.TEST
-    plan = EvaluationBatches(len(crops), test.BATCH_SIZE_PER_GPU, rank=distributed.rank(), world=distributed.world())
+    image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
+    plan = EvaluationBatches(image, size, rank=distributed.rank(), world=distributed.world())
     return {
         "name": cfg.DATASET.TEST_SET,
         "crops": crops,

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from transpose import geometry
 from transpose.core.predict import normalise
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
-from transpose.dataset.crops import Augmentation, Crops, ImageReader, half_body_crop
+from transpose.dataset.crops import Augmentation, Crops, ImageReader, half_body_crop, mirror_image
 from transpose.dataset.people import Images, People, annotated_people, centred, read_annotations, select
 from transpose.errors import UserError
 from transpose.skeleton import COCO
@@ -443,8 +443,36 @@ def test_order_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("samples, size", [(105, 32), (7, 3), (2, 4)])
 def test_evaluation_takes_every_sample_once(samples, size, world):
-    plans = [EvaluationBatches(samples, size, rank=rank, world=world) for rank in range(world)]
+    plans = [EvaluationBatches(np.arange(samples) % 3, size, rank=rank, world=world) for rank in range(world)]
     assert all(len(list(plan)) == len(plan) for plan in plans)
     batches = [batch for plan in plans for batch in plan]
     assert max(map(len, batches)) <= size
     assert sorted(index for batch in batches for index in batch) == list(range(samples))
+
+
+def test_an_image_is_decoded_once_although_its_boxes_lie_apart_in_the_file(monkeypatch):
+    people = sample_detections(0.3)
+    mixed = select(people, np.random.default_rng(0).permutation(len(people)))
+    crops, decoded = sample_crops(mixed), []
+    decode = ImageReader._decode
+    monkeypatch.setattr(
+        ImageReader, "_decode", lambda self, name, owner: decoded.append(name) or decode(self, name, owner)
+    )
+    for batch in EvaluationBatches(mixed.image, 8):
+        for index in batch:
+            crops[index]
+    assert len(decoded) == len(np.unique(mixed.image)) < len(mixed) / 2
+
+
+@pytest.mark.parametrize("filling", [0, 255])
+def test_a_crop_of_the_mirror_image_looks_at_nothing_that_was_left_out(filling, monkeypatch):
+    draw = np.random.default_rng(0)
+    image = draw.integers(0, 256, (90, 120, 3), np.uint8)
+    monkeypatch.setattr(np, "empty_like", lambda array: np.full_like(array, filling))
+    for rotation in [0, 90, *draw.normal(0, 60, 60)]:
+        center = draw.uniform(-20, 140, 2).astype(np.float32)
+        scale = draw.uniform(0.05, 1) * np.array([0.75, 1], np.float32)
+        matrix = geometry.crop_to_output(center, scale, rotation, INPUT)
+        mirror = mirror_image(image, center, geometry.half_extent(matrix, INPUT))
+        wanted = cv2.warpAffine(cv2.flip(image, 1), matrix, INPUT, flags=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(cv2.warpAffine(mirror, matrix, INPUT, flags=cv2.INTER_LINEAR), wanted)

@@ -64,7 +64,7 @@ def test_persons_scores_and_metrics_are_the_originals(name, people):
 def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_order):
     """The whole way from the photograph to the AP, with a model that knows the answer."""
     crops = sample_crops()
-    plan = EvaluationBatches(len(crops), 32)
+    plan = EvaluationBatches(crops.people.image, 32)
     answers = []
     for batch in DataLoader(crops, batch_sampler=plan):
         maps, _ = heatmap.encode(batch["keypoints"], batch["visible"], HEATMAP, 2.0)

@@ -177,7 +177,7 @@ def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
     return PckhEvaluation(
         name="valid",
         crops=crops,
-        loader=DataLoader(crops, batch_sampler=EvaluationBatches(len(crops), 2)),
+        loader=DataLoader(crops, batch_sampler=EvaluationBatches(crops.people.image, 2)),
         flip_order=None,
         kernel_size=11,
         number=0,
@@ -220,7 +220,7 @@ def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_ord
     """From the photograph through the crop and back, with a model that knows the answer."""
     persons = people(root / "annot" / "valid.json")
     crops = Crops(persons, ImageReader(root / "images"), MPII, (256, 256), (64, 64))
-    loader = DataLoader(crops, batch_sampler=EvaluationBatches(len(crops), 2))
+    loader = DataLoader(crops, batch_sampler=EvaluationBatches(crops.people.image, 2))
     answers = []
     for batch in loader:
         maps, weight = heatmap.encode(batch["keypoints"], batch["visible"], (64, 64), 2.0)

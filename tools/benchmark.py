@@ -1,6 +1,7 @@
 """Measure: python tools/benchmark.py --stages [--stage NAME …] [--smallest] [--write]"""
 
 import argparse
+import logging
 
 from transpose import cli
 
@@ -15,6 +16,7 @@ def main() -> None:
 
     from benchmarks import stages
 
+    logging.disable(logging.WARNING)
     stages.main(arguments)
 
 

@@ -54,15 +54,19 @@ class TrainingBatches(Sampler):
 
 
 class EvaluationBatches(Sampler):
-    """Consecutive samples for one process, none twice: process `rank` gets every `world`-th batch."""
+    """Each sample once, those of one image next to each other, so that it is decoded once; `image` (N) tells which.
 
-    def __init__(self, samples: int, size: int, *, rank: int = 0, world: int = 1):
-        self.starts = range(rank * size, samples, size * world)
-        self.samples, self.size = samples, size
+    Process `rank` gets every `world`-th batch.
+    """
+
+    def __init__(self, image: np.ndarray, size: int, *, rank: int = 0, world: int = 1):
+        self.order = np.argsort(image, kind="stable")
+        self.starts = range(rank * size, len(image), size * world)
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in self.starts:
-            yield list(range(start, min(start + self.size, self.samples)))
+            yield self.order[start : start + self.size].tolist()

@@ -201,7 +201,7 @@ class Crops(Dataset):
         image = self.image(index)
         to_input, sample = self.placed(index, center, scale, rotation, flip, image.shape[1])
         if flip:
-            image = _mirror(image, sample["center"], geometry.half_extent(to_input, self.input_size))
+            image = mirror_image(image, sample["center"], geometry.half_extent(to_input, self.input_size))
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
             cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
@@ -254,7 +254,7 @@ class Crops(Dataset):
         return center, scale, rotation, chosen.flip and draw.random() <= 0.5
 
 
-def _mirror(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
+def mirror_image(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
     """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
     around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
     height, width = image.shape[:2]

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import mmap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,9 @@ def kept(folder: Path, path: Path, asked: str, read: Callable[[], tuple[ImageSet
 
 
 def _key(path: Path, asked: str) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+    # Mapped, not read, which would copy some hundred megabytes.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        digest = hashlib.sha256(content)
     for source in (__file__, people.__file__, records.__file__, geometry.__file__):
         digest.update(Path(source).read_bytes())
     digest.update(asked.encode())
