@@ -1,4 +1,4 @@
-"""The network in the plainest way: attention by PyTorch's multi-head module, which returns its maps, batch after tokens.
+"""The network in the plainest way: attention by PyTorch's multi-head module, which returns its maps.
 
 The baseline of the benchmarks of the forward pass and the training step, on the weights of one of `lib`'s models;
 `lib` never imports it.
@@ -6,10 +6,9 @@ The baseline of the benchmarks of the forward pass and the training step, on the
 
 import copy
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transpose.core.loss import mse
 from transpose.models.encoder import EncoderLayer
 from transpose.models.transpose import TransPose
 
@@ -55,16 +54,11 @@ class PlainTransPose(nn.Module):
         return self.network.head(x.permute(1, 2, 0).contiguous().view(batch, dim, height, width))
 
 
-class PlainLoss(nn.Module):
-    """Mean squared error, joint after joint, as the lineage loops: half of each joint's mean, averaged over joints."""
-
-    def forward(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        batch, joints = output.shape[:2]
-        mean = nn.MSELoss()
-        predicted = output.reshape(batch, joints, -1).split(1, 1)
-        wanted = target.reshape(batch, joints, -1).split(1, 1)
-        loss = 0
-        for joint in range(joints):
-            scale = weight[:, joint, None]
-            loss = loss + 0.5 * mean(predicted[joint].squeeze(1) * scale, wanted[joint].squeeze(1) * scale)
-        return loss / joints
+def plain_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The mean squared error, joint after joint: half of each joint's mean, averaged over the joints."""
+    joints = output.shape[1]
+    loss = output.new_zeros(())
+    for joint in range(joints):
+        scale = weight[:, joint, None, None]
+        loss = loss + 0.5 * F.mse_loss(output[:, joint] * scale, target[:, joint] * scale)
+    return loss / joints

@@ -10,6 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def folded(model: TransPose) -> TransPose:
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in copied.modules():
         children = list(parent.named_children())
-        for (name, layer), (next_name, following) in zip(children, children[1:], strict=False):
+        for (name, layer), (next_name, following) in pairwise(children):
             if isinstance(following, nn.BatchNorm2d):
                 assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d), f"{next_name} does not follow a convolution"
                 transposed = isinstance(layer, nn.ConvTranspose2d)

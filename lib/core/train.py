@@ -67,8 +67,8 @@ def train_epoch(
 
     `targets_of(batch)` makes the target maps and weights on the device; `first_step` is the run's number of the
     epoch's first step. The network runs in `precision`, its weights and the loss stay float32; `scaler` keeps
-    float16's gradients from vanishing. Every `report_every` steps and at the end `report(step, numbers, batch, output, target)`
-    is called with the step within the epoch.
+    float16's gradients from vanishing. Every `report_every` steps and at the end
+    `report(step, numbers, batch, output, target)` is called with the step within the epoch.
     """
     model.train()
     meter = Meter()
