@@ -26,6 +26,7 @@ from transpose.dataset import check, index, mpii, people, resident, store
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
 from transpose.errors import UserError
+from transpose.inference import PRECISIONS, Inference
 from transpose.models import weights
 from transpose.models.hrnet import Stage
 from transpose.models.transpose import MODELS, TransPose
@@ -124,6 +125,7 @@ def model(cfg: CfgNode) -> TransPose:
         layers=m.ENCODER_LAYERS,
         positions=m.POS_EMBEDDING,
         dropout=m.DROPOUT,
+        attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
         activation=m.ATTENTION_ACTIVATION,
         positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
         final_kernel=extra.FINAL_CONV_KERNEL,
@@ -438,6 +440,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
 def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, Any]:
     """What every data set's evaluation is told."""
     test = cfg.TEST
+    inference = Inference(test.PRECISION, test.BACKEND, test.COMPILE)
     image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
     plan = EvaluationBatches(image, size, rank=distributed.rank(), world=distributed.world())
     return {
@@ -448,6 +451,8 @@ def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, A
         "kernel_size": test.BLUR_KERNEL,
         "number": cfg.RANK,
         "device": device,
+        "forward_of": inference,
+        "forward_name": inference.describe(),
     }
 
 
@@ -507,6 +512,13 @@ def criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return partial(loss.ohkm, topk=cfg.LOSS.TOPK) if cfg.LOSS.NAME == "ohkm" else loss.mse
 
 
+def precision(cfg: CfgNode, device: torch.device) -> torch.dtype:
+    """TRAIN.PRECISION. Raises UserError where this device cannot train in it."""
+    if cfg.TRAIN.PRECISION == "float16" and device.type != "cuda":
+        raise UserError("TRAIN.PRECISION float16 needs a GPU; a processor trains in bfloat16 or float32")
+    return PRECISIONS[cfg.TRAIN.PRECISION]
+
+
 def optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
     """Adam without weight decay as published, AdamW, or SGD, on the parameters that are trained.
 
@@ -529,7 +541,9 @@ def optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
     kind = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
     decay = train.WD if train.APPLY_WEIGHT_DECAY else 0.0
     logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", kind.__name__, decay, train.APPLY_WEIGHT_DECAY)
-    return kind(trained, train.LR, weight_decay=decay)
+    # One kernel for all parameters, which pays on a GPU only.
+    on_gpu = next(network.parameters()).is_cuda
+    return kind(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
 
 
 def learning_rate(cfg: CfgNode) -> Callable[[int], float]:
@@ -571,6 +585,8 @@ FREE_TO_CHANGE = (
     "TEST.COCO_BBOX_FILE",
     "TEST.BATCH_SIZE_PER_GPU",
     "TEST.SCORER",
+    "TEST.BACKEND",
+    "TEST.COMPILE",
 )
 
 

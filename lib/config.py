@@ -50,6 +50,7 @@ _C.MODEL.DIM_FEEDFORWARD = 512  # h: hidden width of the feed-forward network
 _C.MODEL.ENCODER_LAYERS = 6
 _C.MODEL.N_HEAD = 8
 _C.MODEL.DROPOUT = 0.1  # in the encoder: attention weights, after attention, in and after the feed-forward
+_C.MODEL.ATTENTION_DROPOUT = True  # false: none on the attention weights, so that a processor can fuse attention
 _C.MODEL.ATTENTION_ACTIVATION = "relu"  # of the feed-forward network: relu or gelu
 _C.MODEL.POS_EMBEDDING = "learnable"  # sine, learnable or none
 _C.MODEL.PE_ONLY_AT_BEGIN = False  # positions in the first layer only
@@ -127,9 +128,14 @@ _C.TRAIN.CHECKPOINT = ""  # legacy
 _C.TRAIN.RESUME_CHANGED = False  # resume although the configuration differs from the checkpoint's
 _C.TRAIN.BATCH_SIZE_PER_GPU = 32
 _C.TRAIN.SHUFFLE = True
+_C.TRAIN.PRECISION = "float32"  # of the forward and backward pass: float32, bfloat16 or float16 (GPU only)
+_C.TRAIN.COMPILE = False  # torch.compile the network
 
 _C.TEST = CfgNode()
 _C.TEST.BATCH_SIZE_PER_GPU = 32
+_C.TEST.BACKEND = "pytorch"  # pytorch, openvino or onnxruntime (both on the processor)
+_C.TEST.PRECISION = "float32"  # float32, bfloat16 or float16; onnxruntime: float32 only
+_C.TEST.COMPILE = False  # torch.compile the network; pytorch only
 _C.TEST.FLIP_TEST = False  # average with the prediction for the mirrored crop
 _C.TEST.BLUR_KERNEL = 3  # odd width of DARK's smoothing, in heatmap pixels
 _C.TEST.POST_PROCESS = False  # legacy: DARK decoding is always on
@@ -176,6 +182,7 @@ LEGACY: dict[str, tuple[str, str] | None] = {
     "TEST.NMS_THRE": None,
     "TEST.BBOX_THRE": None,
 }
+PRECISIONS = ("float32", "bfloat16", "float16")
 PATHS = (
     "DATASET.ROOT",
     "DATASET.SKELETON",
@@ -376,6 +383,14 @@ def _check(cfg: CfgNode, where: str) -> None:
         f"{data.TEST_SET}: write {{set}} where the set's name stands in it",
     )
     choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
+    choice("TRAIN.PRECISION", train.PRECISION, PRECISIONS)
+    choice("TEST.PRECISION", test.PRECISION, PRECISIONS)
+    choice("TEST.BACKEND", test.BACKEND, ("pytorch", "openvino", "onnxruntime"))
+    need(
+        test.BACKEND != "onnxruntime" or test.PRECISION == "float32",
+        f"TEST.BACKEND onnxruntime computes in float32, not in TEST.PRECISION {test.PRECISION}; openvino does",
+    )
+    need(test.BACKEND == "pytorch" or not test.COMPILE, "TEST.COMPILE is for TEST.BACKEND pytorch alone")
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))
 
     need(len(cfg.GPUS) > 0 and min(cfg.GPUS) >= 0, f"GPUS must list GPU numbers, (0,) for one, not {cfg.GPUS}")

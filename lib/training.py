@@ -93,14 +93,17 @@ class Training:
     evaluation: Evaluation
     monitor: Monitor | None  # of the first process
     device: torch.device
+    precision: torch.dtype
     epoch: int
     epochs: int
     validate_every: int
     report_every: int
     step: int = 0
+    scaler: torch.amp.GradScaler = field(init=False)
     best: dict[str, Any] = field(init=False)  # the evaluation's main metric, by its name, and the epoch
 
     def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.best = {self.evaluation.main: -1.0, "epoch": -1}
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -118,6 +121,8 @@ class Training:
             )
         # The options, such as weight decay, are this run's.
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
+        if self.scaler.is_enabled() and saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
         logger.info("resumed %s: %d epochs done, step %d, %s", path, self.epoch, self.step, in_words(self.best))
 
@@ -176,6 +181,8 @@ class Training:
                 self.targets,
                 device=self.device,
                 first_step=self.step,
+                precision=self.precision,
+                scaler=self.scaler,
                 report_every=self.report_every,
                 report=report,
             )
@@ -200,7 +207,7 @@ class Training:
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:
         """Pictures of the first batch that is validated."""
-        if self.monitor is not None and int(batch["index"][0]) == 0:
+        if self.monitor is not None and bool((batch["index"] == 0).any()):
             self.monitor.pictures("valid", batch, heatmaps, self.targets(batch)[0], self.step)
 
     def _save(self) -> None:
@@ -215,6 +222,7 @@ class Training:
             "best": self.best,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "config": self.config,
         }
         checkpoint.save(self.folder / CHECKPOINT, state)

@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
+    "inference": {"models"},
     "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},
     "build": {
         *("skeleton", "geometry", "heatmap", "dataset", "core", "models", "config"),
-        *("checkpoint", "distributed", "log", "draw", "monitor", "training"),
+        *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
     },
     "cli": {"config", "distributed", "log"},
 }

@@ -740,8 +740,14 @@ def resumed_with_another(place: Place, options: list[str]) -> list:
 
 @bad_file("train")
 def training_diverges(place: Place) -> list:
-    place.options = ["TRAIN.LR", "1e12", "TRAIN.END_EPOCH", "2"]
+    place.options = ["TRAIN.LR", "1e12", "TRAIN.END_EPOCH", "2", "TRAIN.VALIDATE_EVERY", "2"]
     return ["epoch 2/2 step 1: the loss is nan", "smaller TRAIN.LR, here the rate is 5e+11"]
+
+
+@bad_file("train")
+def training_has_diverged_when_it_is_validated(place: Place) -> list:
+    place.options = ["TRAIN.LR", "1e12"]
+    return ["4 of 4 predicted persons", "no finite numbers", "the training has diverged (TRAIN.LR)"]
 
 
 # ---- the tests ------------------------------------------------------------------------------------------------------

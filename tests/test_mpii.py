@@ -182,6 +182,8 @@ def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
         kernel_size=11,
         number=0,
         device=torch.device("cpu"),
+        forward_of=lambda model: model,
+        forward_name="as it is",
         names=MPII.names,
         truth=truth,
     )

@@ -18,6 +18,7 @@ def main() -> None:
     name, stamp = Path(arguments.cfg).stem, log.time_stamp()
     folder, log_folder = build.run_folder(cfg, name), build.log_folder(cfg, name, stamp)
 
+    precision = build.precision(cfg, device)
     saved = training.saved_state(folder, cfg.AUTO_RESUME, partial(build.changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
     if saved is not None and saved["epoch"] >= cfg.TRAIN.END_EPOCH:
         log.logger.info(
@@ -37,6 +38,8 @@ def main() -> None:
         build.start(cfg, model, kind)
     build.freeze(cfg, model)
     model.to(device)
+    if cfg.TRAIN.COMPILE:
+        model.compile()
     optimizer = build.optimizer(cfg, model)
     main_process = distributed.rank() == 0
     if main_process:
@@ -57,6 +60,7 @@ def main() -> None:
         evaluation=evaluation,
         monitor=build.monitor(cfg, kind, log_folder, folder) if main_process else None,
         device=device,
+        precision=precision,
         epoch=cfg.TRAIN.BEGIN_EPOCH,
         epochs=cfg.TRAIN.END_EPOCH,
         validate_every=cfg.TRAIN.VALIDATE_EVERY,

@@ -5,7 +5,7 @@ N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: http
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,8 +80,9 @@ def refuse_broken(people: People, predictions: Predictions) -> None:
     if broken.any():
         first = predictions.index[broken.argmax()]
         raise UserError(
-            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
-            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, or the precision low"
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, the "
+            f"first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is too low "
+            "(TEST.PRECISION), or the training has diverged (TRAIN.LR)"
         )
 
 
@@ -103,6 +104,8 @@ class Evaluation(ABC):
     kernel_size: int
     number: int
     device: torch.device
+    forward_of: Callable[..., Callable[[Tensor], Tensor]]  # from a network to what runs its weights of that moment
+    forward_name: str  # what the log calls that
 
     main: ClassVar[str]  # the metric that chooses a run's best epoch
 
@@ -112,14 +115,15 @@ class Evaluation(ABC):
 
     def how_predicted(self) -> str:
         """What `describe` says of every data set."""
-        return f"flip test: {'on' if self.flip_order is not None else 'off'}; decoder: DARK, blur {self.kernel_size}"
+        flip = "on" if self.flip_order is not None else "off"
+        return f"flip test: {flip}; decoder: DARK, blur {self.kernel_size}; forward: {self.forward_name}"
 
     def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
         """All processes' predictions, on every process. Raises UserError if any is no number."""
-        model.eval()
+        forward = self.forward_of(model)
         with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
             own = predict(
-                model,
+                forward,
                 progress.follow(self.loader),
                 kernel_size=self.kernel_size,
                 flip_order=self.flip_order,

@@ -58,14 +58,17 @@ def train_epoch(
     *,
     device: torch.device,
     first_step: int,
+    precision: torch.dtype,
+    scaler: torch.amp.GradScaler,
     report_every: int,
     report: Callable[[int, dict[str, float], dict[str, Tensor], Tensor, Tensor], None],
 ) -> None:
     """Train on one epoch of `plan`, whose micro-batches `loader` delivers.
 
     `targets_of(batch)` makes the target maps and weights on the device; `first_step` is the run's number of the
-    epoch's first step. Every `report_every` steps and at the end `report(step, numbers, batch, output, target)`
-    is called with the step within the epoch.
+    epoch's first step. The network runs in `precision`, its weights and the loss stay float32; `scaler` keeps
+    float16's gradients from vanishing. Every `report_every` steps and at the end
+    `report(step, numbers, batch, output, target)` is called with the step within the epoch.
     """
     model.train()
     meter = Meter()
@@ -82,16 +85,19 @@ def train_epoch(
             with (
                 contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
             ):
-                output = model(normalise(batch["image"], device))
+                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    output = model(normalise(batch["image"], device))
+                output = output.float()
                 loss = criterion(output, target, weight)
                 # The gradient is that of the mean over the whole step; DDP averages over its processes.
-                (loss * (len(output) * plan.world / plan.step_size(step))).backward()
+                scaler.scale(loss * (len(output) * plan.world / plan.step_size(step))).backward()
             meter.losses.append(loss.detach() * len(output))
             meter.samples += len(output)
             counts = pck(output.detach(), target)
             meter.correct.append(counts[0])
             meter.judged.append(counts[1])
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         if (step + 1) % report_every == 0 or step == plan.steps - 1:
             report(step, meter.read(), batch, output.detach(), target)
             meter = Meter()

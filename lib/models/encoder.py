@@ -71,9 +71,18 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention, then a feed-forward network, each added to its input and normalised after."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, activation: str):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        activation: str,
+        attention_dropout: float | None = None,
+    ):
+        """`dropout` is that of the attention weights too, unless `attention_dropout` is given."""
         super().__init__()
-        self.self_attn = SelfAttention(dim, heads, dropout)
+        self.self_attn = SelfAttention(dim, heads, dropout if attention_dropout is None else attention_dropout)
         self.linear1 = nn.Linear(dim, feedforward)
         self.linear2 = nn.Linear(feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
@@ -99,10 +108,13 @@ class Encoder(nn.Module):
         dropout: float = 0.1,
         activation: str = "relu",
         positions_at_first_layer_only: bool = False,
+        attention_dropout: float | None = None,
     ):
         super().__init__()
         self.positions_at_first_layer_only = positions_at_first_layer_only
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, feedforward, dropout, activation) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, feedforward, dropout, activation, attention_dropout) for _ in range(layers)
+        )
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

@@ -59,12 +59,13 @@ class TransPose(nn.Module):
         heads: int,
         layers: int,
         dropout: float,
+        attention_dropout: float | None,
         activation: str,
         positions_at_first_layer_only: bool,
     ) -> None:
         self.reduce = nn.Conv2d(channels, dim, 1, bias=False)
         self.global_encoder = Encoder(
-            layers, dim, heads, feedforward, dropout, activation, positions_at_first_layer_only
+            layers, dim, heads, feedforward, dropout, activation, positions_at_first_layer_only, attention_dropout
         )
 
     def _add_final_layer(self, channels: int, num_joints: int, kernel: int) -> None:
@@ -135,6 +136,7 @@ class TransPoseR(TransPose):
         layers: int = 4,
         positions: str = "sine",
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
         activation: str = "relu",
         positions_at_first_layer_only: bool = False,
         deconv_filters: Sequence[int] = (256,),
@@ -159,6 +161,7 @@ class TransPoseR(TransPose):
             heads=heads,
             layers=layers,
             dropout=dropout,
+            attention_dropout=attention_dropout,
             activation=activation,
             positions_at_first_layer_only=positions_at_first_layer_only,
         )
@@ -201,6 +204,7 @@ class TransPoseH(TransPose):
         layers: int = 4,
         positions: str = "sine",
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
         activation: str = "relu",
         positions_at_first_layer_only: bool = False,
         final_kernel: int = 1,
@@ -223,6 +227,7 @@ class TransPoseH(TransPose):
             heads=heads,
             layers=layers,
             dropout=dropout,
+            attention_dropout=attention_dropout,
             activation=activation,
             positions_at_first_layer_only=positions_at_first_layer_only,
         )

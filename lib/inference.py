@@ -1,0 +1,153 @@
+"""A trained network made fast for inference: batch norm folded, a lower precision, another runtime.
+
+The network itself stays what it is, and so do its checkpoints: all of this is done to a copy.
+B batch, K keypoints, H x W the heatmap (a quarter of the input).
+"""
+
+import copy
+import importlib
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from transpose.errors import UserError
+from transpose.models.transpose import TransPose
+
+logger = logging.getLogger(__name__)
+
+# Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W), float32, on the images' device.
+Forward = Callable[[Tensor], Tensor]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PACKAGES = {"openvino": "openvino", "onnxruntime": "onnx onnxscript onnxruntime"}
+# OpenVINO's hint, and what it calls the processor's ability.
+OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a trained network is run; called with one, it gives the function that runs its weights of this moment."""
+
+    precision: str = "float32"
+    backend: str = "pytorch"  # a key of BACKENDS
+    compiled: bool = False  # by torch.compile; on a GPU also recorded as a CUDA graph
+
+    def __call__(self, model: TransPose) -> Forward:
+        return BACKENDS[self.backend](model, self)
+
+    def describe(self) -> str:
+        """For the log and the summary of a test."""
+        return f"{self.backend}, {self.precision}{', compiled' if self.compiled else ''}"
+
+
+def folded(model: TransPose) -> TransPose:
+    """A copy for inference, each batch norm folded into the convolution before it."""
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in copied.modules():
+        children = list(parent.named_children())
+        for (name, layer), (next_name, following) in pairwise(children):
+            if isinstance(following, nn.BatchNorm2d):
+                assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d), f"{next_name} does not follow a convolution"
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                setattr(parent, name, fuse_conv_bn_eval(layer, following, transposed))
+                setattr(parent, next_name, nn.Identity())
+    return copied
+
+
+def exported(model: TransPose) -> torch.export.ExportedProgram:
+    """The folded network as a graph for any batch size: what runtimes other than PyTorch are given."""
+    network = folded(model).cpu()
+    height, width = (network.stride * length for length in network.grid)
+    example = torch.zeros(2, 3, height, width)
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+
+
+def write_onnx(model: TransPose, path: Path) -> None:
+    """Write the folded network as an ONNX file: input `images` (B, 3, 4H, 4W), output `heatmaps` (B, K, H, W)."""
+    for package in ("onnx", "onnxscript"):
+        _needed(package, "onnxruntime")
+    program = torch.onnx.export(
+        exported(model), dynamo=True, verbose=False, input_names=["images"], output_names=["heatmaps"]
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def openvino_model(model: TransPose) -> Any:
+    """The folded network as an `openvino.Model` for any batch size: input `images`, one output."""
+    return _needed("openvino", "openvino").convert_model(exported(model))
+
+
+def _needed(package: str, backend: str) -> Any:
+    """An optional package, imported. Raises UserError that says how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise UserError(
+            f"TEST.BACKEND {backend} needs the package {package}, which is not installed: "
+            f"pip install {PACKAGES[backend]}, or set TEST.BACKEND pytorch"
+        ) from None
+
+
+def _pytorch(model: TransPose, how: Inference) -> Forward:
+    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast."""
+    network = folded(model).to(memory_format=torch.channels_last)
+    kind = next(network.parameters()).device.type
+    if how.compiled:
+        network.compile(mode="reduce-overhead" if kind == "cuda" else None)
+    dtype = PRECISIONS[how.precision]
+
+    def forward(images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            return network(images).float()
+
+    return forward
+
+
+def _openvino(model: TransPose, how: Inference) -> Forward:
+    openvino = _needed("openvino", "openvino")
+    runtime = openvino.Core()
+    hint, capability = OPENVINO_PRECISIONS[how.precision]
+    if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        logger.warning("this processor has no %s arithmetic: openvino computes in float32", how.precision)
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = runtime.compile_model(openvino_model(model), "CPU", options)
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled([images.contiguous().cpu().numpy()])[0].copy()).to(images.device)
+
+    return forward
+
+
+def _onnxruntime(model: TransPose, how: Inference) -> Forward:
+    assert how.precision == "float32", how.precision
+    runtime = _needed("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, path)
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def forward(images: Tensor) -> Tensor:
+        (heatmaps,) = session.run(["heatmaps"], {"images": images.contiguous().cpu().numpy()})
+        return torch.from_numpy(heatmaps).to(images.device)
+
+    return forward
+
+
+BACKENDS: dict[str, Callable[[TransPose, Inference], Forward]] = {
+    "pytorch": _pytorch,
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}
