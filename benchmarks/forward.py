@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ RECIPES = {
     "tp_h_a6": COCO / "transpose_h/TP_H_w48_256x192_stage3_1_4_d96_h192_relu_enc6_mh1.yaml",
 }
 FORWARDS = (("tp_r_a4", 1), ("tp_r_a4", 8), ("tp_h_s", 1), ("tp_h_a6", 1))
-TRAINING = (("tp_r_a4", 8), ("tp_h_s", 2))
+TRAINING = (("tp_r_a4", 4), ("tp_h_s", 1))
 MEMORY = ("tp_h_a6", 8)
 
 
@@ -181,7 +180,10 @@ def print_memory(which: str) -> None:
     del model
     with torch.inference_mode():
         forward(images_of(batch))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+    # Not getrusage, whose maximum a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    print(peak * 1024 / 1e9)
 
 
 @torch.inference_mode()
