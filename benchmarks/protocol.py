@@ -21,6 +21,7 @@ from transpose import build, cli, config
 from transpose.core.coco import METRICS
 from transpose.core.evaluate import markdown_table
 from transpose.dataset import people
+from transpose.errors import UserError
 
 RECIPE = Path(__file__).resolve().parents[1] / ("experiments/coco/transpose_r/TP_R_256x192_d256_h1024_enc4_mh8.yaml")
 BOXES = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -40,6 +41,8 @@ def main() -> None:
 def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, float], list[float]]:
     """Print both tables, the largest difference and the seconds; returns the numbers, ours and plain."""
     (folder / "images/val2017").mkdir(parents=True)  # no image is opened
+    if not (root / "annotations").is_dir():
+        raise UserError(f"{root}: there is no folder annotations in it (--root)")
     (folder / "annotations").symlink_to(root / "annotations")
     options = ["DATASET.ROOT", str(folder), "TEST.COCO_BBOX_FILE", str(root / BOXES), *overrides]
     cfg = config.load(RECIPE, options, output_dir=str(folder / "output"))

@@ -221,6 +221,8 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if not 0 < arguments.fraction <= 1 or arguments.samples < 1:
+        parser.error("--fraction must be above 0 and at most 1, --samples 1 or more")
     if arguments.part:
         logging.disable()
         further = [arguments.samples] if arguments.part == "workers" else []

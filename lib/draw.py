@@ -165,10 +165,15 @@ def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
     return np.concatenate([head, sheet])
 
 
-def encode(image: np.ndarray, path: Path) -> bytes:
-    """A BGR picture in the format that the file's name ends with. Raises UserError if there is none."""
+def check_name(path: Path) -> None:
+    """Raise UserError if no picture's format bears the ending of this name."""
     if not cv2.haveImageWriter(str(path)):
         raise UserError(f"{path}: no picture can be written under this name; let it end in .png")
+
+
+def encode(image: np.ndarray, path: Path) -> bytes:
+    """A BGR picture in the format that the file's name ends with. Raises UserError if there is none."""
+    check_name(path)
     return cv2.imencode(path.suffix, image)[1].tobytes()
 
 

@@ -177,7 +177,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
         raise UserError(f"{where}: the keypoint {twice!r} is listed twice")
 
     def index(name: Any, key: str) -> int:
-        if name not in place:
+        if not isinstance(name, str) or name not in place:
             nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0)[0]
             raise UserError(f"{where}: `{key}` names {name!r}, which is no keypoint; the nearest is {nearest!r}")
         return place[name]
@@ -200,6 +200,10 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
     if alone and content.get("pairs") is None:
         _warn_about_sides(where, ", ".join(alone))
+    told = {frozenset(pair) for pair in told_by_names(names)}
+    odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
+    if odd:
+        _warn_about_pairs(where, ", ".join(odd))
     if content.get("sigmas") is None:
         _warn_about_sigmas(where)
 
@@ -255,6 +259,13 @@ def _warn_about_sigmas(where: str) -> None:
 @cache
 def _warn_about_sides(where: str, names: str) -> None:
     logger.warning("%s: %s stand in no left/right pair: name the pairs in DATASET.SKELETON", where, names)
+
+
+@cache
+def _warn_about_pairs(where: str, pairs: str) -> None:
+    logger.warning(
+        "%s: the `pairs` %s are not those that the names tell; a flip exchanges them all the same", where, pairs
+    )
 
 
 def told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:

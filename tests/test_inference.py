@@ -98,7 +98,7 @@ def test_bfloat16_is_near(make):
 @BOTH
 def test_other_runtimes_give_the_same_heatmaps_for_any_batch_size(make, backend):
     if not INSTALLED[backend]:
-        pytest.skip(f"{backend} is not installed: pip install 'transpose-pose[{backend}]'")
+        pytest.skip(f"{backend} is not installed: pip install {inference.PACKAGES[backend]}")
     model = drawn(make)
     forward = Inference(backend=backend)(model)
     assert max(largest_difference(forward, model, batch) for batch in (1, 3)) < BOUND[make]
@@ -107,7 +107,7 @@ def test_other_runtimes_give_the_same_heatmaps_for_any_batch_size(make, backend)
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_runtime_that_is_missing_is_named_with_the_way_to_get_it(backend, monkeypatch):
     monkeypatch.setattr(inference.importlib, "import_module", missing)
-    with pytest.raises(UserError, match=rf"TEST\.BACKEND {backend} .* pip install 'transpose-pose\[{backend}\]'"):
+    with pytest.raises(UserError, match=rf"TEST\.BACKEND {backend} .* pip install {inference.PACKAGES[backend]}"):
         Inference(backend=backend)(small_r())
 
 

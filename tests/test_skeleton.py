@@ -98,3 +98,17 @@ def test_a_limb_beyond_the_keypoints_is_named():
 def test_limbs_that_are_no_list_are_named():
     with pytest.raises(UserError, match=r"birds.json, category 'bird': `skeleton` must be a list, not 5"):
         skeleton.from_category({"name": "bird", "keypoints": ["a", "b"], "skeleton": 5}, "birds.json")
+
+
+@pytest.mark.parametrize(
+    "key, value", [("limbs", [[["a"], "top"]]), ("upper_body", [["top"]]), ("pairs", [[{}, "top"]])]
+)
+def test_a_name_inside_one_bracket_too_many_is_told(key, value):
+    with pytest.raises(UserError, match=f"`{key}` names .*, which is no keypoint"):
+        skeleton.from_mapping({"names": ["top", "tail"], key: value}, "mine.yaml")
+
+
+def test_pairs_against_the_names_are_taken_with_a_warning(caplog):
+    names = ["left_wing", "right_wing", "tail"]
+    kind = skeleton.from_mapping({"names": names, "pairs": [["left_wing", "tail"]]}, "odd.yaml")
+    assert kind.pairs == ((0, 2),) and "odd.yaml: the `pairs` left_wing/tail" in caplog.text

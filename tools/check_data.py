@@ -47,6 +47,8 @@ def main() -> None:
 
     from transpose import build, checkpoint, draw, log
 
+    if arguments.out is not None:
+        draw.check_name(arguments.out)  # before all photographs are read, not after
     log.start(quiet=True)  # what the tools would warn of stands in the report
     number = None if arguments.images == "all" else int(arguments.images)
     report = build.data_report(cfg, number, log.follow("photographs"))

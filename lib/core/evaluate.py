@@ -80,9 +80,9 @@ def refuse_broken(people: People, predictions: Predictions) -> None:
     if broken.any():
         first = predictions.index[broken.argmax()]
         raise UserError(
-            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, the "
-            f"first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is too low "
-            "(TEST.PRECISION), or the training has diverged (TRAIN.LR)"
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
+            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is "
+            "too low (TEST.PRECISION), or the training has diverged (TRAIN.LR)"
         )
 
 

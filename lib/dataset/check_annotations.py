@@ -476,7 +476,8 @@ def check_precision(section: Section, persons: Persons) -> None:
     counted = persons.counted
     count = int(counted.sum())
     if not count:
-        says = f"AP is -1, whatever is found: none of {len(persons):,} counts ({_count(persons.not_counted)})"
+        why = f" ({_count(persons.not_counted)})" if len(persons) else ""
+        says = f"AP is -1, whatever is found: none of {len(persons):,} counts{why}"
         section.add(ERROR, "AP", says)
         return
     medium, large = (int((counted & persons.of_area(limits)).sum()) for limits in (MEDIUM, LARGE))

@@ -115,6 +115,7 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
     ids, width, height = (numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
+    refuse_duplicates(ids, "image", path)
     names = file_names(images, "file_name", "image", path)
     category = category_of(content["categories"], category_name, path)
     people = []
