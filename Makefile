@@ -15,10 +15,10 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types bench bench-data clean
+.PHONY: help venv demo test test-slow lint types bench bench-data clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) CONSTRAINTS=$(CONSTRAINTS)"
 
 venv: $(STAMP) ## create the virtual environment and install the requirements
@@ -39,6 +39,9 @@ demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, dr
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest
+
+test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
+	$(PY) -m pytest -m slow
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

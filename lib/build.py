@@ -5,25 +5,26 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from transpose import checkpoint, config, distributed, heatmap
+from transpose import checkpoint, config, distributed, heatmap, log
 from transpose import skeleton as skeletons
 from transpose.core import loss, pckh
 from transpose.core.evaluate import CocoEvaluation, Evaluation
 from transpose.core.pckh import PckhEvaluation
-from transpose.dataset import index, mpii, people
+from transpose.dataset import check, index, mpii, people, resident, store
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
-from transpose.dataset.crops import Augmentation, Crops, ImageReader
+from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
 from transpose.errors import UserError
 from transpose.models import weights
 from transpose.models.hrnet import Stage
@@ -33,6 +34,7 @@ from transpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 SKELETON_FILE = "skeleton.yaml"  # beside a run's weights
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 IMAGENET_SOURCES = {
@@ -46,6 +48,7 @@ def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
     source = cfg.DATASET.SKELETON
     if source:
         kind = skeletons.read(Path(source))
+        _check_order(kind.names, source, annotations)
     else:
         source = str(annotations.path)
         kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
@@ -57,6 +60,34 @@ def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
     if kind != skeletons.COCO:
         _report(kind, source)
     return kind
+
+
+def _check_order(names: tuple[str, ...], source: str, annotations: people.ImageSet) -> None:
+    """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
+
+    Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
+    """
+    listed = annotations.category.get("keypoints")
+    if not isinstance(listed, list):
+        return
+    for place, (name, other) in enumerate(zip(names, listed, strict=False), start=1):
+        if name != other and (name in listed or other in names):
+            raise UserError(
+                f"{source}: its keypoint {place} is {name!r}, but {annotations.path} lists {other!r} there, and the "
+                "numbers of each annotation follow that list: give `names` in its order"
+            )
+
+
+def shared_skeleton(loader: DataLoader | resident.ResidentCrops, evaluation: Evaluation) -> Skeleton:
+    """The skeleton that is trained and tested. Raises UserError if the two sets list different keypoints."""
+    assert isinstance(loader.dataset, Crops)
+    trained, tested = loader.dataset.skeleton, evaluation.crops.skeleton
+    if trained.names != tested.names:
+        raise UserError(
+            f"the training set lists the keypoints {', '.join(trained.names)}, but {evaluation.name} lists "
+            f"{', '.join(tested.names)}: both must list the same in the same order"
+        )
+    return tested
 
 
 @cache
@@ -194,11 +225,12 @@ def _is_mpii(cfg: CfgNode) -> bool:
 
 
 def _annotation_file(cfg: CfgNode, name: str) -> Path:
-    root = Path(cfg.DATASET.ROOT)
-    if _is_mpii(cfg):
-        return root / "annot" / f"{name}.json"
-    stem = "image_info" if _has_no_truth(name) else "person_keypoints"
-    return root / "annotations" / f"{stem}_{name}.json"
+    place = cfg.DATASET.ANNOTATIONS
+    if not place and _is_mpii(cfg):
+        place = "annot/{set}.json"
+    elif not place:
+        place = f"annotations/{'image_info' if _has_no_truth(name) else 'person_keypoints'}_{{set}}.json"
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
 
 
 def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
@@ -208,12 +240,18 @@ def _annotations(cfg: CfgNode, name: str) -> people.Annotations:
     return people.read_annotations(path, not _has_no_truth(name), cfg.DATASET.CATEGORY)
 
 
+def _image_source(cfg: CfgNode, name: str) -> Path:
+    """The folder or zip of a set's photographs."""
+    place = cfg.DATASET.IMAGES
+    if not place:
+        place = "images/test2017" if _has_no_truth(name) else "images/{set}"
+        place = "images" if _is_mpii(cfg) else place
+        place += ".zip" if cfg.DATASET.DATA_FORMAT == "zip" else ""
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
+
+
 def _reader(cfg: CfgNode, name: str) -> ImageReader:
-    source = Path(cfg.DATASET.ROOT) / "images"
-    if not _is_mpii(cfg):
-        source /= "test2017" if _has_no_truth(name) else name
-    if cfg.DATASET.DATA_FORMAT == "zip":
-        source = source.with_name(f"{source.name}.zip")
+    source = _image_source(cfg, name)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
@@ -221,10 +259,22 @@ def _reader(cfg: CfgNode, name: str) -> ImageReader:
     return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
 
 
+def _decoded(cfg: CfgNode, persons: people.People, reader: ImageReader) -> store.ImageStore:
+    """The training photographs, decoded by the first process unless they are already."""
+    folder = Path(cfg.DATASET.DECODED_DIR)
+    _make_writable(folder, "DATASET.DECODED_DIR")
+    path = store.path_in(folder, reader.source)
+    names = np.unique(persons.images.names[persons.image]).tolist()
+    if distributed.rank() == 0:
+        store.opened(path, reader, names, log.follow(f"decode {cfg.DATASET.TRAIN_SET}"))
+    distributed.gather(None)  # the others wait
+    return store.opened(path, reader, names)
+
+
 def _crops(
     cfg: CfgNode,
     persons: people.People,
-    reader: ImageReader,
+    reader: Reader,
     kind: Skeleton,
     augmentation: Augmentation | None = None,
 ) -> Crops:
@@ -245,7 +295,7 @@ def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
     return _annotations(cfg, cfg.DATASET.TEST_SET), _reader(cfg, cfg.DATASET.TEST_SET)
 
 
-def _loader(cfg: CfgNode, crops: Crops, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
+def _loader(cfg: CfgNode, crops: Dataset, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
     return DataLoader(
@@ -276,12 +326,19 @@ def _training_people(cfg: CfgNode) -> tuple[Skeleton, people.People]:
     return skeleton(cfg, source), persons
 
 
-def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
-    """The training set's loader, and the plan of its batches."""
+def training_data(
+    cfg: CfgNode, device: torch.device = CPU
+) -> tuple[DataLoader | resident.ResidentCrops, TrainingBatches]:
+    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the photographs go to `device`."""
     data = cfg.DATASET
     kind, persons = _training_people(cfg)
     if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
         logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
+    elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= kind.num_joints:
+        logger.warning(
+            "NUM_JOINTS_HALF_BODY %d is not less than the %d keypoints: no half-body crops (PROB_HALF_BODY)",
+            *(data.NUM_JOINTS_HALF_BODY, kind.num_joints),
+        )
     if data.SELECT_DATA:
         persons = people.select(persons, people.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
     augmentation = Augmentation(
@@ -292,7 +349,9 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
         half_body_joints=data.NUM_JOINTS_HALF_BODY,
         upper_body=data.PROB_UPPER_BODY,
     )
-    crops = _crops(cfg, persons, _reader(cfg, data.TRAIN_SET), kind, augmentation)
+    reader = _reader(cfg, data.TRAIN_SET)
+    decoded = _decoded(cfg, persons, reader) if data.DECODED_DIR else None
+    crops = _crops(cfg, persons, decoded or reader, kind, augmentation)
     plan = TrainingBatches(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,
@@ -310,6 +369,9 @@ def training_data(cfg: CfgNode) -> tuple[DataLoader, TrainingBatches]:
     if distributed.world() < plan.shares:
         batch += f", accumulated over {plan.shares_here} micro-batches in each of {plan.world} process(es)"
     logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
+    if decoded is not None and data.ON_DEVICE:
+        placed = _loader(cfg, resident.Placed(crops, decoded), plan, persistent=True)
+        return resident.ResidentCrops(placed, resident.on_device(decoded, device)), plan
     return _loader(cfg, crops, plan, persistent=True), plan
 
 
@@ -330,12 +392,21 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     return PckhEvaluation(names=kind.names, truth=truth, **_prediction(cfg, device, _crops(cfg, persons, reader, kind)))
 
 
-def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
+def _check_boxes(cfg: CfgNode) -> None:
+    """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if _has_no_truth(name) and test.USE_GT_BBOX:
-        raise UserError(f"{name} has no ground truth: set TEST.USE_GT_BBOX False and TEST.COCO_BBOX_FILE")
+        raise UserError(
+            f"{name} has no ground truth, as COCO's sets with 'test' in their name: set TEST.USE_GT_BBOX False and "
+            "TEST.COCO_BBOX_FILE, or give a set of your own another name"
+        )
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
+
+
+def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    _check_boxes(cfg)
     annotations, reader = test_images(cfg)
     kind = skeleton(cfg, annotations)
     joints, boxes = kind.num_joints, "ground truth"
@@ -359,6 +430,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         score_threshold=test.IN_VIS_THRE,
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
+        scorer=test.SCORER,
         **_prediction(cfg, device, _crops(cfg, persons, reader, kind)),
     )
 
@@ -377,6 +449,42 @@ def _prediction(cfg: CfgNode, device: torch.device, crops: Crops) -> dict[str, A
         "number": cfg.RANK,
         "device": device,
     }
+
+
+def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> check.Report:
+    """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
+    data, test = cfg.DATASET, cfg.TEST
+    if _is_mpii(cfg):
+        raise UserError("the data's check reads COCO's format, and DATASET.DATASET is mpii")
+    sets = [
+        check.ImageSet(
+            name=name,
+            path=_annotation_file(cfg, name),
+            has_truth=not _has_no_truth(name),
+            trains=name == data.TRAIN_SET,
+            tests=name == data.TEST_SET,
+            open_images=partial(_reader, cfg, name),
+        )
+        for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
+    ]
+
+    def boxes() -> check.Boxes | None:
+        _check_boxes(cfg)
+        if not test.COCO_BBOX_FILE:
+            return None
+        return check.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
+
+    return check.examine(
+        sets,
+        boxes,
+        category=data.CATEGORY,
+        num_joints=cfg.MODEL.NUM_JOINTS,
+        skeleton_of=partial(skeleton, cfg),
+        aspect=cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1],
+        select_data=data.SELECT_DATA,
+        number=number,
+        follow=follow,
+    )
 
 
 def targets(cfg: CfgNode, kind: Skeleton, device: torch.device) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
@@ -453,12 +561,16 @@ FREE_TO_CHANGE = (
     "MODEL.PRETRAINED",
     "DATASET.ROOT",
     "DATASET.DATA_FORMAT",
+    "DATASET.IMAGES",
+    "DATASET.ANNOTATIONS",
     "DATASET.CACHE_MB",
+    "DATASET.DECODED_DIR",
     "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
     "TEST.BATCH_SIZE_PER_GPU",
+    "TEST.SCORER",
 )
 
 

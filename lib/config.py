@@ -87,9 +87,13 @@ _C.DATASET.TEST_SET = "val2017"
 _C.DATASET.CATEGORY = ""  # name of the annotated category; '' takes "person", or the only one
 _C.DATASET.SKELETON = ""  # yaml of keypoints; '' takes a COCO file's own, and COCO's where it names none
 _C.DATASET.DATA_FORMAT = "jpg"  # zip: images/<set>.zip; else the folder images/<set> (mpii: images.zip, images)
+_C.DATASET.IMAGES = ""  # under ROOT, in place of images/{set}: a folder or a .zip; {set} stands for the set's name
+_C.DATASET.ANNOTATIONS = ""  # under ROOT, in place of annotations/person_keypoints_{set}.json
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
+_C.DATASET.DECODED_DIR = ""  # folder for the training photographs, decoded once: 52 GB for COCO; '' decodes each time
+_C.DATASET.ON_DEVICE = False  # hold the decoded training photographs in the GPU's memory and cut the crops there
 _C.DATASET.INDEX_CACHE = True  # keep the persons of large annotation files as arrays in OUTPUT_DIR/index
 _C.DATASET.FLIP = True  # mirror with probability 0.5
 _C.DATASET.SCALE_FACTOR = 0.25
@@ -138,6 +142,7 @@ _C.TEST.NMS_THRE = 0.6  # legacy
 _C.TEST.SOFT_NMS = False
 _C.TEST.OKS_THRE = 0.5  # OKS-NMS drops a person that overlaps a better one by more
 _C.TEST.IN_VIS_THRE = 0.0  # joints above this score count towards the person's
+_C.TEST.SCORER = "pycocotools"  # what computes AP; faster-coco-eval gives the same numbers sooner, if installed
 _C.TEST.MODEL_FILE = ""  # weights to test; '' takes final_state.pth of the run's folder
 
 _C.DEBUG = CfgNode()
@@ -174,6 +179,7 @@ LEGACY: dict[str, tuple[str, str] | None] = {
 PATHS = (
     "DATASET.ROOT",
     "DATASET.SKELETON",
+    "DATASET.DECODED_DIR",
     "MODEL.PRETRAINED",
     "MODEL.INIT_FROM",
     "TEST.MODEL_FILE",
@@ -361,6 +367,13 @@ def _check(cfg: CfgNode, where: str) -> None:
     need(
         data.DATASET != "mpii" or data.SKELETON,
         "DATASET.DATASET mpii needs DATASET.SKELETON: experiments/mpii/skeleton.yaml",
+    )
+    need(data.DECODED_DIR or not data.ON_DEVICE, "DATASET.ON_DEVICE needs a folder for the photographs: DECODED_DIR")
+    choice("TEST.SCORER", test.SCORER, ("pycocotools", "faster-coco-eval"))
+    need(
+        not data.ANNOTATIONS or "{set}" in data.ANNOTATIONS or data.TRAIN_SET == data.TEST_SET,
+        f"DATASET.ANNOTATIONS {data.ANNOTATIONS} is one file for TRAIN_SET {data.TRAIN_SET} and TEST_SET "
+        f"{data.TEST_SET}: write {{set}} where the set's name stands in it",
     )
     choice("TRAIN.OPTIMIZER", train.OPTIMIZER, ("adam", "adamw", "sgd"))
     choice("TRAIN.SCHEDULE", train.SCHEDULE, ("cosine", "multistep"))

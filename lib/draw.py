@@ -5,11 +5,13 @@ All images are uint8 BGR, colours too; sizes are (width, height). B batch, N per
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from transpose import geometry
+from transpose.errors import UserError
 from transpose.skeleton import Skeleton
 
 # Sky blue, orange and white tell the sides apart for colour-blind eyes too (the first two are Okabe and Ito's).
@@ -22,6 +24,7 @@ SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
 FARTHEST = 1e6  # pixels; drawing clips anyway, but its integers must hold the coordinate
 MARGIN = 6
 LABEL_HEIGHT = 16
+TITLE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 MOST_CROPS, MOST_HEATMAP_ROWS = 32, 8
 
 
@@ -130,6 +133,43 @@ def mosaic(
         if labels:
             _label(sheet, labels[i], (MARGIN + column * step_x, MARGIN + row * step_y + cell[1]), cell[0])
     return sheet
+
+
+def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
+    """The sheet, BGR, beneath a text of as many lines as it takes; with `sides` a last one tells the colours."""
+    step, dot, left = round(1.6 * LABEL_HEIGHT), round(LABEL_HEIGHT / 3), 2 * MARGIN
+
+    def length(text: str) -> int:
+        return cv2.getTextSize(text, *TITLE, 1)[0][0]
+
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and left + length(longer) > sheet.shape[1] - left:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    head = np.full((MARGIN + step * (len(lines) + sides), sheet.shape[1], 3), PAPER, np.uint8)
+
+    def write(text: str, left: int, line: int) -> None:
+        cv2.putText(head, text, (left, line * step - dot // 2), *TITLE, INK, 1, cv2.LINE_AA)
+
+    for line, text in enumerate(lines, start=1):
+        write(text, left, line)
+    for name, side in (("the person's left", LEFT), ("right", RIGHT), ("of no pair", MIDDLE)) if sides else ():
+        center = np.array([left + dot, (len(lines) + 1) * step - dot])
+        _dot(head, center, OUTLINE, dot + 1)
+        _dot(head, center, COLOURS[side], dot)
+        write(name, left + 3 * dot, len(lines) + 1)
+        left += length(name) + 7 * dot
+    return np.concatenate([head, sheet])
+
+
+def encode(image: np.ndarray, path: Path) -> bytes:
+    """A BGR picture in the format that the file's name ends with. Raises UserError if there is none."""
+    if not cv2.haveImageWriter(str(path)):
+        raise UserError(f"{path}: no picture can be written under this name; let it end in .png")
+    return cv2.imencode(path.suffix, image)[1].tobytes()
 
 
 def _label(sheet: np.ndarray, text: str, corner: tuple[int, int], width: int) -> None:

@@ -4,7 +4,7 @@ import logging
 import logging.handlers
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +70,13 @@ class Progress:
 
     def show(self, numbers: str) -> None:
         self.bar.set_postfix_str(numbers, refresh=False)
+
+
+def follow(title: str) -> Callable[[list], Iterator]:
+    """What shows its progress through a list on a terminal."""
+
+    def through(items: list) -> Iterator:
+        with Progress(len(items), title) as progress:
+            yield from progress.follow(items)
+
+    return through

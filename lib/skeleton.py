@@ -6,6 +6,7 @@ COCO's is built in; any other comes from a yaml (`read`) or from the category of
 import dataclasses
 import difflib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -20,7 +21,9 @@ from transpose.errors import UserError
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIGMA = 0.05  # of a keypoint that no sigma is given for: between COCO's eyes (0.025) and hips (0.107)
-SIDES = (("left_", "right_"), ("l_", "r_"), ("left ", "right "), ("l-", "r-"), ("left-", "right-"))
+# The word left, or l, at the start or the end of a keypoint's name in small letters, and what it becomes on the right.
+LEFT_SIDE = re.compile(r"^(left|l)(?=[ ._-])|(?<=[ ._-])(left|l)$")
+OTHER_SIDE = {"left": "right", "l": "r"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def read(path: Path) -> Skeleton:
 def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
     """The skeleton that a COCO category describes by its `keypoints` and `skeleton` (limbs that count from 1).
 
-    Left and right are told by names such as left_x/right_x or l_x/r_x. None if the category names no keypoints;
+    Left and right are told by names such as left_x/right_x or x-L/x-R. None if the category names no keypoints;
     COCO's own names give COCO's own skeleton. Raises UserError if the category contradicts itself.
     """
     names = category.get("keypoints")
@@ -150,7 +153,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
         return COCO
     where = f"{where}, category '{category.get('name')}'"
     names = _texts(names, "keypoints", where)
-    limbs = category.get("skeleton") or []
+    limbs = _list(category.get("skeleton") or [], "skeleton", where)
     for limb in limbs:
         if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
             raise UserError(f"{where}: limb {limb!r} of `skeleton` must be two numbers from 1 to {len(names)}")
@@ -188,12 +191,15 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
                 raise UserError(f"{where}: {couple!r} in `{key}` must be two different keypoints")
         return tuple((index(a, key), index(b, key)) for a, b in values)
 
-    pairs = couples("pairs", _told_by_names(names) if content.get("pairs") is None else content["pairs"])
+    pairs = couples("pairs", told_by_names(names) if content.get("pairs") is None else content["pairs"])
     paired = [joint for pair in pairs for joint in pair]
     if len(set(paired)) < len(paired):
         twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
         raise UserError(f"{where}: {twice!r} stands in two of the `pairs`; left and right must be exchanged one to one")
 
+    alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
+    if alone and content.get("pairs") is None:
+        _warn_about_sides(where, ", ".join(alone))
     if content.get("sigmas") is None:
         _warn_about_sigmas(where)
 
@@ -246,17 +252,16 @@ def _warn_about_sigmas(where: str) -> None:
     )
 
 
-def _told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in a leading left/right alone, capitals aside."""
+@cache
+def _warn_about_sides(where: str, names: str) -> None:
+    logger.warning("%s: %s stand in no left/right pair: name the pairs in DATASET.SKELETON", where, names)
+
+
+def told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in a first or last word left/right (or l/r) alone, capitals aside."""
     lowered = {name.lower(): name for name in names}
-    pairs = []
-    for low, name in lowered.items():
-        for left, right in SIDES:
-            other = lowered.get(right + low.removeprefix(left)) if low.startswith(left) else None
-            if other is not None:
-                pairs.append((name, other))
-                break
-    return pairs
+    mirrored = {name: LEFT_SIDE.sub(lambda side: OTHER_SIDE[side[0]], low) for low, name in lowered.items()}
+    return [(name, lowered[low]) for name, low in mirrored.items() if low != name.lower() and low in lowered]
 
 
 def _is_pair(value: Any) -> bool:

@@ -18,6 +18,7 @@ from transpose import checkpoint, distributed, log
 from transpose.core.evaluate import Evaluation, markdown_table
 from transpose.core.train import train_epoch
 from transpose.dataset.batches import TrainingBatches
+from transpose.dataset.resident import ResidentCrops
 from transpose.errors import UserError
 from transpose.models import weights
 from transpose.models.transpose import TransPose
@@ -83,7 +84,7 @@ class Training:
     folder: Path
     config: dict[str, Any]
     model: TransPose
-    loader: DataLoader
+    loader: DataLoader | ResidentCrops
     plan: TrainingBatches
     optimizer: torch.optim.Optimizer
     criterion: Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -25,10 +25,11 @@ import yaml
 
 from transpose import checkpoint
 from transpose.dataset import people
-from transpose.dataset.crops import ImageReader
+from transpose.dataset.crops import Crops, ImageReader
 from transpose.errors import UserError
 from transpose.models.transpose import TransPoseR
 from transpose.models.weights import load_weights, unwrap
+from transpose.skeleton import COCO
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data" / "coco_sample"
@@ -827,6 +828,30 @@ ANNOTATION_MISTAKES = {
         lambda c: person_in(c).update(keypoints=5),
         "'keypoints' of annotation with id {id} must",
     ),
+    "image_name_is_none": (
+        lambda c: c["images"][0].update(file_name=None),
+        "'file_name' of image with id 21167 must be the name of a file, not None",
+    ),
+    "image_name_with_a_zero_byte": (
+        lambda c: c["images"][0].update(file_name="a\0.jpg"),
+        "'file_name' of image with id 21167 must be the name of a file",
+    ),
+    "category_id_is_a_list": (
+        lambda c: c["categories"][0].update(id=[1]),
+        "'id' of category with id [1] must be a whole number, not [1]",
+    ),
+    "keypoints_are_numbers_as_text": (
+        lambda c: person_in(c).update(keypoints=["1", "2", "2"] * 17),
+        "'keypoints' of annotation with id {id} holds something that is no number",
+    ),
+    "box_of_huge_numbers": (
+        lambda c: person_in(c).update(bbox=[1e30, 1, 1, 1]),
+        "'bbox' of annotation with id {id} holds something that is no number, or one too large",
+    ),
+    "a_long_wrong_value_is_cut": (
+        lambda c: person_in(c).update(area="y" * 999),
+        "'area' of annotation with id {id} must be a number, not '" + "y" * 59 + "...",
+    ),
     "keypoints_hold_null": (
         lambda c: person_in(c).update(keypoints=[1, 2, None] * 17),
         "'keypoints' of annotation with id {id} holds something that is no number",
@@ -868,6 +893,39 @@ def test_malformed_annotations(tmp_path: Path, change: Callable[[dict], list | N
     assert says.format(id=culprit) in str(caught.value)
 
 
+TRUTH_MISTAKES = {
+    "crowd_is_none": ({"iscrowd": None}, "'iscrowd' of annotation with id {id} must be 0 or 1, not None"),
+    "crowd_is_text": ({"iscrowd": "no"}, "'iscrowd' of annotation with id {id} must be 0 or 1, not 'no'"),
+    "number_is_a_list": ({"num_keypoints": []}, "'num_keypoints' of annotation with id {id} must be a whole number"),
+    "negative_area": ({"area": -1}, "'area' of annotation with id {id} must not be negative"),
+    "box_of_text": ({"bbox": ["1", "2", "3", "4"]}, "'bbox' of annotation with id {id} holds something that is no num"),
+}
+
+
+@pytest.mark.parametrize(("values", "says"), TRUTH_MISTAKES.values(), ids=TRUTH_MISTAKES.keys())
+def test_what_pycocotools_would_fail_on(tmp_path: Path, values: dict[str, Any], says: str):
+    place = Place(tmp_path)
+    content = read(place.annotations)
+    culprit = person_in(content)
+    culprit.update(values)
+    write(place.annotations, content)
+    with pytest.raises(UserError) as caught:
+        people.check_truth(people.read_annotations(place.annotations), 17)
+    assert str(caught.value).startswith(f"{place.annotations}: ")
+    assert says.format(id=culprit["id"]) in str(caught.value)
+
+
+@pytest.mark.parametrize("box", [[2.0**40, 10, 20, 20], [100, 100, 0.8, 0.8]], ids=["far_away", "tiny"])
+def test_a_detected_box_that_has_no_crop(tmp_path: Path, box: list[float]):
+    place = Place(tmp_path)
+    boxes = read(place.detections)
+    boxes[3]["bbox"] = box
+    write(place.detections, boxes)
+    persons = people.detected_people(place.detections, people.read_annotations(place.annotations), 17, 0.0)
+    with pytest.raises(UserError, match=r"0000000\d+\.jpg: the box .* of person 3 is too small or too far"):
+        Crops(persons, ImageReader(place.images), COCO, (48, 64), (12, 16))
+
+
 def test_not_a_number_in_a_box(tmp_path: Path):
     place = Place(tmp_path)
     person = place.person()
@@ -885,6 +943,10 @@ DETECTION_MISTAKES = {
     "image_as_text": (lambda boxes: boxes[4].update(image_id="1"), "'image_id' of detection number 5 must be a whole"),
     "image_as_list": (lambda boxes: boxes[4].update(image_id=[1]), "'image_id' of detection number 5 must be a whole"),
     "all_scores_low": (lambda boxes: [box.update(score=0.1) for box in boxes] and None, "scored 0.5"),
+    "other_category": (
+        lambda boxes: [box.update(category_id=7) for box in boxes] and None,
+        "boxes has the category_id 1 that 'person' has in",
+    ),
     "no_boxes": (lambda boxes: boxes.clear(), "none of its 0 person boxes"),
 }
 

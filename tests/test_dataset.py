@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from transpose import geometry
 from transpose.core.predict import normalise
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
-from transpose.dataset.crops import Augmentation, Crops, ImageReader, half_body_crop, mirrored
+from transpose.dataset.crops import Augmentation, Crops, ImageReader, _mirror, half_body_crop
 from transpose.dataset.people import Images, People, annotated_people, centred, read_annotations, select
 from transpose.errors import UserError
 from transpose.skeleton import COCO
@@ -473,6 +473,6 @@ def test_a_crop_of_the_mirror_image_looks_at_nothing_that_was_left_out(filling, 
         center = draw.uniform(-20, 140, 2).astype(np.float32)
         scale = draw.uniform(0.05, 1) * np.array([0.75, 1], np.float32)
         matrix = geometry.crop_to_output(center, scale, rotation, INPUT)
-        mirror = mirrored(image, center, geometry.half_extent(matrix, INPUT))
+        mirror = _mirror(image, center, geometry.half_extent(matrix, INPUT))
         wanted = cv2.warpAffine(cv2.flip(image, 1), matrix, INPUT, flags=cv2.INTER_LINEAR)
         np.testing.assert_array_equal(cv2.warpAffine(mirror, matrix, INPUT, flags=cv2.INTER_LINEAR), wanted)

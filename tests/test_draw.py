@@ -134,6 +134,23 @@ def test_labels_stand_beneath_their_image_and_are_cut_to_its_width():
     assert not second[:, 80:].any()
 
 
+def test_a_title_takes_as_many_lines_as_its_text_and_keeps_the_sheet():
+    sheet = np.full((50, 300, 3), 128, np.uint8)
+    short, long = (draw.titled(sheet, "mirrored persons " * count) for count in (1, 8))
+    assert short.shape[1] == long.shape[1] == 300 and 50 < len(short) < len(long)
+    assert (short[-50:] == 128).all() and (long[-50:] == 128).all()
+    assert changed(long[:-50], np.full_like(long[:-50], 255))[:, :-5].any() and (long[:-50, -5:] == 255).all()
+    sides = draw.titled(sheet, "", sides=True)
+    for side in (draw.LEFT, draw.RIGHT):
+        assert (sides[:-50] == draw.COLOURS[side]).all(-1).any()
+
+
+def test_a_picture_needs_a_known_ending(tmp_path):
+    assert draw.encode(GREY, tmp_path / "a.png").startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; let it end in \.png"):
+        draw.encode(GREY, tmp_path / "a.doc")
+
+
 def test_crops_show_their_visible_keypoints_and_no_more_than_32():
     crops = np.full((40, 64, 48, 3), 128, np.uint8)
     points = np.stack([spread_out(48, 64)] * 40)

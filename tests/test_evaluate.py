@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transpose.core.evaluate import markdown_table, rescore, results
 from transpose.core.predict import Predictions, predict
 from transpose.dataset.batches import EvaluationBatches
 from transpose.dataset.people import annotated_people, read_annotations
+from transpose.errors import UserError
 from transpose.skeleton import COCO
 
 SIGMAS = np.array(COCO.sigmas)
@@ -115,22 +117,28 @@ def test_annotations_as_predictions_are_perfect():
     assert average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas) == dict.fromkeys(METRICS, 1.0)
 
 
-def test_similarities_are_pycocotools_own_to_the_bit(monkeypatch):
-    """Crowds and persons without keypoints included, whose box counts."""
+@pytest.mark.parametrize("at_once", [coco.PAIRS_AT_ONCE, 50])
+def test_similarities_are_pycocotools_own(monkeypatch, at_once):
+    """Crowds and persons without keypoints included, whose box counts, and images of more detections than count."""
+    monkeypatch.setattr(coco, "PAIRS_AT_ONCE", at_once)
     truth = sample_annotations()
     draw = np.random.default_rng(3)
     found = [
-        {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": draw.random()}
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": score}
         for a in truth.annotations
-        for points in draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3))
+        for points, score in zip(
+            draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3)),
+            draw.random(3).round(1).tolist(),  # so that some are equal
+            strict=True,
+        )
     ]
     seen = []
 
-    def both(self, *place):
-        for detection in self._dts[place]:
-            detection["keypoints"] = np.insert(detection["points"], 2, 0, axis=1).ravel().tolist()
-        ours, theirs = ours_of(self, *place), COCOeval.computeOks(self, *place)
-        np.testing.assert_array_equal(ours, theirs)
+    def both(self, image, category):
+        for detection in self._dts[image, category]:
+            detection["keypoints"] = found[detection["id"] - 1]["keypoints"]
+        ours, theirs = ours_of(self, image, category), COCOeval.computeOks(self, image, category)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-15)
         seen.append(np.size(ours))
         return ours
 
@@ -138,9 +146,11 @@ def test_similarities_are_pycocotools_own_to_the_bit(monkeypatch):
     monkeypatch.setattr(coco.KeypointEval, "computeOks", both)
     average_precision(found, truth, COCO.sigmas)
     assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.annotations)
+    assert max(seen) > coco.MOST
 
 
-def test_numbers_are_plain_pycocotools_own(tmp_path):
+@pytest.mark.parametrize("scorer", coco.SCORERS)
+def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
     """Thousands of persons good, middling and bad, in images of every kind."""
     path = tmp_path / "truth.json"
     synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
@@ -165,9 +175,15 @@ def test_numbers_are_plain_pycocotools_own(tmp_path):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    ours = list(average_precision(found, truth, COCO.sigmas).values())
+    ours = list(average_precision(found, truth, COCO.sigmas, scorer).values())
     np.testing.assert_allclose(ours, evaluation.stats, rtol=0, atol=1e-12)
     assert 0.1 < ours[0] < 0.9
+
+
+def test_scorer_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UserError, match=r"TEST\.SCORER faster-coco-eval .*: pip install faster-coco-eval"):
+        average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas, "faster-coco-eval")
 
 
 def test_a_person_whose_id_is_zero_can_be_found():

@@ -372,7 +372,10 @@ RECORDS = {
     ),
     "joints_vis": (without("joints_vis"), "record number 3 has no 'joints_vis'"),
     "joints_vis-length": (change("joints_vis", [1] * 17), "'joints_vis' of record number 3 must list 16 numbers, not"),
-    "no-record": (lambda content: content.__setitem__(2, "person"), "expected `object`, got `str` - at `$[2]`, counted from 0"),
+    "no-record": (
+        lambda content: content.__setitem__(2, "person"),
+        "expected `object`, got `str` - at `$[2]`, counted from 0",
+    ),
     "nobody": (list.clear, "it lists no person"),
 }
 

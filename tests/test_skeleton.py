@@ -31,11 +31,20 @@ def test_flip_order_is_an_involution_that_exchanges_the_pairs():
         (["nose", "left_eye", "right_eye"], ((1, 2),)),
         (["r_paw", "l_paw", "tail"], ((1, 0),)),
         (["LeftX", "Left_Hip", "Right_Hip"], ((1, 2),)),
-        (["left_a", "right_b"], ()),
+        (["ear right", "ear left", "eye.L", "eye.R", "wing-l", "wing-r"], ((1, 0), (2, 3), (4, 5))),
+        (["left_a", "right_b", "l", "r", "tail", "tair"], ()),
     ],
 )
 def test_pairs_are_told_by_names(tmp_path, names, pairs):
     assert from_yaml(tmp_path, names=names).pairs == pairs
+
+
+def test_sides_without_a_pair_are_told(tmp_path, caplog):
+    from_yaml(tmp_path, names=[*HAND, "leftEye", "rightEye"], sigmas=[0.1] * 5)
+    assert "skeleton.yaml: leftEye, rightEye stand in no left/right pair: name the pairs" in caplog.text
+    caplog.clear()
+    from_yaml(tmp_path, names=["leftEye", "rightEye"], pairs=[], sigmas=[0.1] * 2)
+    assert not caplog.text
 
 
 def test_missing_sigmas_are_a_stated_default(tmp_path, caplog):
@@ -84,3 +93,8 @@ def test_cocos_category_is_cocos_skeleton_and_one_without_keypoints_is_none():
 def test_a_limb_beyond_the_keypoints_is_named():
     with pytest.raises(UserError, match=r"birds.json, category 'bird': limb \[0, 1\]"):
         skeleton.from_category({"name": "bird", "keypoints": ["a", "b"], "skeleton": [[0, 1]]}, "birds.json")
+
+
+def test_limbs_that_are_no_list_are_named():
+    with pytest.raises(UserError, match=r"birds.json, category 'bird': `skeleton` must be a list, not 5"):
+        skeleton.from_category({"name": "bird", "keypoints": ["a", "b"], "skeleton": 5}, "birds.json")

@@ -28,7 +28,7 @@ def main() -> None:
 
     import numpy as np
 
-    from transpose import build, draw, geometry, log
+    from transpose import build, checkpoint, draw, geometry, log
 
     annotations, reader = build.test_images(cfg)
     skeleton = build.skeleton(cfg, annotations)
@@ -49,7 +49,8 @@ def main() -> None:
     sheet = draw.mosaic(photographs, arguments.columns, CELL, labels=names)
 
     out = arguments.out or arguments.results.with_suffix(".png")
-    write(out, sheet)
+    content = draw.encode(sheet, out)
+    checkpoint.write_atomically(out, lambda file: file.write(content))
     log.logger.info("%s: %d person(s) on %d of %d photographs", out, count, len(names), len(images.ids))
 
 
@@ -101,19 +102,6 @@ def read_results(path: Path, num_joints: int) -> list[dict[str, Any]]:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def write(path: Path, image: Any) -> None:
-    """Write a BGR picture in the format that the file's name ends with."""
-    import cv2
-
-    if not cv2.haveImageWriter(str(path)):
-        raise UserError(f"{path}: no picture can be written under this name; let it end in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the picture ({error.strerror})") from None
 
 
 if __name__ == "__main__":

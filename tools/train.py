@@ -30,9 +30,9 @@ def main() -> None:
     model = build.model(cfg)
     if saved is None:
         build.check_start(cfg)
-    loader, plan = build.training_data(cfg)
+    loader, plan = build.training_data(cfg, device)
     evaluation = build.evaluation(cfg, device)
-    kind = evaluation.crops.skeleton
+    kind = build.shared_skeleton(loader, evaluation)
     if saved is None:
         build.start(cfg, model, kind)
     build.freeze(cfg, model)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from transpose import checkpoint, collector, distributed, geometry
 from transpose.core import nms, submission
-from transpose.core.coco import average_precision
+from transpose.core.coco import average_precision, scorer_of
 from transpose.core.predict import Predictions, Watch, predict
 from transpose.dataset.crops import Crops
 from transpose.dataset.people import Annotations, People
@@ -162,8 +162,13 @@ class CocoEvaluation(Evaluation):
     score_threshold: float
     oks_threshold: float
     soft_nms: bool
+    scorer: str
 
     main: ClassVar[str] = "AP"
+
+    def __post_init__(self) -> None:
+        # Before hours of predicting, not after them.
+        scorer_of(self.scorer)
 
     def describe(self) -> str:
         persons, images = len(self.crops), len(np.unique(self.crops.people.image))
@@ -191,6 +196,6 @@ class CocoEvaluation(Evaluation):
             logger.info("checked and ready for COCO's server: %s", archive)
             logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
-        metrics = average_precision(detections, self.annotations, self.sigmas)
+        metrics = average_precision(detections, self.annotations, self.sigmas, self.scorer)
         self.write_summary(folder, weights, metrics)
         return metrics

@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -38,6 +39,13 @@ class Augmentation:
     half_body: float = 0.3
     half_body_joints: int = 8
     upper_body: float = 0.6914624612740131
+
+
+class Reader(Protocol):
+    """Where a photograph's pixels come from."""
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        """Pixels (H, W, 3), BGR. `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
 
 
 class ImageReader:
@@ -85,13 +93,27 @@ class ImageReader:
             raise UserError(f"{where}: not an image that can be decoded")
         return image
 
+    def missing(self, names: list[str]) -> np.ndarray:
+        """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
+        try:
+            if self.source.suffix != ".zip":
+                there = set(os.listdir(self.source))
+                return np.array([n not in there and not os.path.isfile(self.source / n) for n in names], bool)
+            there = set(self._archive().namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.source}: cannot list the images ({error})") from None
+        return np.array([name not in there for name in names], bool)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._opened_by != os.getpid():
+            self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
+        return self._zip
+
     def _bytes(self, name: str, where: str) -> bytes:
         try:
             if self.source.suffix != ".zip":
                 return (self.source / name).read_bytes()
-            if self._zip is None or self._opened_by != os.getpid():
-                self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
-            return self._zip.read(name)
+            return self._archive().read(name)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror})") from None
         except KeyError:
@@ -114,6 +136,16 @@ def _is_whole_jpeg(content: bytes) -> bool:
     return content.rfind(JPEG_END, place) >= 0  # it is most often the last thing
 
 
+def refuse_what_has_no_crop(people: People, center: np.ndarray, scale: np.ndarray) -> None:
+    """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
+    half_width = np.abs(scale[:, 0] * geometry.PIXEL_STD - 1) / 2
+    for index in np.flatnonzero(half_width <= np.spacing(np.abs(center).max(1)))[:1].tolist():
+        name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
+        raise UserError(
+            f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
+        )
+
+
 class Crops(Dataset):
     """One crop per person.
 
@@ -126,7 +158,7 @@ class Crops(Dataset):
     def __init__(
         self,
         people: People,
-        reader: ImageReader,
+        reader: Reader,
         skeleton: Skeleton,
         input_size: tuple[int, int],
         heatmap_size: tuple[int, int],
@@ -140,33 +172,53 @@ class Crops(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
+        refuse_what_has_no_crop(people, self.center, self.scale)
 
     def __len__(self) -> int:
         return len(self.people)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, flip = self.image(index), False
-        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
-        center, scale, rotation = self.center[index], self.scale[index], 0.0
-        if self.augmentation is not None:
-            # Zero is the epoch's permutation (dataset/batches.py).
-            draw = np.random.default_rng((self.seed, epoch, 1 + index))
-            center, scale, rotation, flip = self._augment(draw, self.augmentation, center, scale, keypoints, visible)
-        if flip:
-            width, order = image.shape[1], self.skeleton.flip_order
-            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
-            center = geometry.flip_points(center, width).astype(center.dtype)
+        return self._sample(index, *self.drawn(epoch, index))
 
-        to_input = geometry.crop_to_output(center, scale, rotation, self.input_size)
+    def mirrored(self, index: int) -> dict[str, np.ndarray]:
+        """The sample flipped, and not augmented otherwise."""
+        return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
+
+    def drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """A sample's centre, scale, rotation in degrees and flip."""
+        center, scale = self.center[index], self.scale[index]
+        if self.augmentation is None:
+            return center, scale, 0.0, False
+        # Zero is the epoch's permutation (dataset/batches.py).
+        draw = np.random.default_rng((self.seed, epoch, 1 + index))
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
+
+    def _sample(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
+    ) -> dict[str, np.ndarray]:
+        image = self.image(index)
+        to_input, sample = self.placed(index, center, scale, rotation, flip, image.shape[1])
         if flip:
-            image = mirrored(image, center, geometry.half_extent(to_input, self.input_size))
+            image = _mirror(image, sample["center"], geometry.half_extent(to_input, self.input_size))
         crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
         if self.rgb:
             cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
+        return {"image": crop, **sample}
+
+    def placed(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The map (2, 3) from a photograph `width` pixels wide, mirrored with `flip`, to the crop; the sample but for
+        its pixels."""
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        if flip:
+            order = self.skeleton.flip_order
+            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+            center = geometry.flip_points(center, width).astype(center.dtype)
         to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
-        return {
-            "image": crop,
+        return geometry.crop_to_output(center, scale, rotation, self.input_size), {
             "keypoints": geometry.apply(to_heatmap, keypoints).astype(np.float32),
             "visible": visible,
             "to_image": geometry.crop_to_output(center, scale, rotation, self.heatmap_size, inverse=True),
@@ -202,7 +254,7 @@ class Crops(Dataset):
         return center, scale, rotation, chosen.flip and draw.random() <= 0.5
 
 
-def mirrored(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
+def _mirror(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
     """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
     around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
     height, width = image.shape[:2]

@@ -14,10 +14,13 @@ from typing import Any, TypedDict
 import numpy as np
 
 from transpose import geometry
-from transpose.dataset.records import column, numbers, read_json, refuse_duplicates, rows
+from transpose.dataset.records import column, file_names, label, numbers, read_json, refuse_duplicates, rows, shown
 from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
+DETECTION_FILE = "detection file (TEST.COCO_BBOX_FILE)"
 
 
 # What is read of a file: all else, such as the polygons that are most of COCO's bytes, is passed over by the decoder.
@@ -106,14 +109,14 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
     The category is the one of that name; without a name "person", or the only one there is.
     Raises UserError for a file that is missing, no JSON, or not in COCO's format.
     """
-    content = read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)", _AnnotationFile)
+    content = read_json(path, ANNOTATION_FILE, _AnnotationFile)
     for key in ["images", "annotations", "categories"] if with_people else ["images", "categories"]:
         if key not in content:
             raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
     images = content["images"]
     ids, width, height = (numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
-    names = column(images, "file_name", "image", path)
-    category = _category(content["categories"], category_name, path)
+    names = file_names(images, "file_name", "image", path)
+    category = category_of(content["categories"], category_name, path)
     people = []
     if with_people:
         categories = column(content["annotations"], "category_id", "annotation", path)
@@ -123,13 +126,21 @@ def read_annotations(path: Path, with_people: bool = True, category_name: str = 
     return Annotations(path, table, category, people)
 
 
+def read_loosely(path: Path) -> Any:
+    """What an annotation file holds, however it is formed. Raises UserError for a file that is missing or no JSON."""
+    try:
+        return read_json(path, ANNOTATION_FILE, _AnnotationFile)
+    except UserError:
+        return read_json(path, ANNOTATION_FILE, Any)
+
+
 def annotated_people(source: Annotations, num_joints: int) -> People:
     """Persons that are no crowd, have a valid box and any non-zero keypoint, in image order, then file order.
 
     Raises UserError when an annotation is malformed or none qualifies.
     """
     path, images = source.path, source.images
-    candidates = [a for a in source.annotations if _may_be_labelled(a)]
+    candidates = [a for a in source.annotations if is_labelled(a) and not is_crowd(a)]
     image = _places(images, candidates, "annotation", path)
     labelled, listed = len(candidates), image >= 0
     candidates = [candidates[i] for i in np.flatnonzero(listed)]
@@ -165,11 +176,19 @@ def check_truth(source: Annotations, num_joints: int) -> None:
     """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
     path, annotations = source.path, source.annotations
     numbers(annotations, "image_id", np.int64, "annotation", path)
-    numbers(annotations, "area", np.float64, "annotation", path)
+    areas = numbers(annotations, "area", np.float64, "annotation", path)
+    for index in np.flatnonzero(areas < 0)[:1].tolist():
+        where = label(annotations[index], index, "annotation")
+        raise UserError(f"{path}: 'area' of {where} must not be negative: OKS divides by it")
     rows(annotations, "bbox", 4, path)
     rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
     ids = numbers(annotations, "id", np.int64, "annotation", path)
     refuse_duplicates(ids, "annotation", path)
+    numbers([a for a in annotations if "num_keypoints" in a], "num_keypoints", np.int64, "annotation", path)
+    for index, annotation in enumerate(annotations):
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            where, value = label(annotation, index, "annotation"), shown(annotation["iscrowd"])
+            raise UserError(f"{path}: 'iscrowd' of {where} must be 0 or 1, not {value}")
 
 
 def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: float) -> People:
@@ -178,7 +197,7 @@ def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: fl
     The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
     not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
     """
-    content = read_json(path, "detection file (TEST.COCO_BBOX_FILE)", list[_Detection])
+    content = read_json(path, DETECTION_FILE, list[_Detection])
     categories = column(content, "category_id", "detection", path)
     image = _places(source.images, content, "detection", path)
     scores = numbers(content, "score", np.float64, "detection", path)
@@ -186,6 +205,11 @@ def detected_people(path: Path, source: ImageSet, num_joints: int, threshold: fl
 
     wanted = source.category["id"]
     person = np.array([category == wanted for category in categories], bool)
+    if len(person) and not person.any():
+        raise UserError(
+            f"{path}: none of its {len(person)} boxes has the category_id {source.category['id']} "
+            f"that '{source.category['name']}' has in {source.path}"
+        )
     unknown = int((image[person] < 0).sum())
     if unknown == person.sum():
         raise UserError(
@@ -225,10 +249,10 @@ def select(people: People, keep: np.ndarray) -> People:
     return dataclasses.replace(people, **{name: getattr(people, name)[keep] for name in COLUMNS})
 
 
-def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
+def category_of(categories: list, wanted: str, path: Path) -> dict[str, Any]:
     """The category of the wanted name, else the one named "person", else the only one there is."""
     names = column(categories, "name", "category", path)
-    column(categories, "id", "category", path)
+    numbers(categories, "id", np.int64, "category", path)
     named = [c for c, name in zip(categories, names, strict=True) if name == (wanted or "person")]
     if len(named) == 1:
         return named[0]
@@ -240,10 +264,14 @@ def _category(categories: list, wanted: str, path: Path) -> dict[str, Any]:
     )
 
 
-def _may_be_labelled(annotation: dict) -> bool:
-    """No crowd, and keypoints that are not all zero; what is no list is for `rows` to complain about."""
+def is_crowd(annotation: dict) -> bool:
+    return bool(annotation.get("iscrowd", 0))
+
+
+def is_labelled(annotation: dict) -> bool:
+    """Whether it has keypoints that are not all zero; what is no list is for `rows` to complain about."""
     points = annotation.get("keypoints")
-    return bool(points) and not annotation.get("iscrowd", 0) and (not isinstance(points, list) or any(points))
+    return bool(points) and (not isinstance(points, list) or any(points))
 
 
 def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
