@@ -356,6 +356,6 @@ def test_the_bound_rules_out_no_pair_that_counts(threshold, spread):
     keypoints, _, areas = crowd(120, 4, spread)
     one, other = np.triu_indices(120, 1)
     exact = nms.oks(keypoints[one], keypoints[other], areas[one], areas[other], SIGMAS)
-    bound = nms._may_exceed(keypoints, areas, one, other, threshold, SIGMAS)
+    bound = nms._bound(keypoints, areas, threshold, SIGMAS)(one, other)
     assert not (exact > threshold)[~bound].any()
     assert threshold < 0.5 or spread < 30 or bound.mean() < 0.1  # and it spares work

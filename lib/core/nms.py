@@ -4,7 +4,7 @@ N persons, P pairs of them, K keypoints. OKS (object keypoint similarity) is COC
 https://cocodataset.org/#keypoints-eval, with the areas of both persons averaged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def oks(one: np.ndarray, other: np.ndarray, one_area: np.ndarray, area: np.ndarr
 
 def _best_first(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The order (N) image by image, by descending score; of equal scores the later comes first, as published."""
-    return np.lexsort((np.arange(len(scores)), scores, -image))[::-1]
+    return np.lexsort((scores, -image))[::-1]
 
 
 def hard(
@@ -40,8 +40,9 @@ def hard(
     order = _best_first(image, scores)
     image, keypoints, areas = image[order], keypoints[order], areas[order]
     stays = np.ones(len(order), bool)
+    may_exceed = _bound(keypoints, areas, threshold, sigmas)
     for better, worse in _pairs(image):
-        close = _may_exceed(keypoints, areas, better, worse, threshold, sigmas)
+        close = may_exceed(better, worse)
         better, worse = better[close], worse[close]
         similarity = oks(keypoints[better], keypoints[worse], areas[better], areas[worse], sigmas)
         similar = similarity > threshold
@@ -67,26 +68,30 @@ def _pairs(image: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = stop
 
 
-def _may_exceed(
-    keypoints: np.ndarray,
-    areas: np.ndarray,
-    one: np.ndarray,
-    other: np.ndarray,
-    threshold: float,
-    sigmas: np.ndarray,
-) -> np.ndarray:
-    """Which pairs (P, bool) could be more similar than the threshold, from a bound that spares most of them the rest.
+def _bound(
+    keypoints: np.ndarray, areas: np.ndarray, threshold: float, sigmas: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Tells of pairs (P each) which (P, bool) could be more similar than the threshold; spares most of them the rest.
 
-    No keypoint adds more than 1/K: a few that lie apart rule a pair out, soonest those with the smallest sigmas.
+    No keypoint adds more than 1/K: one more that lie apart than may be missed altogether rule a pair out, soonest
+    those with the smallest sigmas.
     """
     joints = len(sigmas)
-    few = np.argsort(sigmas)[: int(joints * (1 - threshold)) + 3]
-    points = keypoints[:, few].astype(np.float32)
-    spread = ((2 * sigmas[few]) ** 2).astype(np.float32)
-    distance = ((points[one] - points[other]) ** 2).sum(-1)
+    few = np.argsort(sigmas)[: int(joints * (1 - threshold)) + 1]
+    x, y = np.ascontiguousarray(keypoints[:, few].transpose(2, 1, 0), np.float32)
+    spreads = ((2 * sigmas[few]) ** 2).astype(np.float32)
     total = (areas + np.spacing(1)).astype(np.float32)
-    near = np.exp(-distance / ((total[one] + total[other])[:, None] * spread)).sum(1)
-    return near + joints - len(few) > joints * (threshold - BOUND_MARGIN)
+    needed = joints * (threshold - BOUND_MARGIN) - (joints - len(few))
+
+    def may_exceed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        inverse = -1 / (total[one] + total[other])
+        near = np.zeros(len(one), np.float32)
+        for across, down, spread in zip(x, y, spreads, strict=True):
+            distance = (across[one] - across[other]) ** 2 + (down[one] - down[other]) ** 2
+            near += np.exp(distance * inverse / spread)
+        return near > needed
+
+    return may_exceed
 
 
 def soft(
