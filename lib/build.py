@@ -598,9 +598,18 @@ def plain(cfg: CfgNode) -> dict:
     }
 
 
+def _filled(tree: dict, defaults: dict) -> dict:
+    """Nested dicts with what they lack."""
+    return defaults | {
+        key: _filled(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
+        for key, value in tree.items()
+    }
+
+
 def changes(old: dict, cfg: CfgNode) -> list[str]:
     """Lines "KEY: old -> new" for what a resumed run would train or judge differently."""
     new = plain(cfg)
+    old = _filled(old, plain(config.defaults()))  # a checkpoint of before a key was there was trained with its default
     pair = [tree | {"GPUS": len(tree["GPUS"])} for tree in (old, new)]
     return [line for line in config.differences(*pair) if not line.startswith(FREE_TO_CHANGE)]
 

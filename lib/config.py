@@ -195,6 +195,11 @@ PATHS = (
 BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
 
 
+def defaults() -> CfgNode:
+    """Every key with its default."""
+    return _C.clone()
+
+
 def repository_root() -> Path:
     """Where relative paths of a yaml start: the clone, or the current directory for an installed package."""
     root = Path(__file__).resolve().parents[1]
@@ -214,7 +219,7 @@ def load(
     The three directories are the command line's and count from the current directory.
     Raises UserError that names the file, the key and what to do.
     """
-    cfg = _C.clone()
+    cfg = defaults()
     given: dict[str, Any] = {}
     for file, content in _read_yaml(Path(path)):
         for key, value in _leaves(content):

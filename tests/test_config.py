@@ -164,3 +164,12 @@ def test_every_sub_package_is_in_the_wheel():
         for path in ROOT.glob("lib/**/__init__.py")
     }
     assert set(listed) == found
+
+
+def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():
+    cfg = config.load(ROOT / "experiments/coco_sample/demo.yaml")
+    saved = build.plain(cfg)
+    del saved["TRAIN"]["PRECISION"], saved["SEED"]
+    assert build.changes(saved, cfg) == []
+    saved["TRAIN"]["LR"] = 1.0
+    assert build.changes(saved, cfg) == ["TRAIN.LR: 1.0 -> 0.002"]
