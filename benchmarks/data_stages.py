@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from benchmarks import plain, scale, synthetic
+from benchmarks import plain, protocol, scale, synthetic
 from benchmarks.stages import Maker, Size, Stage
 from transpose import build, geometry, heatmap
 from transpose.core import nms
@@ -260,28 +260,13 @@ def oks_nms(size: Size, folder: Path) -> Stage:
 
 def evaluation_stage(size: Size, folder: Path) -> Stage:
     evaluation, predictions = predicted(size, folder)
-    crops, persons = evaluation.crops, evaluation.crops.people
-    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], 2)
-
-    def theirs() -> list[float]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return plain.evaluate(
-                triplets,
-                crops.center,
-                crops.scale,
-                persons.scores,
-                persons.images.ids[persons.image],
-                evaluation.annotations.path,
-                folder / "plain.json",
-                score_threshold=evaluation.score_threshold,
-                oks_threshold=evaluation.oks_threshold,
-            )
+    scores = evaluation.crops.people.scores
 
     return Stage(
         title=f"evaluation from predictions to results file and AP, {size.persons:,} persons",
         original="47 s",
         wanted="≥ 12×",
-        plain=theirs,
+        plain=lambda: protocol.plainly(evaluation, predictions, scores, folder / "plain.json"),
         ours=lambda: list(evaluation.judge(predictions, folder / "run", "none").values()),
         difference=largest,
         tolerance=1e-12,

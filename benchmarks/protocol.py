@@ -19,7 +19,8 @@ import torch
 from benchmarks import plain, synthetic
 from transpose import build, cli, config
 from transpose.core.coco import METRICS
-from transpose.core.evaluate import markdown_table
+from transpose.core.evaluate import CocoEvaluation, markdown_table
+from transpose.core.predict import Predictions
 from transpose.dataset import people
 from transpose.errors import UserError
 
@@ -36,6 +37,24 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         compare(arguments.root.absolute(), arguments.opts, Path(folder))
+
+
+def plainly(evaluation: CocoEvaluation, predictions: Predictions, box_scores: np.ndarray, file: Path) -> list[float]:
+    """COCO's ten numbers in the plainest way, of predictions for all persons of the evaluation."""
+    people = evaluation.crops.people
+    with contextlib.redirect_stdout(io.StringIO()):
+        return plain.evaluate(
+            np.concatenate([predictions.keypoints, predictions.scores[..., None]], 2),
+            predictions.center,
+            predictions.scale,
+            box_scores,
+            people.images.ids[people.image],
+            evaluation.annotations.path,
+            file,
+            score_threshold=evaluation.score_threshold,
+            oks_threshold=evaluation.oks_threshold,
+            soft=evaluation.soft_nms,
+        )
 
 
 def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, float], list[float]]:
@@ -56,19 +75,7 @@ def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, f
     start = time.perf_counter()
     ours = evaluation.judge(predictions, folder / "output" / "ours", "none")
     middle = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        theirs = plain.evaluate(
-            np.concatenate([predictions.keypoints, predictions.scores[..., None]], 2),
-            crops.center,
-            crops.scale,
-            persons.scores,
-            persons.images.ids[persons.image],
-            evaluation.annotations.path,
-            folder / "plain.json",
-            score_threshold=evaluation.score_threshold,
-            oks_threshold=evaluation.oks_threshold,
-            soft=evaluation.soft_nms,
-        )
+    theirs = plainly(evaluation, predictions, persons.scores, folder / "plain.json")
     end = time.perf_counter()
     assert ours is not None
     print(evaluation.describe())
