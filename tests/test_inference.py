@@ -50,7 +50,7 @@ def test_folding_leaves_no_batch_norm_and_the_same_heatmaps(make):
     copied = folded(model)
     assert not [module for module in copied.modules() if isinstance(module, nn.BatchNorm2d)]
     assert [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert largest_difference(copied, model, 2) < BOUND[make]
+    assert largest_difference(copied, model, 2) < (1e-5 if make is small_r else BOUND[make])
 
 
 @pytest.mark.parametrize("name, bound", [("tp_r_a4", 1e-4), ("tp_h_s", 5e-4)])
