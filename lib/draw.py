@@ -156,7 +156,7 @@ def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
 
     for line, text in enumerate(lines, start=1):
         write(text, left, line)
-    for name, side in (("the person's left", LEFT), ("right", RIGHT), ("of no pair", MIDDLE)) if sides else ():
+    for name, side in (("left, its own", LEFT), ("right", RIGHT), ("of no pair", MIDDLE)) if sides else ():
         center = np.array([left + dot, (len(lines) + 1) * step - dot])
         _dot(head, center, OUTLINE, dot + 1)
         _dot(head, center, COLOURS[side], dot)

@@ -21,7 +21,7 @@ WIDTH = 100  # characters of a line
 HEIGHT = 224  # pixels of a crop on the sheet
 COLUMNS = 3
 TITLE = (
-    "Each person as annotated and, beside it, mirrored as training mirrors. Where the left/right pairs are right, the "
+    "Samples as annotated and, beside each, mirrored as training mirrors. Where the left/right pairs are right, the "
     "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that goes astray in the "
     "second alone tells of a wrong pair."
 )
