@@ -5,8 +5,10 @@ what counts is the ratio of the medians, and how far the results lie apart. The 
 """
 
 import argparse
+import cProfile
 import importlib
 import json
+import pstats
 import statistics
 import subprocess
 import sys
@@ -127,6 +129,18 @@ def run(chosen: list[str], size: Size) -> dict[str, Measured]:
     return found
 
 
+def profile(chosen: list[str]) -> None:
+    """Print where the named stages' time goes in ours."""
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            stage = makers()[name](FULL, Path(folder))
+            stage.ours()
+            with cProfile.Profile() as profiler:
+                stage.ours()
+            print(name)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(12)
+
+
 def run_apart() -> dict[str, Measured]:
     """Measure all stages at full size in a process of their own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -182,5 +196,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps({name: asdict(found) for name, found in runs[-1].items()}))
     unequal = {name for found in runs for name, measured in found.items() if not measured.equal}
+    if arguments.profile:
+        profile(list(runs[-1]))
     if unequal:
         raise UserError(f"results differ by more than they may in {', '.join(sorted(unequal))}")

@@ -68,7 +68,9 @@ def test_medians_are_of_interleaved_runs_divided_by_the_count():
 
 
 def arguments(**changes) -> argparse.Namespace:
-    return argparse.Namespace(**({"stage": [], "smallest": True, "write": False, "json": None} | changes))
+    return argparse.Namespace(
+        **({"stage": [], "smallest": True, "write": False, "json": None, "profile": False} | changes)
+    )
 
 
 def test_results_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
