@@ -20,7 +20,7 @@ from benchmarks.stages import Maker, Size, Stage
 from transpose import build, geometry, heatmap
 from transpose.core import nms
 from transpose.core.predict import normalise
-from transpose.dataset import people
+from transpose.dataset import people, store
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.skeleton import COCO
 
@@ -187,6 +187,18 @@ def training_sample_cached(size: Size, folder: Path) -> Stage:
     for i in order:
         crops.image(i)
     title = "one training sample, its image in memory (`DATASET.CACHE_MB`)"
+    return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
+
+
+def training_sample_stored(size: Size, folder: Path) -> Stage:
+    persons = labelled()
+    reader = ImageReader(SAMPLE / "images/val2017")
+    names = np.unique(persons.images.names[persons.image]).tolist()
+    pixels = store.opened(folder / "pixels.bin", reader, names)
+    order = shuffled(len(persons), size)
+    crops = Crops(persons, pixels, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
+    held = f"{len(pixels.pixels) / 1e6:.0f} MB for {len(names)} photographs"
+    title = f"one training sample from photographs decoded once (`DATASET.DECODED_DIR`, {held})"
     return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
 
 
@@ -376,6 +388,7 @@ STAGES: dict[str, Maker] = {
     "training-sample": training_sample,
     "training-sample-uint8": training_sample_uint8,
     "training-sample-cached": training_sample_cached,
+    "training-sample-stored": training_sample_stored,
     "test-sample": test_sample,
     "test-sample-detected": test_sample_detected,
     "oks-nms": oks_nms,

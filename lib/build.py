@@ -373,7 +373,8 @@ def training_data(
     logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
     if decoded is not None and data.ON_DEVICE:
         placed = _loader(cfg, resident.Placed(crops, decoded), plan, persistent=True)
-        return resident.ResidentCrops(placed, resident.on_device(decoded, device)), plan
+        pixels, first = resident.on_device(decoded, device)
+        return resident.ResidentCrops(placed, pixels, plan.share, first), plan
     return _loader(cfg, crops, plan, persistent=True), plan
 
 

@@ -95,6 +95,15 @@ def gather(part: Any) -> list[Any]:
     return parts
 
 
+def collect(part: "torch.Tensor") -> "list[torch.Tensor]":
+    """Every process's `part`, which have one shape, in the order of their ranks, on every process."""
+    import torch
+
+    parts = [torch.empty_like(part) for _ in range(world())]
+    torch.distributed.all_gather(parts, part)
+    return parts
+
+
 def share(tensors: "Iterable[torch.Tensor]") -> None:
     """Give every process the first one's values, in place."""
     if world() == 1:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "heatmap": {"skeleton"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
-    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
+    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector", "distributed"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
     "inference": {"models"},
     "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},

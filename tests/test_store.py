@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import socket
 import zipfile
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def test_batches_cut_on_the_device_are_the_loaders(tmp_path):
     plan = TrainingBatches(len(crops), 10, 2, 5)
     cut = resident.ResidentCrops(
         DataLoader(resident.Placed(crops, opened), batch_sampler=plan),
-        resident.on_device(opened, torch.device("cpu")),
+        resident.on_device(opened, torch.device("cpu"))[0],
+        share=10,
     )
     off = []
     for ours, wanted in zip(cut, DataLoader(crops, batch_sampler=plan), strict=True):
@@ -150,6 +152,39 @@ def test_batches_cut_on_the_device_are_the_loaders(tmp_path):
         assert ours["image"].shape == wanted["image"].shape
         off.append((ours["image"].int() - wanted["image"].int()).abs().flatten())
     assert (torch.cat(off) <= 2).double().mean() >= 0.999 and len(cut) == len(off)
+
+
+def cut_apart(rank: int, folder: str, ports: int) -> None:
+    """One of two processes: writes its batches, which come from photographs that both hold a share of."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports)}
+    torch.distributed.init_process_group("gloo")
+    crops = sample_crops(augmentation=Augmentation(half_body=0.5), seed=5)
+    opened = store.ImageStore(Path(folder) / "pixels.bin")
+    plan = TrainingBatches(len(crops), 10, 2, 5, rank=rank, world=2)
+    pixels, first = resident.on_device(opened, torch.device("cpu"))
+    loader = DataLoader(resident.Placed(crops, opened), batch_sampler=plan)
+    images = [batch["image"] for batch in resident.ResidentCrops(loader, pixels, 10, first)]
+    torch.save({"images": images, "bytes": len(pixels)}, Path(folder) / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_that_hold_half_the_photographs_each_cut_the_same_batches(tmp_path):
+    crops = sample_crops(augmentation=Augmentation(half_body=0.5), seed=5)
+    names = np.unique(crops.people.images.names[crops.people.image]).tolist()
+    opened = store.opened(tmp_path / "pixels.bin", ImageReader(IMAGES), names)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(cut_apart, (str(tmp_path), port), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]
+    assert sum(part["bytes"] for part in parts) == len(opened.pixels)
+    assert all(0.3 < part["bytes"] / len(opened.pixels) < 0.7 for part in parts)
+    plan = TrainingBatches(len(crops), 10, 2, 5)
+    loader = DataLoader(resident.Placed(crops, opened), batch_sampler=plan)
+    pixels, _ = resident.on_device(opened, torch.device("cpu"))
+    alone = [batch["image"] for batch in resident.ResidentCrops(loader, pixels, 10)]
+    assert len(alone) == len(parts[0]["images"]) + len(parts[1]["images"]) and len(alone[-1]) < 10
+    for number, images in enumerate(alone):
+        assert torch.equal(images, parts[number % 2]["images"][number // 2])
 
 
 @pytest.mark.parametrize("on_device", [False, True])
