@@ -118,7 +118,7 @@ def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor
 
 def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """The blurred maps' values (13, N) on the stencil around places x, y (N) of maps (N, H, W), from the pixels that
-    they depend on; and for which (N) they are right: not where these begin before the first map or end after the last.
+    they depend on; and for which (N) they are right: not in the first map's first corner and the last one's last.
     """
     count, height, width = maps.shape
     reach = min(REACH + kernel_size // 2, max(height, width))
@@ -131,10 +131,11 @@ def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tup
     pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten()).double()
     patches = pixels.view(count, length, length)
     # What a row takes from beyond the map is its neighbours'.
-    patches *= ((rows >= 0) & (rows < height))[:, :, None]
+    inside = (rows >= 0) & (rows < height)
+    patches *= inside[:, :, None]
     patches *= ((columns >= 0) & (columns < width))[:, None]
     blurred = _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
-    return blurred, (begin == wanted).all(1)
+    return blurred, ((begin == wanted) | ~inside).all(1)
 
 
 def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
