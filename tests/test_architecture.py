@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "log": set(),
     "geometry": {"skeleton"},
     "heatmap": {"skeleton"},
+    "download": {"checkpoint", "log"},
+    "zoo": {"config", "models", "checkpoint", "download"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
