@@ -40,6 +40,16 @@ class Inference:
     backend: str = "pytorch"  # a key of BACKENDS
     compiled: bool = False  # by torch.compile; on a GPU also recorded as a CUDA graph
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a precision or a backend that there is not, and for two that do not go together."""
+        for what, value, known in (("precision", self.precision, PRECISIONS), ("backend", self.backend, BACKENDS)):
+            if value not in known:
+                raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
+        if self.backend == "onnxruntime" and self.precision != "float32":
+            raise UserError(f"the backend onnxruntime computes in float32, not in {self.precision}; openvino does")
+        if self.backend != "pytorch" and self.compiled:
+            raise UserError(f"only the backend pytorch is compiled, not {self.backend}")
+
     def __call__(self, model: TransPose) -> Forward:
         return BACKENDS[self.backend](model, self)
 
@@ -130,7 +140,6 @@ def _openvino(model: TransPose, how: Inference) -> Forward:
 
 
 def _onnxruntime(model: TransPose, how: Inference) -> Forward:
-    assert how.precision == "float32", how.precision
     runtime = _needed("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

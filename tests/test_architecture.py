@@ -33,6 +33,13 @@ MAY_IMPORT = {
         *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
     },
     "cli": {"config", "distributed", "log"},
+    "photograph": {"dataset"},
+    "persons": {"photograph", "skeleton", "draw", "checkpoint"},
+    "detector": {"config", "checkpoint", "download"},
+    "predictor": {
+        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
+        *("detector", "persons", "photograph"),
+    },
 }
 ONLY_THESE_PACKAGES = {
     "models": {"torch", "torchvision"},
