@@ -33,6 +33,8 @@ MAY_IMPORT = {
         *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
     },
     "cli": {"config", "distributed", "log"},
+    "video": set(),
+    "sources": {"dataset"},
     "photograph": {"dataset"},
     "persons": {"photograph", "skeleton", "draw", "checkpoint"},
     "detector": {"config", "checkpoint", "download"},
