@@ -1,6 +1,7 @@
 """Videos and cameras -> frames -> a video, by OpenCV. Frames are uint8 BGR (H, W, 3)."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import cv2
 import numpy as np
 
 from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 USUAL_RATE = 30.0  # frames per second of a video or camera that states none
 CODEC = "mp4v"  # MPEG-4 part 2: the one for .mp4 that every build of OpenCV can write
@@ -71,6 +74,10 @@ class Recording:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, size)
+            if size[0] % 2 or size[1] % 2:
+                logger.warning(
+                    "%s: its format has even sizes alone: the last column or row of pixels is cut off", self.path
+                )
             if not self._writer.isOpened():
                 raise UserError(f"{self.path}: OpenCV cannot write this video ({CODEC}, {size[0]} x {size[1]})")
         if size != self._size:
