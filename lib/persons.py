@@ -64,10 +64,12 @@ class People:
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
-        triplets = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64).reshape(len(self), -1)
+        triplets = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         return [
             {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
-            for keypoints, score in zip(triplets.tolist(), self.person_scores.tolist(), strict=True)
+            for keypoints, score in zip(
+                triplets.reshape(len(self), 3 * len(self.names)).tolist(), self.person_scores.tolist(), strict=True
+            )
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     },
     "cli": {"config", "distributed", "log"},
     "export": {"build", "core", "geometry", "heatmap", "inference", "skeleton"},
+    "video": set(),
+    "sources": {"dataset"},
     "photograph": {"dataset"},
     "persons": {"photograph", "skeleton", "draw", "checkpoint"},
     "detector": {"config", "checkpoint", "download"},
