@@ -13,6 +13,12 @@ from torch import Tensor
 
 LOG_FLOOR = 1e-10
 REACH = 2  # pixels from a peak to the farthest that its refinement looks at
+# What it looks at, as row and column from the peak.
+STENCIL = (
+    *((-2, 0), (-1, -1), (-1, 0), (-1, 1)),
+    *((0, -2), (0, -1), (0, 0), (0, 1), (0, 2)),
+    *((1, -1), (1, 0), (1, 1), (2, 0)),
+)
 SURE_STEP = 2  # pixels; a longer step comes from a Hessian so near singular that rounding matters
 # OpenCV's fixed kernels for sizes with a default sigma; from 11 up it computes a Gaussian.
 SMALL_KERNELS = {
@@ -84,9 +90,9 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     inside = (near_x == x) & (near_y == y)
 
     # Rescaling adds a constant to the logarithm and raises what is positive: where the floor is far it changes nothing.
-    around = _blurred_around(maps, near_x, near_y, kernel_size)
+    around, whole = _blurred_around(maps, near_x, near_y, kernel_size)
     step = _newton_step(around.log())
-    sure = (around.amin((1, 2)) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
+    sure = whole & (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
         rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
@@ -125,47 +131,48 @@ def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _five_rows(kernel_size: int, length: int, device: torch.device) -> Tensor:
-    """(length - 4, 5, length): of `blur_matrix`, the rows around each place that has two on both sides."""
-    return blur_matrix(kernel_size, length, device).unfold(0, 2 * REACH + 1, 1).transpose(1, 2).contiguous()
+def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor:
+    """(13, length * length) float64: what makes the blurred stencil around the middle of a square patch of it."""
+    rows, middle = blur_matrix(kernel_size, length, device), length // 2
+    return torch.stack([torch.outer(rows[middle + y], rows[middle + x]).flatten() for y, x in STENCIL])
 
 
-def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
-    """The blurred maps' values (N, 5, 5) around places x, y (N) of maps (N, H, W), from the pixels they depend on."""
-    _, height, width = maps.shape
-    reach = REACH + kernel_size // 2
-
-    def cut(center: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Where (N) the pixels begin, and what makes five blurred ones of them (N, 5, pixels)."""
-        count = min(2 * reach + 1, length)
-        begin = (center - reach).clamp(0, length - count)
-        return begin, _five_rows(kernel_size, count, maps.device)[center - begin - REACH]
-
-    (top, down), (left, across) = cut(y, height), cut(x, width)
-    row = torch.arange(down.shape[2], device=maps.device)
-    first = torch.arange(0, maps.numel(), height * width, device=maps.device) + top * width + left
-    places = first[:, None] + row * width
-    patches = maps.flatten().unfold(0, across.shape[2], 1).index_select(0, places.flatten())
-    return down @ (patches.view(len(maps), len(row), -1).double() @ across.mT)
+def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """The blurred maps' values (13, N) on the stencil around places x, y (N) of maps (N, H, W), from the pixels that
+    they depend on; and for which (N) they are right: not where these begin before the first map or end after the last.
+    """
+    count, height, width = maps.shape
+    reach = min(REACH + kernel_size // 2, max(height, width))
+    length = 2 * reach + 1
+    across = torch.arange(-reach, reach + 1, device=maps.device)
+    rows, columns = y[:, None] + across, x[:, None] + across
+    first = torch.arange(0, maps.numel(), height * width, device=maps.device)
+    wanted = (first + x - reach)[:, None] + rows * width
+    begin = wanted.clamp(0, maps.numel() - length)
+    pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten()).double()
+    patches = pixels.view(count, length, length)
+    # What a row takes from beyond the map is its neighbours'.
+    patches *= ((rows >= 0) & (rows < height))[:, :, None]
+    patches *= ((columns >= 0) & (columns < width))[:, None]
+    blurred = _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
+    return blurred, (begin == wanted).all(1)
 
 
 def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Values (N, 5, 5) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur."""
-    width = maps.shape[2]
+    """Values (13, N) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur.
+
+    `rows` (H, H) and `columns` (W, W) are the `blur_matrix` of both lengths, in the maps' type.
+    """
     blurred = rows @ maps @ columns.T
     scale = maps.amax((1, 2)) / blurred.amax((1, 2))
-    steps = torch.arange(-REACH, REACH + 1, device=maps.device)
-    window = (steps[:, None] * width + steps).flatten()
-    places = (y * width + x)[:, None] + window
-    return (blurred.flatten(1).gather(1, places) * scale[:, None]).unflatten(1, (len(steps), len(steps)))
+    down, right = torch.tensor(STENCIL, device=maps.device).T[:, :, None]
+    places = (y + down) * maps.shape[2] + x + right
+    return blurred.flatten(1).gather(1, places.T).T * scale
 
 
 def _newton_step(log: Tensor) -> Tensor:
-    """-H^-1 g (N, 2) by central differences on values (N, 5, 5) around a peak; not finite for a singular Hessian."""
-    rows = log.permute(1, 2, 0).contiguous().unbind()
-    (_, _, up2, _, _), (_, up_left, up, up_right, _) = (row.unbind() for row in rows[:2])
-    left2, left, center, right, right2 = rows[2].unbind()
-    (_, down_left, down, down_right, _), (_, _, down2, _, _) = (row.unbind() for row in rows[3:])
+    """-H^-1 g (N, 2) by central differences on the stencil (13, N) of a peak; not finite for a singular Hessian."""
+    up2, up_left, up, up_right, left2, left, center, right, right2, down_left, down, down_right, down2 = log.unbind()
     gx, gy = (right - left) / 2, (down - up) / 2
     hxx, hyy = (right2 - 2 * center + left2) / 4, (down2 - 2 * center + up2) / 4
     hxy = (down_right - down_left - up_right + up_left) / 4
