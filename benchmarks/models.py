@@ -5,6 +5,7 @@ are as constructed, which changes no time. Unlike the stages, this is wall time 
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -64,6 +65,12 @@ def ways(device: torch.device) -> dict[str, Inference]:
 
 def installed(backend: str) -> bool:
     return all(importlib.util.find_spec(package) for package in PACKAGES_OF[backend])
+
+
+def surroundings() -> str:
+    """The machine and the versions, those of the other runtimes too."""
+    others = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if installed(name)]
+    return f"{report.surroundings()}{'; ' if others else ''}{', '.join(others)}"
 
 
 def operations(network: TransPose) -> float:
@@ -131,7 +138,7 @@ def page(found: list[Measured], size: Size) -> str:
     ]
     return "\n\n".join(
         [
-            report.surroundings(),
+            surroundings(),
             f"Mean of {size.samples} samples of 256×192, {found[0].way}, without flip test and decoding:",
             report.table([*heads, "FPS, batch 1"], rows),
             "Samples a second:",
@@ -151,7 +158,7 @@ def main(arguments: argparse.Namespace) -> None:
     text = page(found, size)
     print(f"\n{text}")
     if arguments.json:
-        content = json.dumps({"surroundings": report.surroundings(), "models": [asdict(m) for m in found]}, indent=2)
+        content = json.dumps({"surroundings": surroundings(), "models": [asdict(m) for m in found]}, indent=2)
         checkpoint.write_atomically(arguments.json, lambda file: file.write(content.encode()))
     if arguments.write:
         report.write_section("models", text)

@@ -1,4 +1,7 @@
-"""Measure: python tools/benchmark.py --stages|--models [--stage NAME …] [--smallest] [--write] [--json FILE] [--profile]"""
+"""Measure: python tools/benchmark.py --stages [--stage NAME …] [--profile] | --models [--model NAME …]
+
+Both take --smallest, --write and --json FILE.
+"""
 
 import argparse
 import logging
@@ -10,9 +13,7 @@ from transpose import cli
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the stages beside their plainest forms, or the five models.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--stages", action="store_true", help="the stages, from the JPEG to the AP: times, ratio, equality"
-    )
+    what.add_argument("--stages", action="store_true", help="the stages, from the JPEG to the AP")
     what.add_argument("--models", action="store_true", help="the five models: size, operations, speed in each backend")
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
