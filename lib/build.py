@@ -6,6 +6,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
@@ -32,11 +33,12 @@ from transpose.models.hrnet import Stage
 from transpose.models.transpose import MODELS, TransPose
 from transpose.monitor import Monitor, Pictures
 from transpose.skeleton import Skeleton
+from transpose.training import BEST, FINAL
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-SKELETON_FILE = "skeleton.yaml"  # beside a run's weights
+CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 IMAGENET_SOURCES = {
     "transpose_r": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
@@ -179,15 +181,68 @@ def freeze(cfg: CfgNode, network: TransPose) -> None:
 
 def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
     """Load TEST.MODEL_FILE, or the final state of the run in `folder`, into the network; returns the file."""
-    path = Path(cfg.TEST.MODEL_FILE or folder / "final_state.pth")
+    path = Path(cfg.TEST.MODEL_FILE or folder / FINAL)
     if not cfg.TEST.MODEL_FILE and not path.exists():
         raise UserError(
             f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to its end; "
             "give TEST.MODEL_FILE a checkpoint or run tools/train.py"
         )
+    _load(network, path)
+    return path
+
+
+def _load(network: TransPose, path: Path) -> None:
     for remark in weights.load_weights(network, weights.unwrap(checkpoint.read(path)), source=str(path)):
         logger.info("%s", remark)
-    return path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, what it finds, and how its recipe tests it; by default as the published recipes do."""
+
+    network: TransPose
+    skeleton: Skeleton
+    weights: Path  # the file they came from
+    rgb: bool = True  # the order of the channels that the network was trained on
+    flip_test: bool = True
+    kernel_size: int = 11  # of DARK's blur, in heatmap pixels
+    score_threshold: float = 0.2  # keypoints above it count towards a person's score
+    batch_size: int = 32
+
+
+def trained(path: Path, yaml_file: Path | None = None) -> Trained:
+    """The network of a run's folder, or of a checkpoint as `yaml_file` describes it, else the config.yaml beside it.
+
+    Its keypoints are those of the skeleton.yaml beside the checkpoint, else of DATASET.SKELETON, else COCO's.
+    Raises UserError if a file is missing or does not fit the others.
+    """
+    if path.is_dir():
+        folder, path = path, path / FINAL
+        if not (folder / CONFIG_FILE).exists():
+            raise UserError(f"{folder}: not a run's folder, it holds no {CONFIG_FILE}")
+        if not path.exists():
+            raise UserError(f"{folder}: this run is not finished; name one of its checkpoints, {folder / BEST} say")
+    cfg = config.load(yaml_file or path.parent / CONFIG_FILE, report=False)
+    network = model(cfg)
+    _load(network, path)
+    beside, test = path.parent / SKELETON_FILE, cfg.TEST
+    named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
+    kind = skeletons.read(named) if named else skeletons.COCO
+    if kind.num_joints != cfg.MODEL.NUM_JOINTS:
+        raise UserError(
+            f"{path}: the network finds {cfg.MODEL.NUM_JOINTS} keypoints, but the skeleton of {named or 'COCO'} has "
+            f"{kind.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
+        )
+    return Trained(
+        network=network,
+        skeleton=kind,
+        weights=path,
+        rgb=cfg.DATASET.COLOR_RGB,
+        flip_test=test.FLIP_TEST,
+        kernel_size=test.BLUR_KERNEL,
+        score_threshold=test.IN_VIS_THRE,
+        batch_size=test.BATCH_SIZE_PER_GPU,
+    )
 
 
 def _place(cfg: CfgNode) -> Path:
@@ -381,6 +436,19 @@ def training_data(
 def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
     return _mpii_evaluation(cfg, device) if _is_mpii(cfg) else _coco_evaluation(cfg, device)
+
+
+def sample(image_size: tuple[int, int]) -> CocoEvaluation:
+    """The bundled sample's annotated persons as a test set, in crops of that size (width, height).
+
+    Raises UserError where the repository's data is not at hand.
+    """
+    recipe = config.repository_root() / "experiments/coco_sample/demo.yaml"
+    if not recipe.exists():
+        raise UserError(f"{recipe}: missing; the bundled sample is used, so run this in a clone of the repository")
+    sizes = {"MODEL.IMAGE_SIZE": list(image_size), "MODEL.HEATMAP_SIZE": [length // 4 for length in image_size]}
+    options = [text for key, value in sizes.items() for text in (key, str(value))]
+    return _coco_evaluation(config.load(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False), CPU)
 
 
 def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
@@ -641,7 +709,7 @@ def monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) -> Mon
 def describe_run(cfg: CfgNode, kind: Skeleton, folder: Path) -> None:
     """Write the resolved configuration and the skeleton beside a run's weights."""
     keypoints = yaml.safe_dump(skeletons.to_mapping(kind), sort_keys=False)
-    content = {"config.yaml": cfg.dump(), SKELETON_FILE: keypoints}
+    content = {CONFIG_FILE: cfg.dump(), SKELETON_FILE: keypoints}
     for name, text in content.items():
         checkpoint.write_atomically(folder / name, partial(_write, text=text))
 

@@ -213,10 +213,11 @@ def load(
     output_dir: str = "",
     log_dir: str = "",
     data_dir: str = "",
+    report: bool = True,
 ) -> CfgNode:
     """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
 
-    The three directories are the command line's and count from the current directory.
+    The three directories are the command line's and count from the current directory; `report` logs the legacy keys.
     Raises UserError that names the file, the key and what to do.
     """
     cfg = defaults()
@@ -231,7 +232,8 @@ def load(
             cfg[key] = str(Path(directory).absolute())
     _resolve_paths(cfg)
     _check(cfg, f"{path} with the command line" if overrides else str(path))
-    _report_legacy(cfg, given)
+    if report:
+        _report_legacy(cfg, given)
     cfg.freeze()
     return cfg
 

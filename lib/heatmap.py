@@ -95,14 +95,35 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     sure = whole & (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
-        exact = _rescaled_around(maps[doubtful], x[doubtful], y[doubtful], kernel_size)
+        rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
+        exact = _rescaled_around(maps[doubtful].double(), x[doubtful], y[doubtful], rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
     refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(1))[:, None], step, 0)
     return refined.float().view(xy.shape), scores.float()
 
 
+def decode_without_branches(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """`decode` as one fixed sequence of operations in the maps' own type, for graphs that other runtimes execute.
+
+    Every map is blurred and rescaled whole, by the matrices `rows` (H, H) and `columns` (W, W) of `blur_matrix`. Equal
+    to `decode` but for rounding, which a nearly singular Hessian magnifies: it is `decode`'s in float64.
+    """
+    batch, _, height, width = heatmaps.shape
+    maps = heatmaps.flatten(0, 1)
+    scores, places = maps.flatten(1).amax(1), maps.flatten(1).argmax(1)
+    places = torch.where(scores > 0, places, 0)
+    x, y = places % width, places // width
+    near_x, near_y = x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH)
+    inside = (near_x == x) & (near_y == y)
+    around = _rescaled_around(maps, near_x, near_y, rows, columns)
+    step = _newton_step(around.clamp_min(LOG_FLOOR).log())
+    fine = inside & (step.abs().amax(1) < torch.inf)
+    refined = torch.stack([x, y], 1) + torch.where(fine[:, None], step, 0)
+    return refined.float().unflatten(0, (batch, -1)), scores.float().unflatten(0, (batch, -1))
+
+
 @cache
-def _blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
+def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
     """(length, length) float64: what blurs a column of that length, which is zero beyond its ends."""
     steps = torch.arange(length)
     padded = F.pad(blur_kernel(kernel_size), (length, length))
@@ -112,7 +133,7 @@ def _blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
 @cache
 def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor:
     """(13, length * length) float64: what makes the blurred stencil around the middle of a square patch of it."""
-    rows, middle = _blur_matrix(kernel_size, length, device), length // 2
+    rows, middle = blur_matrix(kernel_size, length, device), length // 2
     return torch.stack([torch.outer(rows[middle + y], rows[middle + x]).flatten() for y, x in STENCIL])
 
 
@@ -138,13 +159,16 @@ def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tup
     return blurred, ((begin == wanted) | ~inside).all(1)
 
 
-def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
-    """Values (13, N) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur."""
-    rows, columns = (_blur_matrix(kernel_size, length, maps.device) for length in maps.shape[1:])
-    blurred = rows @ maps.double() @ columns.T
-    blurred *= (maps.amax((1, 2)) / blurred.amax((1, 2)))[:, None, None]
+def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Values (13, N) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur.
+
+    `rows` (H, H) and `columns` (W, W) are the `blur_matrix` of both lengths, in the maps' type.
+    """
+    blurred = rows @ maps @ columns.T
+    scale = maps.amax((1, 2)) / blurred.amax((1, 2))
     down, right = torch.tensor(STENCIL, device=maps.device).T[:, :, None]
-    return blurred[torch.arange(len(maps), device=maps.device), y + down, x + right]
+    places = (y + down) * maps.shape[2] + x + right
+    return blurred.flatten(1).gather(1, places.T).T * scale
 
 
 def _newton_step(log: Tensor) -> Tensor:

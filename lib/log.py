@@ -53,7 +53,7 @@ def time_stamp() -> str:
 class Progress:
     """A bar on a terminal; nothing where output goes to a file or a pipe, where lines serve."""
 
-    def __init__(self, total: int, title: str, hidden: bool = False):
+    def __init__(self, total: int | None, title: str, hidden: bool = False):
         self.bar = tqdm(total=total, desc=title, disable=hidden or not on_terminal(), leave=False, file=sys.stderr)
 
     def __enter__(self) -> "Progress":

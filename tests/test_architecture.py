@@ -20,6 +20,9 @@ MAY_IMPORT = {
     "log": set(),
     "geometry": {"skeleton"},
     "heatmap": {"skeleton"},
+    "download": {"checkpoint", "log"},
+    "zoo": {"config", "models", "checkpoint", "download"},
+    "hub": {"models"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector", "distributed"},
@@ -31,6 +34,16 @@ MAY_IMPORT = {
         *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
     },
     "cli": {"config", "distributed", "log"},
+    "export": {"build", "core", "geometry", "heatmap", "inference", "skeleton"},
+    "video": set(),
+    "sources": {"dataset"},
+    "photograph": {"dataset"},
+    "persons": {"photograph", "skeleton", "draw", "checkpoint"},
+    "detector": {"config", "checkpoint", "download"},
+    "predictor": {
+        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
+        *("detector", "persons", "photograph"),
+    },
 }
 ONLY_THESE_PACKAGES = {
     "models": {"torch", "torchvision"},

@@ -5,7 +5,7 @@ B batch, N persons, K keypoints, H x W heatmap. "model" is any callable (B, 3, h
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -79,6 +79,29 @@ def to_image(keypoints: Tensor, matrices: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+def predict_batch(
+    model: Callable[[Tensor], Tensor],
+    batch: dict[str, Tensor],
+    *,
+    kernel_size: int,
+    flip_order: Tensor | None,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> Predictions:
+    """Predict the persons of one batch of crops, in its order. `kernel_size` is that of DARK's blur."""
+    maps = heatmaps_of(model, normalise(batch["image"], device), flip_order)
+    keypoints, scores = heatmap.decode(maps, kernel_size)
+    if watch is not None:
+        watch(batch, maps, keypoints)
+    return Predictions(
+        index=batch["index"].numpy(),
+        keypoints=to_image(keypoints.cpu(), batch["to_image"]).float().numpy(),
+        scores=scores.cpu().numpy(),
+        center=batch["center"].numpy(),
+        scale=batch["scale"].numpy(),
+    )
+
+
 def predict(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[dict[str, Tensor]],
@@ -89,21 +112,9 @@ def predict(
     watch: Watch | None = None,
 ) -> Predictions:
     """Predict every person of the batches; there may be none for this process."""
-    parts = []
-    for batch in batches:
-        maps = heatmaps_of(model, normalise(batch["image"], device), flip_order)
-        keypoints, scores = heatmap.decode(maps, kernel_size)
-        if watch is not None:
-            watch(batch, maps, keypoints)
-        parts.append(
-            Predictions(
-                index=batch["index"].numpy(),
-                keypoints=to_image(keypoints.cpu(), batch["to_image"]).float().numpy(),
-                scores=scores.cpu().numpy(),
-                center=batch["center"].numpy(),
-                scale=batch["scale"].numpy(),
-            )
-        )
     none = np.zeros((0, 2), np.float32)
     nothing = Predictions(np.zeros(0, np.int64), none[:, None], none, none, none)
-    return Predictions.merge([nothing, *parts])
+    predicted = partial(
+        predict_batch, model, kernel_size=kernel_size, flip_order=flip_order, device=device, watch=watch
+    )
+    return Predictions.merge([nothing, *map(predicted, batches)])

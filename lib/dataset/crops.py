@@ -79,19 +79,7 @@ class ImageReader:
 
     def _decode(self, name: str, owner: str) -> np.ndarray:
         where = f"{self.source / name} ({owner})"
-        content = self._bytes(name, where)
-        if not content:
-            raise UserError(f"{where}: the image file is empty")
-        if content.startswith(JPEG_START) and not _is_whole_jpeg(content):
-            raise UserError(f"{where}: the JPEG is truncated")
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        except cv2.error:
-            image = None
-        if image is None:
-            raise UserError(f"{where}: not an image that can be decoded")
-        return image
+        return decode(self._bytes(name, where), where)
 
     def missing(self, names: list[str]) -> np.ndarray:
         """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
@@ -122,6 +110,25 @@ class ImageReader:
             ) from None
         except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise UserError(f"{where}: cannot read the zip ({error})") from None
+
+
+def decode(content: bytes, where: str, oriented: bool = False) -> np.ndarray:
+    """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
+
+    `where` is what an error calls the file. Raises UserError if it is empty, cut off or no image.
+    """
+    if not content:
+        raise UserError(f"{where}: the image file is empty")
+    if content.startswith(JPEG_START) and not _is_whole_jpeg(content):
+        raise UserError(f"{where}: the JPEG is truncated")
+    flags = cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{where}: not an image that can be decoded")
+    return image
 
 
 def _is_whole_jpeg(content: bytes) -> bool:

@@ -1,0 +1,55 @@
+"""Entry points of torch.hub: torch.hub.load('<owner>/TransPose:main', 'tpr_a4_256x192', pretrained=True)
+
+Each gives a network for normalised RGB crops (B, 3, 256, 192) -> heatmaps (B, 17, 64, 48), in evaluation mode.
+"""
+
+import importlib.util as _importer
+import sys as _sys
+from pathlib import Path as _Path
+
+dependencies = ["torch", "torchvision", "numpy", "tqdm"]
+
+
+def _package() -> None:
+    """Make `transpose` importable: the folder `lib` beside this file, whatever else is called lib here."""
+    if "transpose" not in _sys.modules:
+        source = _Path(__file__).resolve().parent / "lib" / "__init__.py"
+        spec = _importer.spec_from_file_location("transpose", source, submodule_search_locations=[str(source.parent)])
+        _sys.modules["transpose"] = module = _importer.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+def _load(name: str, pretrained: bool):
+    _package()
+    import torch
+
+    from transpose import zoo
+
+    if pretrained:
+        return zoo.pretrained(name, _Path(torch.hub.get_dir()) / "checkpoints")
+    return zoo.model(name).eval()
+
+
+def tpr_a3_256x192(pretrained: bool = False):
+    """TransPose-R-A3, 5.2 million parameters; `pretrained` downloads the released weights."""
+    return _load("tp_r_a3", pretrained)
+
+
+def tpr_a4_256x192(pretrained: bool = False):
+    """TransPose-R-A4, 6.0 million parameters; `pretrained` downloads the released weights."""
+    return _load("tp_r_a4", pretrained)
+
+
+def tph_s_256x192(pretrained: bool = False):
+    """TransPose-H-S, 8.0 million parameters; `pretrained` downloads the released weights."""
+    return _load("tp_h_s", pretrained)
+
+
+def tph_a4_256x192(pretrained: bool = False):
+    """TransPose-H-A4, 17.3 million parameters; `pretrained` downloads the released weights."""
+    return _load("tp_h_a4", pretrained)
+
+
+def tph_a6_256x192(pretrained: bool = False):
+    """TransPose-H-A6, 17.5 million parameters; `pretrained` downloads the released weights."""
+    return _load("tp_h_a6", pretrained)

@@ -1,0 +1,333 @@
+"""From an image to its people: the detector's or the caller's boxes, crops, heatmaps, keypoints in image pixels.
+
+Each step is the one that tools/test.py takes, so that the same box gives the same keypoints.
+N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from transpose import build, checkpoint, skeleton, zoo
+from transpose.build import Trained
+from transpose.core.evaluate import rescore
+from transpose.core.predict import predict_batch
+from transpose.dataset import people
+from transpose.dataset.crops import Crops
+from transpose.detector import Detector
+from transpose.errors import UserError
+from transpose.inference import Inference
+from transpose.models.weights import load_weights, unwrap
+from transpose.persons import People
+from transpose.photograph import COLORS, Photograph, Source
+
+MOST_PERSONS = 100  # of one image; what torchvision's detectors give at most
+# An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
+Detect = Callable[[np.ndarray], tuple[Any, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """An image whose people are wanted; without boxes a detector finds them."""
+
+    photograph: Photograph
+    boxes: Any
+    scores: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Cropped:
+    """An image of which the crops are left: boxes (N, 4), scores (N), and a sample of `Crops` each."""
+
+    photograph: Photograph
+    size: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    samples: list[dict[str, np.ndarray]]
+
+
+class Predictor:
+    """Finds the people of images. Made by `from_pretrained`, or of a `Trained` network.
+
+    `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
+    tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
+    (N, 4) and scores (N), by default `Detector()`, whose weights are downloaded when it is first needed. More than
+    `most_persons` in an image are refused. Raises UserError for values that nothing can run with.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        flip_test: bool | None = None,
+        kernel_size: int | None = None,
+        batch_size: int | None = None,
+        precision: str = "float32",
+        backend: str = "pytorch",
+        compiled: bool = False,
+        device: str | torch.device | None = None,
+        detector: Detect | None = None,
+        most_persons: int = MOST_PERSONS,
+    ):
+        asked: dict[str, Any] = {"flip_test": flip_test, "kernel_size": kernel_size, "batch_size": batch_size}
+        self.trained = replace(trained, **{name: value for name, value in asked.items() if value is not None})
+        for name, value in (("batch_size", self.trained.batch_size), ("most_persons", most_persons)):
+            if value < 1:
+                raise UserError(f"{name} must be 1 or more, not {value}")
+        if self.trained.kernel_size < 1 or self.trained.kernel_size % 2 == 0:
+            raise UserError(f"kernel_size must be odd and positive, not {self.trained.kernel_size}")
+        self.device = _device(device)
+        self.most_persons = most_persons
+        self._detector = detector
+        self._forward = Inference(precision, backend, compiled)(trained.network.to(self.device))
+        self._flip_order = None
+        if self.trained.flip_test:
+            self._flip_order = torch.from_numpy(trained.skeleton.flip_order).to(self.device)
+        height, width = (trained.network.stride * length for length in trained.network.grid)
+        self.input_size = width, height
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | PathLike, config: str | PathLike | None = None, **options: Any
+    ) -> "Predictor":
+        """A predictor with trained weights; `options` are the constructor's.
+
+        `source` is a name of the zoo (downloaded on first use), the output folder of a run, or a checkpoint: one that
+        lies in a run's folder, one of the zoo's architectures, or any other with the yaml `config` of its network.
+        Raises UserError if there is no such thing, or the files do not fit each other.
+        """
+        return cls(_trained(source, config), **options)
+
+    def __call__(
+        self, images: Any, boxes: Any = None, scores: Any = None, *, color: str = "RGB", oriented: bool = True
+    ) -> People | list[People]:
+        """The `People` of an image, or a list of them for a list of images.
+
+        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit;
+        `color` is the order of an array's or tensor's channels, RGB or BGR. `oriented`: files and PIL images are
+        turned as EXIF says, and so are the pixels that boxes and keypoints count in.
+        `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
+        may be no box. Where they are None, the detector finds them.
+        Raises UserError that names the image and what is wrong with it or its boxes.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images, boxes, scores, color=color, oriented=oriented))
+        (found,) = self.stream([images], [boxes], [scores], color=color, oriented=oriented)
+        return found
+
+    def stream(
+        self,
+        images: Iterable[Source],
+        boxes: Iterable | None = None,
+        scores: Iterable | None = None,
+        *,
+        color: str = "RGB",
+        oriented: bool = True,
+    ) -> Iterator[People]:
+        """The `People` of each image, in order, for as many images as there are: a few at a time are in memory.
+
+        Arguments as in a call, one entry an image. Persons of successive images share batches.
+        """
+        if color not in COLORS:
+            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
+        requests = _requests(images, boxes, scores, color, oriented)
+        waiting: deque[_Cropped] = deque()
+        samples: list[dict[str, np.ndarray]] = []
+        keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        for cropped in self._cropped(requests):
+            waiting.append(cropped)
+            samples += cropped.samples
+            while len(samples) >= self.trained.batch_size or (samples and len(waiting) > self.trained.batch_size):
+                keypoints += self._predict(samples[: self.trained.batch_size])
+                del samples[: self.trained.batch_size]
+            while waiting and len(waiting[0].boxes) <= len(keypoints):
+                yield self._people(waiting.popleft(), keypoints)
+        if samples:
+            keypoints += self._predict(samples)
+        for cropped in waiting:
+            yield self._people(cropped, keypoints)
+
+    def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
+        """Every image's crops; what a detector is to find it finds in a few images at once."""
+        while group := list(islice(requests, self.images_at_once)):
+            pixels = [request.photograph.pixels() for request in group]
+            lacking = [i for i, request in enumerate(group) if request.boxes is None]
+            found = dict(zip(lacking, self._detect([pixels[i] for i in lacking]), strict=True)) if lacking else {}
+            for i, request in enumerate(group):
+                boxes, scores = found.get(i, (request.boxes, request.scores))
+                yield self._crops(request.photograph, pixels[i], boxes, scores)
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images are in memory at a time: as many as the detector takes."""
+        return self._detector.batch_size if isinstance(self._detector, Detector) else 1
+
+    def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
+        if self._detector is None:
+            self._detector = Detector(device=self.device)
+        in_rgb = [image[..., ::-1].copy() for image in images]
+        if isinstance(self._detector, Detector):
+            return self._detector.batch(in_rgb)
+        return [self._detector(image) for image in in_rgb]
+
+    def _crops(self, photograph: Photograph, pixels: np.ndarray, boxes: Any, scores: Any) -> _Cropped:
+        size = pixels.shape[1], pixels.shape[0]
+        boxes, scores = checked_boxes(boxes, scores, size, photograph.label)
+        count, kind = len(boxes), self.trained.skeleton
+        if count > self.most_persons:
+            raise UserError(
+                f"{photograph.label}: {count} boxes, more than most_persons {self.most_persons}; "
+                "leave out the least sure ones, or allow more"
+            )
+        table = people.People(
+            images=people.Images(np.zeros(1, np.int64), np.array([photograph.label]), np.array([size])),
+            ids=np.arange(count),
+            image=np.zeros(count, np.int32),
+            boxes=boxes,
+            scores=scores,
+            keypoints=np.zeros((count, kind.num_joints, 2), np.float32),
+            visible=np.ones((count, kind.num_joints), np.float32),
+        )
+        heatmap_size = self.input_size[0] // 4, self.input_size[1] // 4
+        crops = Crops(table, _Held(pixels), kind, self.input_size, heatmap_size, rgb=self.trained.rgb)
+        return _Cropped(photograph, size, boxes, scores, [crops[i] for i in range(count)])
+
+    def _predict(self, samples: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Keypoints (K, 2) and scores (K) of each sample."""
+        found = predict_batch(
+            self._forward,
+            default_collate(samples),
+            kernel_size=self.trained.kernel_size,
+            flip_order=self._flip_order,
+            device=self.device,
+        )
+        return zip(found.keypoints, found.scores, strict=True)
+
+    def _people(self, cropped: _Cropped, found: deque[tuple[np.ndarray, np.ndarray]]) -> People:
+        """The image's people, taken off the left of what was found."""
+        count, joints = len(cropped.boxes), self.trained.skeleton.num_joints
+        rows = [found.popleft() for _ in range(count)]
+        keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)
+        scores = np.array([row[1] for row in rows], np.float32).reshape(count, joints)
+        broken = ~(np.isfinite(keypoints).all((1, 2)) & np.isfinite(scores).all(1))
+        if broken.any():
+            raise UserError(
+                f"{cropped.photograph.label}: keypoints or scores of person {broken.argmax()} (counted from 0) are no "
+                "finite numbers: the weights are broken, or the precision is too low for them"
+            )
+        return People(
+            photograph=cropped.photograph,
+            size=cropped.size,
+            keypoints=keypoints,
+            scores=scores,
+            person_scores=rescore(cropped.scores, scores, self.trained.score_threshold),
+            boxes=cropped.boxes,
+            box_scores=cropped.scores,
+            skeleton=self.trained.skeleton,
+        )
+
+
+@dataclass
+class _Held:
+    """The reader of one photograph whose pixels are there already."""
+
+    pixels: np.ndarray = field(repr=False)
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        return self.pixels
+
+
+def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) and scores (N), float64, of an image of `size` (width, height), all of which show some of it.
+
+    Raises UserError that names the image and the first wrong box.
+    """
+    try:
+        table = np.asarray(boxes, np.float64)
+        certainty = np.ones(len(table)) if scores is None else np.asarray(scores, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{label}: boxes and scores must be numbers: [[x, y, w, h], …] and [score, …]") from None
+    if not table.size:
+        table = table.reshape(0, 4)
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise UserError(f"{label}: boxes must be (N, 4), [[x, y, w, h], …], not of the shape {table.shape}")
+    if certainty.shape != (len(table),):
+        raise UserError(f"{label}: {len(table)} boxes need as many scores, not the shape {certainty.shape}")
+    for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
+        where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
+        x, y, w, h = box
+        if not np.isfinite([*box, score]).all():
+            raise UserError(f"{where} is not made of finite numbers")
+        if w <= 0 or h <= 0:
+            raise UserError(f"{where} must have a positive width and height: x, y, w, h")
+        if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
+            raise UserError(f"{where} lies outside of the image, which is {size[0]} x {size[1]} pixels")
+    return table, certainty
+
+
+def _requests(
+    images: Iterable[Source], boxes: Iterable | None, scores: Iterable | None, color: str, oriented: bool
+) -> Iterator[_Request]:
+    if boxes is None and scores is not None:
+        raise UserError("there are scores, but no boxes that they could be of")
+    columns = [column for column in (images, boxes, scores) if column is not None]
+    ended = object()
+    for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
+        label = f"image {number}"
+        if any(entry is ended for entry in row):
+            raise UserError(f"{label}: images, boxes and scores must be as many; one of them ends before it")
+        image, own_boxes, own_scores = (*row, None, None)[:3]
+        if isinstance(image, str | PathLike):
+            label += f" ({image})"
+        if own_boxes is None and own_scores is not None:
+            raise UserError(f"{label}: it has scores, but no boxes that they could be of")
+        yield _Request(Photograph(image, label, color, oriented), own_boxes, own_scores)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def _trained(source: str | PathLike, config: str | PathLike | None) -> Trained:
+    path, yaml_file = Path(source), Path(config) if config else None
+    if zoo.is_name(str(source)):
+        if yaml_file:
+            raise UserError(f"{source}: a model of the zoo has no configuration file")
+        return _released(zoo.pretrained(str(source)), zoo.weights(str(source)))
+    if not path.exists():
+        raise UserError(
+            f"{source}: there is no such file or folder, and the zoo has no model of this name, but "
+            f"{', '.join(zoo.MODELS)}"
+        )
+    if path.is_dir() or yaml_file or (path.parent / build.CONFIG_FILE).exists():
+        return build.trained(path, yaml_file)
+    state = unwrap(checkpoint.read(path))
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    for entry in zoo.MODELS.values():
+        with torch.device("meta"):
+            own = entry.network().state_dict()
+        if shapes == {name: tensor.shape for name, tensor in own.items()}:
+            network = entry.network()
+            load_weights(network, state, source=str(path))
+            return _released(network, path)
+    raise UserError(
+        f"{path}: none of the zoo's networks has the shapes of this checkpoint, and no {build.CONFIG_FILE} lies beside "
+        "it; name the yaml that it was trained with (config)"
+    )
+
+
+def _released(network: Any, weights: Path) -> Trained:
+    return Trained(network, skeleton.COCO, weights, kernel_size=zoo.BLUR_KERNEL)

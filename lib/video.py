@@ -1,0 +1,135 @@
+"""Videos and cameras -> frames -> a video, by OpenCV. Frames are uint8 BGR (H, W, 3)."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from transpose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+USUAL_RATE = 30.0  # frames per second of a video or camera that states none
+CODEC = "mp4v"  # MPEG-4 part 2: the one for .mp4 that every build of OpenCV can write
+
+
+class Video:
+    """A video file, or a camera by its number. Raises UserError if it cannot be opened."""
+
+    def __init__(self, source: Path | int):
+        self.source = source
+        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            raise UserError(f"{self.name}: cannot be opened; not there, in use, or no video that OpenCV can decode")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate < 1000 else USUAL_RATE
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        # What the file states; only its end tells how many there are.
+        self.length = int(count) if not isinstance(source, int) and 0 < count < sys.maxsize else None
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Every frame once, turned upright as the file says. Raises UserError if there is none."""
+        try:
+            empty = True
+            while True:
+                there, frame = self._capture.read()
+                if not there:
+                    break
+                empty = False
+                yield frame
+            if empty:
+                raise UserError(f"{self.name}: not a single frame can be read")
+        finally:
+            self._capture.release()
+
+
+class Recording:
+    """An .mp4 that appears at `path` when it is finished, and not at all if an exception ends it. Without sound."""
+
+    def __init__(self, path: Path, rate: float):
+        self.path, self.rate, self.length = path, rate, 0
+        self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def add(self, frame: np.ndarray, until: float | None = None) -> None:
+        """Append a frame, which must be as large as the first; with `until` as often as needed to last these seconds.
+
+        Raises UserError if the file cannot be written.
+        """
+        size = frame.shape[1], frame.shape[0]
+        if self._writer is None:
+            self._size = size
+            with _no_folder(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            codec = cv2.VideoWriter.fourcc(*CODEC)
+            self._writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, size)
+            if size[0] % 2 or size[1] % 2:
+                logger.warning(
+                    "%s: its format has even sizes alone: the last column or row of pixels is cut off", self.path
+                )
+            if not self._writer.isOpened():
+                raise UserError(f"{self.path}: OpenCV cannot write this video ({CODEC}, {size[0]} x {size[1]})")
+        if size != self._size:
+            raise UserError(f"{self.path}: frame {self.length} is {size} in size, those before it are {self._size}")
+        times = 1 if until is None else round(until * self.rate) - self.length
+        for _ in range(times):
+            self._writer.write(frame)
+            self.length += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if kind is None:
+            os.replace(self._unfinished, self.path)
+        else:
+            self._unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_folder(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot write ({error.strerror})") from None
+
+
+class Window:
+    """A window that shows pictures until q is pressed. Raises UserError where there is none to be had."""
+
+    TITLE = "TransPose (q closes)"
+
+    def __init__(self) -> None:
+        # Without a display the toolkit would not complain but end the process.
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise UserError("--show: there is no display here (DISPLAY is not set); leave it out and look at the files")
+        try:
+            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
+        except cv2.error:
+            raise UserError(
+                "--show: this OpenCV was built without windows; pip uninstall opencv-python-headless, then "
+                "pip install opencv-python"
+            ) from None
+        self.closed = False
+
+    def show(self, picture: np.ndarray, wait: bool = False) -> None:
+        """Show a picture, until a key is pressed if it is to `wait`; nothing once the window is closed."""
+        if self.closed:
+            return
+        cv2.imshow(self.TITLE, picture)
+        if cv2.waitKey(0 if wait else 1) & 0xFF == ord("q"):
+            cv2.destroyWindow(self.TITLE)
+            self.closed = True
