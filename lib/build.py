@@ -258,7 +258,8 @@ def _reader(cfg: CfgNode, name: str) -> ImageReader:
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
         raise UserError(f"{source}: not a zip, or one that is cut off")
-    return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
+    data = cfg.DATASET
+    return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
 def _decoded(cfg: CfgNode, persons: people.People, reader: ImageReader) -> store.ImageStore:
@@ -578,6 +579,7 @@ FREE_TO_CHANGE = (
     "DATASET.IMAGES",
     "DATASET.ANNOTATIONS",
     "DATASET.CACHE_MB",
+    "DATASET.MAX_IMAGE_PIXELS",
     "DATASET.DECODED_DIR",
     "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",

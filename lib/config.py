@@ -93,6 +93,7 @@ _C.DATASET.ANNOTATIONS = ""  # under ROOT, in place of annotations/person_keypoi
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
+_C.DATASET.MAX_IMAGE_PIXELS = 134_217_728  # an image whose header states more is refused before it is decoded
 _C.DATASET.DECODED_DIR = ""  # folder for the training photographs, decoded once: 52 GB for COCO; '' decodes each time
 _C.DATASET.ON_DEVICE = False  # hold the decoded training photographs in the GPU's memory and cut the crops there
 _C.DATASET.INDEX_CACHE = True  # keep the persons of large annotation files as arrays in OUTPUT_DIR/index
@@ -402,6 +403,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     need(len(set(cfg.GPUS)) == len(cfg.GPUS), f"GPUS {cfg.GPUS} lists a GPU twice")
     positive = {
         "PRINT_FREQ": cfg.PRINT_FREQ,
+        "DATASET.MAX_IMAGE_PIXELS": data.MAX_IMAGE_PIXELS,
         "MODEL.NUM_JOINTS": model.NUM_JOINTS,
         "MODEL.SIGMA": model.SIGMA,
         "MODEL.DIM_MODEL": model.DIM_MODEL,

@@ -135,7 +135,7 @@ def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: 
     def decode(name: str) -> np.ndarray:
         # Each thread has a reader, for a zip's position is not shared.
         if not hasattr(own, "reader"):
-            own.reader = ImageReader(reader.source)
+            own.reader = ImageReader(reader.source, max_pixels=reader.max_pixels)
         return own.reader.read(name, owner="to be decoded")
 
     def fill(file: IO[bytes]) -> None:
