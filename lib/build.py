@@ -25,6 +25,7 @@ from transpose.core.pckh import PckhEvaluation
 from transpose.dataset import check, index, mpii, people, resident, store
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
+from transpose.dataset.workers import Loader
 from transpose.errors import UserError
 from transpose.inference import PRECISIONS, Inference
 from transpose.models import weights
@@ -301,7 +302,7 @@ def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
 def _loader(cfg: CfgNode, crops: Dataset, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
-    return DataLoader(
+    return Loader(
         crops,
         batch_sampler=batches,
         num_workers=workers,

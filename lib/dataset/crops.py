@@ -52,7 +52,9 @@ class Augmentation:
 
 
 class Reader(Protocol):
-    """Where a photograph's pixels come from."""
+    """Where a photograph's pixels come from: a folder or a file."""
+
+    source: Path
 
     def read(self, name: str, owner: str) -> np.ndarray:
         """Pixels (H, W, 3), BGR. `owner` says in an error whose image it is. Raises UserError if it cannot be read."""

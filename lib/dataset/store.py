@@ -39,7 +39,7 @@ class ImageStore:
 
     def __init__(self, path: Path):
         """Raises FileNotFoundError if there is none, ValueError if it is damaged."""
-        self.path = path
+        self.path = self.source = path
         with np.load(_index_of(path), allow_pickle=False) as index:
             self.key = str(index["key"])
             self.sizes, self.offsets = index["sizes"], index["offsets"]
