@@ -62,7 +62,7 @@ def test_a_death_between_two_batches_is_told_as_well():
     people = sample_people()
     order = EvaluationBatches(people.image, 1).order
     name = str(people.images.names[people.image[order[5]]])
-    crops = crops_with(Fatal(name, signal.SIGKILL, after=2))
+    crops = crops_with(Fatal(name, signal.SIGKILL, after=1))
     loader = iter(Loader(crops, batch_sampler=EvaluationBatches(people.image, 1), num_workers=1, prefetch_factor=50))
     next(loader)
     with pytest.raises(UserError, match=f"{name} .* is killed by signal: Killed; "):
