@@ -76,7 +76,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, text, lists and dicts as a .pth file; named tensors alone also as a .safetensors."""
     if path.suffix == SAFETENSORS:
         # It refuses tensors that share memory, as tied weights do.
-        whole = safetensors.torch.save({name: tensor.clone() for name, tensor in content.items()})
+        alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in content.items()}
+        whole = safetensors.torch.save(alone)
         return write_atomically(path, lambda file: file.write(whole))
     # In memory first: torch's own writer hides what the disk says.
     buffer = io.BytesIO()

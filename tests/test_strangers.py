@@ -23,7 +23,7 @@ import psutil
 import pytest
 import torch
 from goldens import ANNOTATIONS, IMAGES, ROOT
-from test_bad_input import run_anew, sentence
+from test_bad_input import Run, run_anew, run_preloaded, sentence  # noqa: F401, a fixture
 
 from transpose import checkpoint, config, skeleton
 from transpose.dataset import mpii, people, store
@@ -31,7 +31,7 @@ from transpose.dataset.crops import MAX_PIXELS, ImageReader
 from transpose.errors import UserError
 
 PHOTOGRAPH = sorted(IMAGES.iterdir())[0]
-MUCH = 300 * 2**20  # bytes
+MUCH = 120 * 2**20  # bytes
 
 
 @pytest.fixture
@@ -115,9 +115,8 @@ def test_a_program_of_torch_is_not_loaded(tmp_path: Path):
 
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path: Path):
     path = tmp_path / "bomb.pth"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb/data/0", "w") as part:
-        for _ in range(1000):
-            part.write(bytes(2**20))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data/0", bytes(2 * MUCH), compresslevel=1)
     assert path.stat().st_size < 2**21
     assert "refused, bomb/data/0 in it is compressed" in refusal(lambda: checkpoint.read(path))
 
@@ -228,8 +227,8 @@ def riff(width: int, height: int) -> bytes:
 JPEG = PHOTOGRAPH.read_bytes()
 ABSURD = {
     "jpeg": (claiming(JPEG, 65_500, 65_500), "65500 x 65500"),
-    "jpeg_with_bytes_between": (JPEG[:20] + b"\0" + claiming(JPEG[20:], 65_500, 65_500), "65500 x 65500"),
-    "jpeg_with_a_lone_marker": (JPEG[:2] + b"\xff\xd0" + claiming(JPEG[2:], 65_500, 65_500), "65500 x 65500"),
+    "jpeg_with_bytes_between": (JPEG[:20] + b"\0" + claiming(JPEG[20:], 65_500, 65_500), "4290250000 pixels"),
+    "jpeg_with_a_lone_marker": (JPEG[:2] + b"\xff\xd0" + claiming(JPEG[2:], 65_500, 65_500), "4290250000 pixels"),
     "png_wide": (png(12_000, 11_500), "12000 x 11500"),
     "png_bomb": (png(30_000, 30_000, zlib.compress(bytes(90_001 * 300), 9) * 90), "900000000 pixels"),
     "webp": (riff(16_000, 16_000), "256000000 pixels"),
@@ -307,14 +306,13 @@ def test_a_zip_leads_nowhere(tmp_path: Path, mark: Path):
 
 def test_a_member_that_unpacks_to_more_than_it_says(tmp_path: Path):
     path = tmp_path / "images.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb.jpg", "w") as member:
-        for _ in range(1500):
-            member.write(bytes(2**20))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.jpg", bytes(2 * MUCH), compresslevel=1)
     honest = path.read_bytes()
     assert len(honest) < 2**21
-    said = refusal(lambda: ImageReader(path).read("bomb.jpg", "x"))
-    assert said.startswith(f"{path / 'bomb.jpg'} (x): refused before reading, it has 1,572,864,000 bytes")
-    path.write_bytes(honest.replace(struct.pack("<I", 1500 * 2**20), struct.pack("<I", 5000)))
+    said = refusal(lambda: ImageReader(path, max_pixels=10**7).read("bomb.jpg", "x"))
+    assert said.startswith(f"{path / 'bomb.jpg'} (x): refused before reading, it has {2 * MUCH:,} bytes")
+    path.write_bytes(honest.replace(struct.pack("<I", 2 * MUCH), struct.pack("<I", 5000)))
     assert "cannot read the zip (Bad CRC-32" in refusal(lambda: ImageReader(path).read("bomb.jpg", "x"))
 
 
@@ -363,10 +361,6 @@ def test_names_in_folders_below_are_read(tmp_path: Path):
 # ---- converting weights ---------------------------------------------------------------------------------------------
 
 
-def convert(folder: Path, *arguments: str):
-    return run_anew("convert", list(arguments), folder, {})
-
-
 def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     def bits(state: dict) -> dict:
         return {name: (t.dtype, t.shape, t.contiguous().numpy().tobytes()) for name, t in state.items()}
@@ -374,19 +368,20 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
     return bits(one) == bits(other)
 
 
-def test_weights_convert_bit_for_bit(tmp_path: Path):
+def test_weights_convert_bit_for_bit(tmp_path: Path, run_preloaded: Run):  # noqa: F811
     weight = torch.randn(3, 4, 5).transpose(0, 2)
     weight[0, 0, :3] = torch.tensor([float("nan"), -0.0, float("-inf")])
     state = {"conv.weight": weight, "tied": weight, "bn.num_batches_tracked": torch.tensor(7), "e": torch.zeros(0, 3)}
     training = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}, "optimizer": {}}
     checkpoint.save(tmp_path / "run.pth", training)
-    assert convert(tmp_path, "run.pth", "a.safetensors").stdout == "a.safetensors: 4 tensors, 121 numbers\n"
-    assert convert(tmp_path, "a.safetensors", "b.pth").returncode == 0
+    there = run_anew("convert", ["run.pth", "a.safetensors"], tmp_path, {})
+    assert there.stdout == "a.safetensors: 4 tensors, 121 numbers\n", there.stderr
+    assert run_preloaded("convert", ["a.safetensors", "b.pth"], tmp_path, {}).returncode == 0
     for name in ("a.safetensors", "b.pth"):
         assert same_bits(checkpoint.read(tmp_path / name), state)
 
 
-def test_what_convert_refuses(tmp_path: Path, mark: Path):
+def test_what_convert_refuses(tmp_path: Path, mark: Path, run_preloaded: Run):  # noqa: F811
     checkpoint.save(tmp_path / "good.pth", {"a": torch.zeros(2)})
     checkpoint.save(tmp_path / "none.pth", {"epoch": 3})
     torch.save({"a": Trap(Path.touch, mark)}, tmp_path / "trap.pth")
@@ -396,8 +391,10 @@ def test_what_convert_refuses(tmp_path: Path, mark: Path):
         ("none.pth", "b.safetensors", "none.pth: it holds no named tensors"),
         ("trap.pth", "b.safetensors", "trap.pth: refused"),
     ):
-        assert sentence(convert(tmp_path, source, target)).startswith(says)
-    assert not mark.exists() and sorted(p.suffix for p in tmp_path.iterdir()) == [".pth"] * 3
+        assert sentence(run_preloaded("convert", [source, target], tmp_path, {})).startswith(says)
+        (tmp_path / "stdout").unlink()
+        (tmp_path / "stderr").unlink()
+    assert not mark.exists() and [p.suffix for p in tmp_path.iterdir()] == [".pth"] * 3
 
 
 # ---- the source -----------------------------------------------------------------------------------------------------
@@ -423,4 +420,4 @@ def test_the_source_calls_nothing_that_executes_files():
     for path in files:
         text = path.read_text()
         assert not [word for word in DANGEROUS if word in text], path
-        assert text.count("torch.load(") == text.count("weights_only=True"), path
+        assert text.count(" torch.load(") == text.count("weights_only=True"), path
