@@ -7,7 +7,7 @@ import pytest
 import torch
 from goldens import SAMPLE, sample_crops
 
-from benchmarks import plain, protocol, report, scale, synthetic
+from benchmarks import plain, protocol, report, scale, soak, synthetic
 from transpose import build
 
 
@@ -67,3 +67,17 @@ def test_made_up_predictions_are_the_same_every_time_and_hold_doubles():
     np.testing.assert_array_equal(one.keypoints, two.keypoints)
     pair = [{"keypoints": one.keypoints[i], "area": 1e4} for i in (4, 5)]
     assert plain.oks_of_pair(*pair) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "rise", "flat"), [("memory, MB", 0, True), ("memory, MB", 20, False), ("files", 6, False)]
+)
+def test_a_soak_tells_what_grows_from_what_comes_and_goes(name: str, rise: float, flat: bool):
+    seconds = np.linspace(1, 600, 600)
+    draw = np.random.default_rng(0)
+    level, noise = (400, 20) if "memory" in name else (30, 5)
+    values = level + rise * seconds / 600 * 1.25 + draw.normal(0, noise, 600)
+    values[draw.random(600) < 0.1] = np.nan  # no loading process was there
+    values[:100] *= 0.5  # before it has warmed up
+    rows, holds = soak.judge(seconds, {name: values})
+    assert holds == flat and rows[0][-1] == ("flat" if flat else "GROWS")

@@ -9,6 +9,7 @@ from mutations import KINDS, Tally, examine, mutants
 
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.dataset.people import Images, People
+from transpose.errors import UserError
 from transpose.skeleton import COCO
 
 SLOWEST = 5.0  # seconds for one photograph of 256 pixels
@@ -49,3 +50,15 @@ def test_mutated_photographs_are_read_or_refused(tmp_path: Path, number: int):
 
 def test_mutants_come_again_from_their_seed():
     assert list(mutants(40, seed=1)) == list(mutants(40, seed=1)) != list(mutants(40, seed=2))
+
+
+def test_examining_fails_on_what_is_no_refusal_by_name(tmp_path: Path):
+    def unnamed(path: Path) -> None:
+        raise UserError("something is wrong")
+
+    def fault(path: Path) -> None:
+        raise ValueError(path)
+
+    for read, error in ((unnamed, AssertionError), (fault, ValueError)):
+        with pytest.raises(error):
+            examine(mutants(1, seed=0), tmp_path, read)
