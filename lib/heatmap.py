@@ -91,8 +91,10 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     if len(doubtful):
         exact = _rescaled_around(maps[doubtful], x[doubtful], y[doubtful], kernel_size)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(1))[:, None], step, 0)
-    return refined.float().view(xy.shape), scores.float()
+    whole = xy.flatten(0, 1)
+    refined = (whole + step).float()  # a Hessian next to singular leads farther than float32 goes
+    refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, whole.float())
+    return refined.view(xy.shape), scores.float()
 
 
 @cache
