@@ -52,7 +52,7 @@ class Tally:
 
     read: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
-    slowest: tuple[float, str] = (0.0, "")  # seconds
+    slowest: tuple[float, str] = (0.0, "")  # seconds of the processor; one that waits for ever is for HANGS
     grown: int = 0  # bytes that the process was larger than at the start, at the most
 
 
@@ -78,7 +78,7 @@ def examine(files: Iterable[Mutant], folder: Path, read: Callable[[Path], Any]) 
         else:
             path.write_bytes(mutant.content)
         faulthandler.dump_traceback_later(HANGS, exit=True)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             read(path)
             tally.read[mutant.kind] += 1
@@ -87,7 +87,7 @@ def examine(files: Iterable[Mutant], folder: Path, read: Callable[[Path], Any]) 
             tally.refused[mutant.kind] += 1
         finally:
             faulthandler.cancel_dump_traceback_later()
-        tally.slowest = max(tally.slowest, (time.perf_counter() - began, mutant.name))
+        tally.slowest = max(tally.slowest, (time.process_time() - began, mutant.name))
         tally.grown = max(tally.grown, process.memory_info().rss - before)
         path.rmdir() if mutant.content is None else path.unlink()
     return tally
