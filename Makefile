@@ -15,7 +15,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint types bench bench-data clean
+.PHONY: help venv demo test test-slow lint types bench bench-data soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=
 
 bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)
+
+soak: $(STAMP) ## train and evaluate for 10 minutes (MINUTES=…) and see that memory and open files stay flat
+	PYTHONPATH=tools $(PY) -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## remove caches and build outputs (runs, weights and the virtual environment stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

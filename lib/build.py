@@ -26,6 +26,7 @@ from transpose.core.pckh import PckhEvaluation
 from transpose.dataset import check, index, mpii, people, resident, store
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
+from transpose.dataset.workers import Loader
 from transpose.errors import UserError
 from transpose.inference import PRECISIONS, Inference
 from transpose.models import weights
@@ -313,7 +314,8 @@ def _reader(cfg: CfgNode, name: str) -> ImageReader:
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
         raise UserError(f"{source}: not a zip, or one that is cut off")
-    return ImageReader(source, cache_bytes=cfg.DATASET.CACHE_MB << 20)
+    data = cfg.DATASET
+    return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
 def _decoded(cfg: CfgNode, persons: people.People, reader: ImageReader) -> store.ImageStore:
@@ -355,7 +357,7 @@ def test_images(cfg: CfgNode) -> tuple[people.Annotations, ImageReader]:
 def _loader(cfg: CfgNode, crops: Dataset, batches: TrainingBatches | EvaluationBatches, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
-    return DataLoader(
+    return Loader(
         crops,
         batch_sampler=batches,
         num_workers=workers,
@@ -647,6 +649,7 @@ FREE_TO_CHANGE = (
     "DATASET.IMAGES",
     "DATASET.ANNOTATIONS",
     "DATASET.CACHE_MB",
+    "DATASET.MAX_IMAGE_PIXELS",
     "DATASET.DECODED_DIR",
     "DATASET.INDEX_CACHE",
     "TRAIN.RESUME_CHANGED",

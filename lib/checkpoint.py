@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from transpose.errors import UserError
 
+SAFETENSORS = ".safetensors"
 # Training checkpoints of the lineage hold their AP as a NumPy number, pickled under the old or the new module's name.
 _number = np.float64(0).__reduce__()[0]
 NUMPY_NUMBER: list[Any] = [
@@ -39,6 +41,9 @@ DAMAGED = (
     ValueError,
     TypeError,
     AssertionError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
     RuntimeError,
 )
 
@@ -68,7 +73,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers, text, lists and dicts as a .pth file."""
+    """Write tensors, numbers, text, lists and dicts as a .pth file; named tensors alone also as a .safetensors."""
+    if path.suffix == SAFETENSORS:
+        # It refuses tensors that share memory, as tied weights do.
+        alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in content.items()}
+        whole = safetensors.torch.save(alone)
+        return write_atomically(path, lambda file: file.write(whole))
     # In memory first: torch's own writer hides what the disk says.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -76,7 +86,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a .pth file, on the CPU; only tensors, numbers and plain values are accepted.
+    """The content of a .pth or .safetensors file, on the CPU; only tensors, numbers and plain values are accepted.
 
     Raises UserError for a file that is missing, truncated, no checkpoint, or that carries code.
     """
@@ -84,13 +94,18 @@ def read(path: Path) -> dict[str, Any]:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
+    _refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBER), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.simplefilter("ignore")  # of protocols and programs; what cannot be loaded is told below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
-        # The unpickler that loads weights only names what else a file of torch's wants to import.
-        if "unsupported global" in str(error).lower() or _is_whole_pickle(path):
+        # The unpickler that loads weights only names what else a file of torch's wants to import, and does not open
+        # programs (TorchScript) or the tar files of before 2017.
+        said = str(error).lower()
+        if "unsupported global" in said or "cannot use ``weights_only" in said or _is_whole_pickle(path):
             raise UserError(
                 f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
                 "save a plain state_dict from a source that you trust"
@@ -99,6 +114,31 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}, not a state dict")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        # Not mapped into memory: a file that shrinks while it is mapped ends the process.
+        return safetensors.torch.load(path.read_bytes())
+    except (safetensors.SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: the checkpoint is truncated or no .safetensors file ({error})") from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise UserError for a zip with compressed parts, which torch does not write: a small one fills any memory."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            packed = [part for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+    except DAMAGED:
+        return  # torch has the last word
+    if packed:
+        largest = max(packed, key=lambda part: part.file_size)
+        raise UserError(
+            f"{path}: refused, {largest.filename} in it is compressed, which torch's own files are not, and claims "
+            f"{largest.file_size:,} bytes; save the state_dict anew with torch.save"
+        )
 
 
 def _is_whole_pickle(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from transpose.errors import UserError
+from transpose.errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ _C.DATASET.ANNOTATIONS = ""  # under ROOT, in place of annotations/person_keypoi
 _C.DATASET.HYBRID_JOINTS_TYPE = ""  # legacy, but appended to the output folder's name
 _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around the box's centre
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
+_C.DATASET.MAX_IMAGE_PIXELS = 134_217_728  # an image whose header states more is refused before it is decoded
 _C.DATASET.DECODED_DIR = ""  # folder for the training photographs, decoded once: 52 GB for COCO; '' decodes each time
 _C.DATASET.ON_DEVICE = False  # hold the decoded training photographs in the GPUs' memory and cut the crops there
 _C.DATASET.INDEX_CACHE = True  # keep the persons of large annotation files as arrays in OUTPUT_DIR/index
@@ -223,9 +224,12 @@ def load(
     cfg = defaults()
     given: dict[str, Any] = {}
     for file, content in _read_yaml(Path(path)):
-        for key, value in _leaves(content):
-            _set(cfg, key, value, where=str(file))
-            given[key] = value
+        try:
+            for key, value in _leaves(content):
+                _set(cfg, key, value, where=str(file))
+                given[key] = value
+        except RecursionError:
+            raise UserError(f"{file}: its sections lie inside each other without end") from None
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
@@ -248,7 +252,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         raise UserError(f"{path}: not a yaml file: {place}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
     if content is None:
         content = {}
@@ -257,7 +261,9 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     base = content.pop(BASE_KEY, None)
     if base is None:
         return [(path, content)]
-    base_path = (path.parent / str(base)).resolve()
+    if not isinstance(base, str):
+        raise UserError(f"{path}: {BASE_KEY} must be the name of a yaml, not {shown(base)}")
+    base_path = (path.parent / base).resolve()
     if base_path in seen:
         raise UserError(f"{path}: {BASE_KEY} names {base}, which leads back to this file")
     if not base_path.is_file():
@@ -284,7 +290,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {key} is not a configuration key; {_nearest(key)}")
     if isinstance(node[leaf], CfgNode):
         if value not in (None, {}):
-            raise UserError(f"{where}: {key} holds further keys, not the value {value!r}")
+            raise UserError(f"{where}: {key} holds further keys, not the value {shown(value)}")
         return
     node[leaf] = _coerce(value, node[leaf], key, where)
 
@@ -304,7 +310,7 @@ def _decode(text: str) -> Any:
     """What a string stands for: "(0,1)" a tuple, "1e-4" (text to yaml) a number; anything else is itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
@@ -329,7 +335,7 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
 
 def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
     if not holds:
-        raise UserError(f"{where}: {key} must be {wanted}, not {value!r}")
+        raise UserError(f"{where}: {key} must be {wanted}, not {shown(value)}")
     return value
 
 
@@ -368,7 +374,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     def choice(key: str, value: Any, options: Sequence) -> None:
         listed = ", ".join(map(str, options))
         nearest = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0)
-        need(value in options, f"{key} must be one of {listed}, not {value!r}; the nearest is {nearest[0]}")
+        need(value in options, f"{key} must be one of {listed}, not {shown(value)}; the nearest is {nearest[0]}")
 
     model, extra, train, test, data = cfg.MODEL, cfg.MODEL.EXTRA, cfg.TRAIN, cfg.TEST, cfg.DATASET
     choice("MODEL.NAME", model.NAME, ("transpose_r", "transpose_h"))
@@ -404,6 +410,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     need(len(set(cfg.GPUS)) == len(cfg.GPUS), f"GPUS {cfg.GPUS} lists a GPU twice")
     positive = {
         "PRINT_FREQ": cfg.PRINT_FREQ,
+        "DATASET.MAX_IMAGE_PIXELS": data.MAX_IMAGE_PIXELS,
         "MODEL.NUM_JOINTS": model.NUM_JOINTS,
         "MODEL.SIGMA": model.SIGMA,
         "MODEL.DIM_MODEL": model.DIM_MODEL,

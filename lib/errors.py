@@ -1,5 +1,8 @@
 """The one exception that means "you gave something that cannot be used", as opposed to a fault of the program."""
 
+import reprlib
+from typing import Any
+
 _FROM_WORKER = "Caught UserError in DataLoader worker"
 
 
@@ -14,3 +17,12 @@ class UserError(ValueError):
         if message.startswith(_FROM_WORKER):
             message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
         super().__init__(message)
+
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict, _short.maxstring, _short.maxother = 2, 9, 9, 4, 60, 60
+
+
+def shown(value: Any) -> str:
+    """A user's value as a sentence shows it, cut where it is long or deep: aliases of a yaml multiply without end."""
+    return _short.repr(value)

@@ -98,8 +98,10 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
         rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
         exact = _rescaled_around(maps[doubtful].double(), x[doubtful], y[doubtful], rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(1))[:, None], step, 0)
-    return refined.float().view(xy.shape), scores.float()
+    whole = xy.flatten(0, 1)
+    refined = (whole + step).float()  # a Hessian next to singular leads farther than float32 goes
+    refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, whole.float())
+    return refined.view(xy.shape), scores.float()
 
 
 def decode_without_branches(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

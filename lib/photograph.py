@@ -13,7 +13,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from transpose.dataset.crops import decode
+from transpose.dataset.crops import content_of, decode
 from transpose.errors import UserError
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
@@ -39,7 +39,7 @@ class Photograph:
         """(H, W, 3) uint8, BGR. Raises UserError for what is no image."""
         source = self.source
         if isinstance(source, str | PathLike):
-            return decode(self._content(Path(source)), self.label, self.oriented)
+            return decode(content_of(Path(source), self.label), self.label, self.oriented)
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)[..., ::-1].copy()
         if isinstance(source, Tensor):
@@ -49,14 +49,6 @@ class Photograph:
         raise UserError(
             f"{self.label}: an image is a path, a NumPy array, a PIL image or a tensor, not a {type(source).__name__}"
         )
-
-    def _content(self, path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.label}: cannot read the image ({getattr(error, 'strerror', None) or error})"
-            ) from None
 
     def _of_pil(self, image: PIL.Image.Image) -> np.ndarray:
         if image.mode not in EIGHT_BIT:

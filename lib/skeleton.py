@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from transpose.errors import UserError
+from transpose.errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def read(path: Path) -> Skeleton:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the skeleton ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a skeleton is a mapping with `names` and more, not {type(content).__name__}")
@@ -156,7 +156,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
     limbs = _list(category.get("skeleton") or [], "skeleton", where)
     for limb in limbs:
         if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
-            raise UserError(f"{where}: limb {limb!r} of `skeleton` must be two numbers from 1 to {len(names)}")
+            raise UserError(f"{where}: limb {shown(limb)} of `skeleton` must be two numbers from 1 to {len(names)}")
     return from_mapping({"names": names, "limbs": [[names[end - 1] for end in limb] for limb in limbs]}, where)
 
 
@@ -174,12 +174,12 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     place = {name: i for i, name in enumerate(names)}
     if len(place) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{where}: the keypoint {twice!r} is listed twice")
+        raise UserError(f"{where}: the keypoint {shown(twice)} is listed twice")
 
     def index(name: Any, key: str) -> int:
         if not isinstance(name, str) or name not in place:
             nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0)[0]
-            raise UserError(f"{where}: `{key}` names {name!r}, which is no keypoint; the nearest is {nearest!r}")
+            raise UserError(f"{where}: `{key}` names {shown(name)}, which is no keypoint; the nearest is {nearest!r}")
         return place[name]
 
     def joints(key: str) -> tuple[int, ...]:
@@ -188,14 +188,16 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     def couples(key: str, values: Any) -> tuple[tuple[int, int], ...]:
         for couple in _list(values, key, where):
             if not _is_pair(couple) or couple[0] == couple[1]:
-                raise UserError(f"{where}: {couple!r} in `{key}` must be two different keypoints")
+                raise UserError(f"{where}: {shown(couple)} in `{key}` must be two different keypoints")
         return tuple((index(a, key), index(b, key)) for a, b in values)
 
     pairs = couples("pairs", told_by_names(names) if content.get("pairs") is None else content["pairs"])
     paired = [joint for pair in pairs for joint in pair]
     if len(set(paired)) < len(paired):
         twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
-        raise UserError(f"{where}: {twice!r} stands in two of the `pairs`; left and right must be exchanged one to one")
+        raise UserError(
+            f"{where}: {shown(twice)} stands in two of the `pairs`; left and right must be exchanged one to one"
+        )
 
     alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
     if alone and content.get("pairs") is None:
@@ -216,7 +218,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
             raise UserError(f"{where}: `{key}` lists {len(values)} numbers for {len(names)} keypoints")
         for name, value in zip(names, values, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise UserError(f"{where}: `{key}` of {name!r} must be a positive number, not {value!r}")
+                raise UserError(f"{where}: `{key}` of {shown(name)} must be a positive number, not {shown(value)}")
         return tuple(float(value) for value in values)
 
     return Skeleton(
@@ -281,7 +283,7 @@ def _is_pair(value: Any) -> bool:
 
 def _list(value: Any, key: str, where: str) -> list:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where}: `{key}` must be a list, not {value!r}")
+        raise UserError(f"{where}: `{key}` must be a list, not {shown(value)}")
     return list(value)
 
 

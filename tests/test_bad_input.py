@@ -252,6 +252,12 @@ def base_is_missing(place: Place) -> list:
 
 
 @bad_configuration("train")
+def base_is_a_list(place: Place) -> list:
+    place.config["_BASE_"] = ["above.yaml"]
+    return [f"{place.yaml}: _BASE_ must be the name of a yaml, not ['above.yaml']"]
+
+
+@bad_configuration("train")
 def base_leads_back(place: Place) -> list:
     place.config["_BASE_"] = "above.yaml"
     (place.folder / "above.yaml").write_text("_BASE_: small.yaml\n")
@@ -329,6 +335,7 @@ def value_for_a_section(place: Place) -> list:
     batch=({"TRAIN.BATCH_SIZE_PER_GPU": -4}, ["TRAIN.BATCH_SIZE_PER_GPU must be positive, not -4"]),
     not_a_number=({"TRAIN.LR": float("nan")}, ["TRAIN.LR must be positive, not nan"]),
     seed=({"SEED": 2**63}, ["SEED must be", f"not {2**63}"]),
+    pixels=({"DATASET.MAX_IMAGE_PIXELS": 0}, ["DATASET.MAX_IMAGE_PIXELS must be positive, not 0"]),
     gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
     blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
     epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from goldens import SAMPLE, sample_crops
 
-from benchmarks import models, plain, protocol, report, scale, synthetic
+from benchmarks import models, plain, protocol, report, scale, soak, synthetic
 from transpose import build
 from transpose.errors import UserError
 from transpose.inference import Inference
@@ -94,3 +94,17 @@ def test_what_can_run_here_begins_with_the_plain_way():
     found = models.ways(torch.device("cpu"))
     assert next(iter(found)) == "pytorch, float32"
     assert ("openvino, float32" in found) == models.installed("openvino")
+
+
+@pytest.mark.parametrize(
+    ("name", "rise", "flat"), [("memory, MB", 0, True), ("memory, MB", 20, False), ("files", 6, False)]
+)
+def test_a_soak_tells_what_grows_from_what_comes_and_goes(name: str, rise: float, flat: bool):
+    seconds = np.linspace(1, 600, 600)
+    draw = np.random.default_rng(0)
+    level, noise = (400, 20) if "memory" in name else (30, 5)
+    values = level + rise * seconds / 600 * 1.25 + draw.normal(0, noise, 600)
+    values[draw.random(600) < 0.1] = np.nan  # no loading process was there
+    values[:100] *= 0.5  # before it has warmed up
+    rows, holds = soak.judge(seconds, {name: values})
+    assert holds == flat and rows[0][-1] == ("flat" if flat else "GROWS")

@@ -359,7 +359,7 @@ def change(key: str, value: Any) -> Callable[[list], None]:
 
 RECORDS = {
     "image": (without("image"), "record number 3 has no 'image'"),
-    "image-kind": (change("image", 7), "'image' of record number 3 must be a file name, not 7"),
+    "image-kind": (change("image", 7), "'image' of record number 3 must be the name of a file, not 7"),
     "center": (without("center"), "record number 3 has no 'center'"),
     "center-length": (change("center", [1, 2, 3]), "'center' of record number 3 must list 2 numbers, not 3"),
     "scale": (without("scale"), "record number 3 has no 'scale'"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from transpose.dataset.people import Annotations, Images, People
-from transpose.dataset.records import column, numbers, read_json, rows
+from transpose.dataset.records import column, file_names, numbers, read_json, rows
 from transpose.errors import UserError
 from transpose.geometry import PADDING, PIXEL_STD
 
@@ -27,10 +27,7 @@ def read_annotations(path: Path) -> Annotations:
     records = read_json(path, "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)", list[dict[str, Any]])
     if not records:
         raise UserError(f"{path}: not an MPII annotation file: it lists no person")
-    names = column(records, "image", "record", path)
-    for number, name in enumerate(names, start=1):
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{path}: 'image' of record number {number} must be a file name, not {name!r}")
+    names = file_names(records, "image", "record", path)
     unique = list(dict.fromkeys(names))
     images = Images(np.arange(len(unique)), np.array(unique, np.str_), np.zeros((len(unique), 2), np.int64))
     return Annotations(path, images, {"id": 1, "name": "person"}, records)

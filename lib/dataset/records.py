@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -53,7 +54,12 @@ def is_number(value: Any, whole: bool = False) -> bool:
 
 
 def is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and "\0" not in value
+    return isinstance(value, str) and bool(value) and "\0" not in value and not leads_out(value)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name of a file in a folder leads to somewhere else."""
+    return os.path.isabs(name) or (".." in name and ".." in Path(name).parts)
 
 
 def column(items: Sequence[dict], key: str, what: str, path: Path) -> list:
@@ -84,6 +90,8 @@ def file_names(items: Sequence[dict], key: str, what: str, path: Path) -> list[s
     for index, value in enumerate(values):
         if not is_file_name(value):
             where = label(items[index], index, what)
+            if isinstance(value, str) and leads_out(value):
+                raise UserError(f"{path}: '{key}' of {where} leads out of the images' folder: {shown(value)}")
             raise UserError(f"{path}: '{key}' of {where} must be the name of a file, not {shown(value)}")
     return values
 

@@ -39,7 +39,7 @@ class ImageStore:
 
     def __init__(self, path: Path):
         """Raises FileNotFoundError if there is none, ValueError if it is damaged."""
-        self.path = path
+        self.path = self.source = path
         with np.load(_index_of(path), allow_pickle=False) as index:
             self.key = str(index["key"])
             self.sizes, self.offsets = index["sizes"], index["offsets"]
@@ -135,7 +135,7 @@ def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: 
     def decode(name: str) -> np.ndarray:
         # Each thread has a reader, for a zip's position is not shared.
         if not hasattr(own, "reader"):
-            own.reader = ImageReader(reader.source)
+            own.reader = ImageReader(reader.source, max_pixels=reader.max_pixels)
         return own.reader.read(name, owner="to be decoded")
 
     def fill(file: IO[bytes]) -> None:
