@@ -197,7 +197,9 @@ class Predictor:
             visible=np.ones((count, kind.num_joints), np.float32),
         )
         heatmap_size = self.input_size[0] // 4, self.input_size[1] // 4
-        crops = Crops(table, _Held(pixels), kind, self.input_size, heatmap_size, rgb=self.trained.rgb)
+        crops = Crops(
+            table, _Held(Path(photograph.name), pixels), kind, self.input_size, heatmap_size, rgb=self.trained.rgb
+        )
         return _Cropped(photograph, size, boxes, scores, [crops[i] for i in range(count)])
 
     def _predict(self, samples: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -239,6 +241,7 @@ class Predictor:
 class _Held:
     """The reader of one photograph whose pixels are there already."""
 
+    source: Path
     pixels: np.ndarray = field(repr=False)
 
     def read(self, name: str, owner: str) -> np.ndarray:
