@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "sources": {"dataset"},
     "photograph": {"dataset"},
     "persons": {"photograph", "skeleton", "draw", "checkpoint"},
+    "tracking": {"persons"},
     "detector": {"config", "checkpoint", "download"},
     "predictor": {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
