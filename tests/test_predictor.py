@@ -336,6 +336,9 @@ def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
     pytest.importorskip("supervision")
     converted = people.to_supervision()
     assert np.array_equal(converted.xy, people.keypoints) and len(converted) == 3
+    assert np.array_equal(converted.keypoint_confidence, people.scores)
+    assert converted.detection_confidence == pytest.approx(people.person_scores)
+    assert len(predictor(PHOTOGRAPH, []).to_supervision()) == 0
 
 
 def test_what_is_no_number_never_comes_out(run, tmp_path):
