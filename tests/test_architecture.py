@@ -33,6 +33,7 @@ MAY_IMPORT = {
         *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
     },
     "cli": {"config", "distributed", "log"},
+    "export": {"build", "core", "geometry", "heatmap", "inference", "skeleton"},
     "video": set(),
     "sources": {"dataset"},
     "photograph": {"dataset"},

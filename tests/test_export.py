@@ -1,0 +1,240 @@
+"""Exported files find what PyTorch finds, say what they need, and are not left behind where they drift."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from goldens import ROOT, golden
+from test_models import SMALL, small_r
+
+from benchmarks import data_stages
+from transpose import build, export, geometry, heatmap
+from transpose.build import Trained
+from transpose.core.loss import mse
+from transpose.core.predict import normalise
+from transpose.errors import UserError
+from transpose.skeleton import COCO
+
+CPU = torch.device("cpu")
+IN_PYTORCH = ("torchscript", "torch-export")
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+def needs(name: str) -> None:
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)
+
+
+EACH = pytest.mark.parametrize("name", export.FORMATS)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return build.sample(SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(sample) -> Trained:
+    """A network whose encoder and head have seen the sample for some seconds: heatmaps with peaks, on crops that fit."""
+    torch.manual_seed(0)
+    network = small_r(dropout=0.0)
+    batches = list(sample.loader)
+    images = torch.cat([batch["image"] for batch in batches])
+    keypoints, visible = (torch.cat([batch[key] for batch in batches]) for key in ("keypoints", "visible"))
+    targets, weight = heatmap.encode(keypoints, visible, (16, 24), 1.5)
+    with torch.no_grad():
+        features = network.features(normalise(images, CPU))
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    network.train()
+    for _ in range(60):
+        tokens = network.reduce(features).flatten(2).transpose(1, 2)
+        encoded = network.global_encoder(tokens, network._positions())
+        loss = mse(network.head(encoded.transpose(1, 2).unflatten(2, network.grid)), targets, weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return Trained(network.eval(), COCO, Path("small.pth"), flip_test=True, kernel_size=5)
+
+
+# Decoding without branches
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 11])
+def test_decoding_in_a_graph_is_decoding(kernel):
+    """Of Gaussians with noise, and of maps that are flat, negative, tied, or peak at a border."""
+    for maps in (data_stages.gaussians(4, noise=0.003), data_stages.edge_maps()):
+        rows, columns = (heatmap.blur_matrix(kernel, length, CPU) for length in maps.shape[-2:])
+        wanted, found = heatmap.decode(maps, kernel), heatmap.decode_without_branches(maps.double(), rows, columns)
+        np.testing.assert_allclose(found[0].numpy(), wanted[0].numpy(), rtol=1e-6, atol=2e-4)
+        assert torch.equal(found[1], wanted[1])
+
+
+def test_decoding_in_a_graph_finds_the_originals_keypoints():
+    wanted = golden("decode")
+    maps = torch.from_numpy(golden("decode")["heatmaps"]).float()[:, None]
+    rows, columns = (heatmap.blur_matrix(11, length, CPU) for length in maps.shape[-2:])
+    found, _ = heatmap.decode_without_branches(maps.double(), rows, columns)
+    np.testing.assert_allclose(found[:, 0].numpy(), wanted["keypoints_heatmap_k11"], rtol=0, atol=1e-3)
+
+
+# Files
+
+
+@EACH
+@pytest.mark.parametrize("decodes", [False, True], ids=["heatmaps", "keypoints"])
+def test_a_file_finds_what_pytorch_finds(name, decodes, trained, sample, tmp_path):
+    needs(name)
+    path = tmp_path / f"small{export.FORMATS[name].suffix}"
+    found = export.export(trained, path, sample, decodes=decodes, any_batch=True)
+    assert found.crops == 105 and found.faults() == []
+    assert found.most < 0.005 and found.ap == pytest.approx(found.ap_pytorch, abs=1e-4)
+    assert found.ap_pytorch > 0.05  # keypoints lie on the persons, so that a wrong place would be seen
+    files = {f"small{suffix}" for suffix in (export.FORMATS[name].suffix, *([".bin"] if name == "openvino" else []))}
+    assert {file.name for file in tmp_path.iterdir()} == files
+
+    loaded = export.load(path)
+    about = loaded.card
+    assert asdict(about) == json.loads(
+        json.dumps(asdict(export.card(trained, decodes=decodes, half=False, any_batch=True)))
+    )
+    assert loaded.skeleton == COCO and about.image_size == list(SMALL) and about.flip_test and about.rgb
+    batch = next(iter(sample.loader))["image"][:3]
+    if decodes:
+        keypoints, scores = loaded.keypoints(batch)
+        assert keypoints.shape == (3, 17, 2) and scores.shape == (3, 17)
+    else:
+        assert loaded.forward(normalise(batch, CPU)).shape == (3, 17, 24, 16)
+
+
+@pytest.mark.parametrize("name", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_half_precision_and_batches_of_one(name, trained, sample, tmp_path):
+    needs(name)
+    path = tmp_path / f"small{export.FORMATS[name].suffix}"
+    found = export.export(trained, path, sample, half=True, decodes=True)
+    assert 1e-5 < found.p95 < 0.05 and found.faults() == []
+    assert path.stat().st_size < 0.7 * sum(p.numel() * 4 for p in trained.network.parameters())
+    loaded = export.load(path)
+    crops = next(iter(sample.loader))["image"][:2]
+    both = loaded.keypoints(crops)[0]
+    assert torch.equal(both[1:], loaded.keypoints(crops[1:])[0]) and not loaded.card.any_batch
+
+
+def test_a_file_itself_gives_pixels_of_the_crop(trained, sample, tmp_path):
+    path = tmp_path / "small.torchscript"
+    export.export(trained, path, sample, decodes=True, any_batch=True)
+    crops = next(iter(sample.loader))["image"]
+    keypoints, _ = torch.jit.load(str(path))(crops)
+    in_heatmap, _ = export.load(path).keypoints(crops)
+    wanted = geometry.heatmap_to_input(in_heatmap.numpy(), (16, 24), SMALL)
+    np.testing.assert_allclose(keypoints.numpy(), wanted, rtol=0, atol=1e-4)
+
+
+def test_other_keypoints_have_no_ap(trained, sample, tmp_path):
+    kind = replace(COCO, names=tuple(f"point {i}" for i in range(17)))
+    found = export.export(replace(trained, skeleton=kind), tmp_path / "small.pt2", sample, any_batch=True)
+    assert found.ap is None and "AP" not in found.describe()
+    assert export.load(tmp_path / "small.pt2").skeleton.names == kind.names
+
+
+# The gate
+
+
+FINE = export.Drift(105, False, 9e-4, 0.019, 0.01, 0.0, 0.7, 0.7019)
+
+
+@pytest.mark.parametrize(
+    "changes, faults",
+    [
+        ({}, []),
+        ({"heatmaps": 1.1e-3}, ["heatmaps 0.0011 where 0.001 is allowed"]),
+        ({"most": 0.021}, ["keypoints 0.021 where 0.02 is allowed"]),
+        ({"ap": 0.6979}, ["AP 0.0021 where 0.002 is allowed"]),
+        ({"ap": None, "ap_pytorch": None}, []),
+        ({"most": float("nan"), "heatmaps": float("nan")}, ["heatmaps nan where", "keypoints nan where"]),
+        ({"half": True, "heatmaps": 0.1, "most": 5.0, "p95": 0.1}, []),
+        ({"half": True, "p95": 0.11}, ["keypoints' 95th percentile 0.11 where 0.1 is allowed"]),
+    ],
+)
+def test_what_may_drift_how_far(changes, faults):
+    found = replace(FINE, **changes).faults()
+    assert len(found) == len(faults) and all(a.startswith(b) for a, b in zip(found, faults, strict=True))
+
+
+@pytest.mark.parametrize("decodes", [False, True], ids=["heatmaps", "keypoints"])
+def test_a_file_that_drifts_is_not_left_behind(decodes, trained, sample, tmp_path, monkeypatch):
+    def drifting(module, example, about, path):
+        with torch.no_grad():
+            network = module.heatmaps.network if decodes else module.network
+            network.final_layer.weight *= 1.0 + 0.2 * torch.rand(network.final_layer.weight.shape)
+        export._write_torchscript(module, example, about, path)
+
+    monkeypatch.setitem(export.FORMATS, "torchscript", replace(export.FORMATS["torchscript"], write=drifting))
+    path = tmp_path / "small.torchscript"
+    path.write_text("what stood there")
+    with pytest.raises(
+        UserError, match=r"small\.torchscript: not written, it finds something else .*keypoints .* allowed"
+    ):
+        export.export(trained, path, sample, decodes=decodes, any_batch=True)
+    assert path.read_text() == "what stood there" and len(list(tmp_path.iterdir())) == 1
+
+
+# Bad input
+
+
+@EACH
+def test_damaged_and_foreign_files_are_named(name, tmp_path):
+    needs(name)
+    path = tmp_path / f"broken{export.FORMATS[name].suffix}"
+    with pytest.raises(UserError, match=f"{path}: there is no such exported network"):
+        export.load(path)
+    path.write_bytes(b"no network")
+    with pytest.raises(UserError, match=rf"{path}: cannot be loaded as {name} \(.+\)$"):
+        export.load(path)
+
+
+def test_a_network_that_is_not_ours_is_named(tmp_path):
+    path = tmp_path / "other.torchscript"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+    with pytest.raises(UserError, match="holds no description of its input"):
+        export.load(path)
+    with pytest.raises(UserError, match=r"which ends in \.onnx, \.xml, \.torchscript, \.pt2"):
+        export.load(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name, suffix", [("onnxruntime", ".onnx"), ("openvino", ".xml")])
+def test_a_missing_package_is_named_with_the_way_to_get_it(name, suffix, trained, sample, tmp_path, monkeypatch):
+    def missing(package: str) -> None:
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr(export.inference.importlib, "import_module", missing)
+    with pytest.raises(UserError, match=rf"{name} needs the package .* pip install {export.inference.PACKAGES[name]}"):
+        export.export(trained, tmp_path / f"small{suffix}", sample)
+    assert list(tmp_path.iterdir()) == []
+
+
+def tool(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools/export.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_command_exports_a_run_and_refuses_to_overwrite(trained, tmp_path):
+    recipe = ROOT / "experiments/coco_sample/demo.yaml"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        f"_BASE_: {recipe}\nMODEL: {{DIM_MODEL: 32, DIM_FEEDFORWARD: 64, EXTRA: {{NUM_DECONV_FILTERS: [32]}}}}\n"
+    )
+    torch.save(trained.network.state_dict(), run / "final_state.pth")
+    asked = ("--model", "run", "--format", "torchscript", "--with-decode")
+    done = tool(*asked, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("torchscript: run/final_state_keypoints.torchscript\nagainst PyTorch on 105 crops:\n")
+    assert export.load(run / "final_state_keypoints.torchscript").card.decodes
+    again = tool(*asked, folder=tmp_path)
+    assert again.returncode == 2 and "choose another with --out, or say --overwrite" in again.stderr
+    assert "Traceback" not in again.stderr
