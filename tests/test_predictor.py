@@ -41,6 +41,29 @@ def predictor(run) -> Predictor:
     return Predictor.from_pretrained(run, device="cpu")
 
 
+class Smooth(nn.Module):
+    """A network with smooth heatmaps, whose peaks rounding does not move: blurred colours of the crop."""
+
+    stride, grid = 8, (12, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.blur = nn.Conv2d(3, 17, 25, stride=4, padding=12)
+        steps = torch.arange(25) - 12.0
+        bell = torch.exp(-(steps**2) / 72)
+        colours = torch.randn(17, 3, generator=torch.Generator().manual_seed(3))
+        self.blur.weight.data = colours[..., None, None] * bell[:, None] * bell / bell.sum() ** 2
+        self.blur.bias.data.fill_(3)
+
+    def forward(self, images):
+        return self.blur(images)
+
+
+@pytest.fixture(scope="module")
+def smooth() -> Predictor:
+    return Predictor(Trained(Smooth(), skeleton.COCO, Path()), device="cpu")
+
+
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     """The photograph, RGB."""
@@ -99,34 +122,15 @@ def test_a_box_moved_by_a_pixel_is_seen(predictor):
     assert np.abs(here.keypoints - there.keypoints).max() > 0.1
 
 
-class Smooth(nn.Module):
-    """A network with smooth heatmaps, whose peaks rounding does not move: blurred colours of the crop."""
-
-    stride, grid = 8, (12, 8)
-
-    def __init__(self):
-        super().__init__()
-        self.blur = nn.Conv2d(3, 17, 25, stride=4, padding=12)
-        steps = torch.arange(25) - 12.0
-        bell = torch.exp(-(steps**2) / 72)
-        colours = torch.randn(17, 3, generator=torch.Generator().manual_seed(3))
-        self.blur.weight.data = colours[..., None, None] * bell[:, None] * bell / bell.sum() ** 2
-        self.blur.bias.data.fill_(3)
-
-    def forward(self, images):
-        return self.blur(images)
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size):
+def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size, smooth):
     shared = Predictor(Trained(Smooth(), skeleton.COCO, Path(), batch_size=batch_size), device="cpu")
-    alone = Predictor(Trained(Smooth(), skeleton.COCO, Path()), device="cpu")
     images, boxes = [PHOTOGRAPH, IMAGES / "000000000785.jpg", PHOTOGRAPH], [BOXES, [], BOXES[:1]]
     found = shared(images, boxes)
     assert [len(people) for people in found] == [3, 0, 1]
     for image, own, people in zip(images, boxes, found, strict=True):
         if own:
-            wanted = alone(image, own)
+            wanted = smooth(image, own)
             assert largest_difference(people, wanted) < 1e-3 and np.ptp(wanted.keypoints[0, :, 0]) > 20
 
 
@@ -148,36 +152,36 @@ def test_a_stream_holds_few_images(run, pixels):
 # What holds the image
 
 
-def test_every_kind_of_image_gives_the_same(predictor, pixels, tmp_path):
+def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
     png = tmp_path / "photograph.png"
     cv2.imwrite(str(png), pixels[..., ::-1])
-    wanted = predictor(str(png), BOXES)
+    wanted = smooth(str(png), BOXES)
     assert wanted.size == (500, 332)
     kinds = [png, pixels, PIL.Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)]
-    for people in predictor(kinds, [BOXES] * 4):
+    for people in smooth(kinds, [BOXES] * 4):
         assert largest_difference(people, wanted) < 1e-3
-    assert largest_difference(predictor(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
+    assert largest_difference(smooth(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
     bgr = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
-    assert largest_difference(predictor(bgr, BOXES, color="BGR"), wanted) < 1e-3
-    assert np.abs(predictor(pixels, BOXES, color="BGR").keypoints - wanted.keypoints).max() > 0.1
+    assert largest_difference(smooth(bgr, BOXES, color="BGR"), wanted) < 1e-3
+    assert np.abs(smooth(pixels, BOXES, color="BGR").keypoints - wanted.keypoints).max() > 0.1
     grey = pixels[..., 1]
-    assert largest_difference(predictor(grey, BOXES), predictor(np.dstack([grey] * 3), BOXES)) < 1e-3
+    assert largest_difference(smooth(grey, BOXES), smooth(np.dstack([grey] * 3), BOXES)) < 1e-3
 
 
-def test_users_photographs_are_turned_as_exif_says(predictor, pixels, tmp_path):
+def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
     path, exif = tmp_path / "turned.jpg", PIL.Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter turn clockwise
     PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
     stored = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
     box = [[40.0, 30.0, 150.0, 250.0]]
-    upright, lying = predictor(np.rot90(stored, -1), box), predictor(stored, box)
+    upright, lying = smooth(np.rot90(stored, -1), box), smooth(stored, box)
     assert np.abs(upright.keypoints - lying.keypoints).max() > 1
-    assert predictor(path, box).size == (332, 500) and predictor(path, box, oriented=False).size == (500, 332)
-    assert largest_difference(predictor(path, box), upright) < 1e-3
-    assert largest_difference(predictor(path, box, oriented=False), lying) < 1e-3
+    assert smooth(path, box).size == (332, 500) and smooth(path, box, oriented=False).size == (500, 332)
+    assert largest_difference(smooth(path, box), upright) < 1e-3
+    assert largest_difference(smooth(path, box, oriented=False), lying) < 1e-3
     with PIL.Image.open(path) as image:  # decoded by another library, which differs by a grey level or two
-        assert predictor(image, box).size == (332, 500) and predictor(image, box, oriented=False).size == (500, 332)
-    assert predictor(path, box).draw().shape == (500, 332, 3)
+        assert smooth(image, box).size == (332, 500) and smooth(image, box, oriented=False).size == (500, 332)
+    assert smooth(path, box).draw().shape == (500, 332, 3)
 
 
 @pytest.mark.parametrize(
