@@ -353,8 +353,10 @@ def drift(file: Exported, trained: Trained, sample: CocoEvaluation) -> Drift:
     forward = Inference()(trained.network)
     order = torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None
     largest = difference = 0.0
+    crops = 0
     distances, parts = [], ([], [])  # type: ignore[var-annotated]
     for batch in sample.loader:
+        crops += len(batch["image"])
         images = normalise(batch["image"], torch.device("cpu"))
         wanted = heatmaps_of(forward, images, order)
         found = [heatmap.decode(wanted, trained.kernel_size)]
@@ -373,7 +375,7 @@ def drift(file: Exported, trained: Trained, sample: CocoEvaluation) -> Drift:
         aps = [sample.metrics(sample.detections(Predictions.merge(predictions)))["AP"] for predictions in parts]
     moved = torch.cat(distances).numpy()
     return Drift(
-        crops=len(sample.crops),
+        crops=crops,
         half=file.card.half,
         heatmaps=None if file.card.decodes else difference / largest,
         most=float(moved.max()),

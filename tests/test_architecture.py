@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "heatmap": {"skeleton"},
     "download": {"checkpoint", "log"},
     "zoo": {"config", "models", "checkpoint", "download"},
+    "hub": {"models"},
     "draw": {"skeleton", "geometry"},
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},

@@ -64,7 +64,7 @@ def fetched(monkeypatch) -> list[tuple[str, Path]]:
     """What would have been downloaded; the files that come are weights as constructed."""
     asked = []
 
-    def fetch(url: str, path: Path, sha256: str) -> Path:
+    def fetch(url: str, path: Path, sha256: str = "") -> Path:
         asked.append((url, path))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": zoo.model("tp_r_a3").state_dict()}, path)
@@ -134,3 +134,57 @@ def test_torch_hub_beside_another_package_called_lib(tmp_path):
     assert done.returncode == 0, done.stderr
     forward, last = done.stdout.splitlines()
     assert forward == "(1, 17, 64, 48) 0.25" and last == "TransPoseH False"
+
+
+@pytest.mark.parametrize("name", ["tp_r_a3", "tp_h_s"])
+def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
+    hub = pytest.importorskip("transpose.hub")
+    network = zoo.model(name, hub.MODELS).eval()
+    assert structure(network)[1:] == structure(zoo.model(name))[1:]
+    network.save_pretrained(tmp_path)
+    assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    kind = hub.MODELS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
+    again = kind.from_pretrained(tmp_path)
+    assert not again.training and structure(again) == structure(network)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
+    hub = pytest.importorskip("transpose.hub")
+    from safetensors.torch import save_file
+
+    network = zoo.model("tp_r_a3", hub.MODELS)
+    network.save_pretrained(tmp_path)
+    state = {key: value for key, value in network.state_dict().items() if key != "final_layer.bias"}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"final_layer\.bias"):
+        hub.MODELS["transpose_r"].from_pretrained(tmp_path)
+
+
+def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_path):
+    path = zoo.backbone("resnet50", tmp_path)
+    assert fetched == [("https://download.pytorch.org/models/resnet50-19c8e357.pth", path)]
+    with pytest.raises(UserError, match=r"resnet50-19c8e357\.pth: its sha256 is .* its name says 19c8e357"):
+        zoo.backbone("resnet50", tmp_path)  # what `fetched` gives is not that file
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/hrnet_w32-36af842e\.pth: get .*drive\.google\.com.* put it there"
+    ):
+        zoo.backbone("hrnet_w32", tmp_path)
+    with pytest.raises(UserError, match="no ImageNet weights 'vgg'; there are resnet50, hrnet_w32"):
+        zoo.backbone("vgg")
+
+
+def test_the_table_tells_what_is_here(fetched, tmp_path):
+    zoo.weights("tp_h_s", tmp_path)
+    table = zoo.table(tmp_path).splitlines()
+    assert [line.split()[0] for line in table[2:7]] == list(zoo.MODELS)
+    assert [line for line in table if line.endswith("(here)")] == [next(x for x in table if x.startswith("tp_h_s "))]
+    assert "8,019,281" in table[4] and "19.86" in table[4] and "0.742" in table[4]
+
+
+def test_the_command_wants_a_name_or_the_list(tmp_path):
+    for arguments in ((), ("--list", "tp_r_a4")):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/download.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and done.stderr == "error: name what to download, or ask for --list\n"
