@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "tracking": {"persons"},
     "detector": {"config", "checkpoint", "download"},
     "predictor": {
-        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
+        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
         *("detector", "persons", "photograph"),
     },
 }

@@ -12,7 +12,7 @@ import torch
 from goldens import IMAGES, ROOT, fill_from_names
 from torch import nn
 
-from transpose import build, checkpoint, config, persons, skeleton, zoo
+from transpose import build, checkpoint, config, export, persons, skeleton, zoo
 from transpose.build import Trained
 from transpose.core.evaluate import CocoEvaluation, results
 from transpose.errors import UserError
@@ -364,14 +364,14 @@ def test_a_run_is_named_by_its_folder_or_by_one_of_its_checkpoints(run, predicto
         named = Predictor.from_pretrained(source, given, device="cpu")
         assert named.trained.weights == run / "final_state.pth"
         assert largest_difference(named(PHOTOGRAPH, BOXES), wanted) < 1e-3
-    assert (predictor.trained.kernel_size, predictor.trained.batch_size, predictor.input_size) == (5, 32, (64, 96))
+    assert (predictor.kernel_size, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
 
 
 def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_path):
     released = tmp_path / "renamed.pth"
     checkpoint.save(released, {f"module.{key}": value for key, value in zoo.model("tp_r_a3").state_dict().items()})
     known = Predictor.from_pretrained(released, device="cpu")
-    assert known.input_size == (192, 256) and known.trained.kernel_size == 11 and known.trained.flip_test
+    assert known.input_size == (192, 256) and known.kernel_size == 11 and known.flip_test
     assert len(known.trained.network.global_encoder.layers) == 3
 
     alone = tmp_path / "alone.pth"
@@ -385,11 +385,29 @@ def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_pa
 
 def test_a_name_of_the_zoo(monkeypatch, tmp_path):
     checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
-    monkeypatch.setattr(zoo, "_recipes_folder", lambda: tmp_path)
+    monkeypatch.setattr(zoo, "_in_repository", lambda folder: tmp_path)
     named = Predictor.from_pretrained("tp_r_a3", device="cpu")
-    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.trained.kernel_size == 11
+    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.kernel_size == 11
     with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):
         Predictor.from_pretrained("tp_r_a3", DEMO)
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_exported_files_run_too(decodes, smooth, tmp_path):
+    path = tmp_path / "smooth.torchscript"
+    export.export(smooth.trained, path, build.sample((64, 96)), decodes=decodes)
+    exported = Predictor.from_pretrained(path)
+    assert exported.input_size == (64, 96) and exported.skeleton == skeleton.COCO
+    found, wanted = exported(PHOTOGRAPH, BOXES), smooth(PHOTOGRAPH, BOXES)
+    assert np.abs(found.keypoints - wanted.keypoints).max() < 0.01
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
+    with pytest.raises(UserError, match=r"it runs as it was exported, on the processor"):
+        Predictor.from_pretrained(path, precision="bfloat16")
+    with pytest.raises(UserError, match="an exported network has no configuration file"):
+        Predictor.from_pretrained(path, DEMO)
+    if decodes:
+        with pytest.raises(UserError, match="its flip test and kernel_size are in its graph"):
+            Predictor.from_pretrained(path, flip_test=False)
 
 
 def test_sources_that_are_none_are_told(run, tmp_path):
