@@ -111,7 +111,7 @@ class ToKeypoints(nn.Module):
         self.heatmaps = ToHeatmaps(trained, half)
         width, height = input_size(trained.network)
         small, large = (width // 4, height // 4), (width, height)
-        zero, one = (geometry.heatmap_to_input(np.full(2, value), small, large) for value in (0, 1))
+        stride, offset = _to_crop(small, large)
         rows, columns = (heatmap.blur_matrix(trained.kernel_size, n, torch.device("cpu")) for n in small[::-1])
         constants = {
             "mean": torch.tensor(IMAGE_MEAN).view(3, 1, 1),
@@ -119,8 +119,8 @@ class ToKeypoints(nn.Module):
             "flip_order": torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None,
             "rows": rows,
             "columns": columns,
-            "offset": torch.from_numpy(zero),
-            "stride": torch.from_numpy(one - zero),
+            "offset": offset,
+            "stride": stride,
         }
         for name, value in constants.items():
             self.register_buffer(name, value)
@@ -130,6 +130,12 @@ class ToKeypoints(nn.Module):
         maps = heatmaps_of(self.heatmaps, images, self.flip_order)
         keypoints, scores = heatmap.decode_without_branches(maps.double(), self.rows, self.columns)
         return (keypoints * self.stride + self.offset).float(), scores
+
+
+def _to_crop(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What heatmap pixels x, y are multiplied by, and what is then added, to be pixels of the crop."""
+    zero, one = (geometry.heatmap_to_input(np.full(2, value), heatmap_size, image_size) for value in (0, 1))
+    return torch.from_numpy(one - zero), torch.from_numpy(zero)
 
 
 # The formats: how each is written and run. Writers take a module in evaluation mode and an example of batch 1.
@@ -258,11 +264,8 @@ class Exported:
         """
         assert self.card.decodes, self.path
         keypoints, scores = self._batched(crops)
-        zero, one = (
-            geometry.heatmap_to_input(np.full(2, value), self.card.heatmap_size, self.card.image_size)
-            for value in (0, 1)
-        )
-        return ((keypoints.double() - torch.from_numpy(zero)) / torch.from_numpy(one - zero)).float(), scores
+        stride, offset = _to_crop(self.card.heatmap_size, self.card.image_size)
+        return ((keypoints.double() - offset) / stride).float(), scores
 
     def _batched(self, batch: Tensor) -> tuple[Tensor, ...]:
         parts = [batch] if self.card.any_batch else batch.split(1)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from goldens import ROOT, golden
-from test_models import SMALL
+from test_models import SMALL, images, small_h, small_r
 from torch import nn
 
 from benchmarks import data_stages
 from transpose import build, export, geometry, heatmap
 from transpose.build import Trained
 from transpose.core.evaluate import CocoEvaluation
-from transpose.core.predict import normalise
+from transpose.core.predict import normalise, to_image
 from transpose.errors import UserError
 from transpose.models.transpose import TransPoseR
 from transpose.skeleton import COCO
@@ -92,6 +92,23 @@ def test_decoding_in_a_graph_finds_the_originals_keypoints():
 # Files
 
 
+@pytest.mark.parametrize("make", [small_r, small_h], ids=["R", "H"])
+def test_both_variants_as_torchscript_for_any_batch(make, tmp_path):
+    """For heatmaps; the other runtimes are tested with the backends."""
+    network = make()
+    variant = Trained(network, COCO, Path("small.pth"))
+    about = export.card(variant, decodes=False, half=False, any_batch=True)
+    example = torch.zeros(1, 3, *SMALL[::-1])
+    export.FORMATS["torchscript"].write(
+        export.ToHeatmaps(variant, False).eval(), example, about, tmp_path / "a.torchscript"
+    )
+    x = images(3)
+    with torch.no_grad():
+        wanted = network(x)
+    found = export.load(path).forward(x)
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-4
+
+
 @EACH
 @pytest.mark.parametrize("decodes", [False, True], ids=["heatmaps", "keypoints"])
 def test_a_file_finds_what_pytorch_finds(name, decodes, trained, sample, tmp_path):
@@ -138,6 +155,31 @@ def test_a_file_itself_gives_pixels_of_the_crop(trained, sample, tmp_path):
     in_heatmap, _ = export.load(path).keypoints(crops)
     wanted = geometry.heatmap_to_input(in_heatmap.numpy(), (16, 24), SMALL)
     np.testing.assert_allclose(keypoints.numpy(), wanted, rtol=0, atol=1e-4)
+
+
+def test_the_pages_program_finds_what_the_repository_finds(trained, sample, tmp_path, monkeypatch):
+    """The one in docs/export.md, on a box of a bundled photograph."""
+    needs("onnx")
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "final_state_keypoints.onnx"
+    export.export(trained, path, sample, decodes=True)
+    batch = {key: value[:1] for key, value in sample.loader[0].items()}
+    people = sample.crops.people
+    box, image = people.boxes[int(batch["index"])], people.image[int(batch["index"])]
+    photograph = cv2.imread(str(ROOT / "data/coco_sample/images/val2017" / people.images.names[image]))
+    cv2.imwrite(str(tmp_path / "photo.jpg"), photograph)
+    page = (ROOT / "docs/export.md").read_text()
+    program = page.split("```python\n")[1].split("```")[0]
+    assert "x, y, w, h = 388, 70, 109, 278" in program and '"photo.jpg"' in program
+    program = program.replace("388, 70, 109, 278", ", ".join(map(str, box.tolist())))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(program, names)
+    found, scores = export.load(path).keypoints(torch.from_numpy(names["crop"][None]))
+    wanted = to_image(found, batch["to_image"])[0]
+    assert abs(names["crop"].astype(int) - batch["image"][0].numpy()).mean() < 3  # the photograph was compressed anew
+    np.testing.assert_allclose(names["keypoints"], wanted.numpy(), rtol=0, atol=0.05)
+    np.testing.assert_allclose(names["scores"], scores.numpy(), rtol=1e-5)
 
 
 def test_other_keypoints_have_no_ap(trained, sample, tmp_path):
