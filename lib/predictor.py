@@ -354,7 +354,7 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
             return _released(network, path)
     raise UserError(
         f"{path}: none of the zoo's networks has the shapes of this checkpoint, and no {build.CONFIG_FILE} lies beside "
-        "it; name the yaml that it was trained with (config)"
+        "it; name the yaml that it was trained with (--cfg, in Python config)"
     )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -147,6 +148,19 @@ def test_a_stream_holds_few_images(run, pixels):
     for number, people in enumerate(few.stream(images(), ([BOXES[0]] if i == 0 else [] for i in range(50)))):
         assert len(people) == (number == 0) and read <= number + 4
     assert number == 49
+
+
+def test_the_program_of_the_page_runs(run, tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
+    for name, here in (
+        ("output/coco/transpose_r/demo", run),
+        ("data", ROOT / "data"),
+        ("skier.png", tmp_path / "skier.png"),
+    ):
+        assert f'"{name}' in program
+        program = program.replace(f'"{name}', f'"{here}')
+    exec(program, {})
+    assert cv2.imread(str(tmp_path / "skier.png")).shape == (425, 640, 3)
 
 
 # What holds the image

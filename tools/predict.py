@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='photograph, folder, pattern ("a/**/*.jpg"), video, camera number')
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--config", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
     add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, of a video video")
     add("--track", action="store_true", help="of a video: give persons ids that stay theirs")
@@ -141,7 +141,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         detector = Detector(network(given.detector), threshold=given.box_score, device=given.device)
     return Predictor.from_pretrained(
         given.model,
-        given.config,
+        given.cfg,
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,
