@@ -24,6 +24,7 @@ from transpose.models.transpose import TransPoseR
 from transpose.skeleton import COCO
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # TorchScript is deprecated, and asked for
 IN_PYTORCH = ("torchscript", "torch-export")
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
@@ -99,9 +100,8 @@ def test_both_variants_as_torchscript_for_any_batch(make, tmp_path):
     variant = Trained(network, COCO, Path("small.pth"))
     about = export.card(variant, decodes=False, half=False, any_batch=True)
     example = torch.zeros(1, 3, *SMALL[::-1])
-    export.FORMATS["torchscript"].write(
-        export.ToHeatmaps(variant, False).eval(), example, about, tmp_path / "a.torchscript"
-    )
+    path = tmp_path / "small.torchscript"
+    export.FORMATS["torchscript"].write(export.ToHeatmaps(variant, False).eval(), example, about, path)
     x = images(3)
     with torch.no_grad():
         wanted = network(x)
