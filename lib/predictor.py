@@ -25,12 +25,13 @@ from transpose.dataset.crops import Crops
 from transpose.detector import Detector
 from transpose.errors import UserError
 from transpose.export import Exported
-from transpose.inference import Forward, Inference, input_size
+from transpose.inference import Forward, Inference, input_size, usable_device
 from transpose.models.weights import load_weights, unwrap
 from transpose.persons import People
 from transpose.photograph import COLORS, Photograph, Source
 
 MOST_PERSONS = 100  # of one image; what torchvision's detectors give at most
+LARGEST = 1e9  # pixels, of a box: float32 must hold its crop
 EXPORTED_BATCH_SIZE = 32  # persons; a file that takes one at a time is given them one by one
 # An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
 Detect = Callable[[np.ndarray], tuple[Any, Any]]
@@ -106,7 +107,7 @@ class Predictor:
             if not trained.card.decodes:
                 self._forward = trained.forward
         else:
-            self.device = _device(device)
+            self.device = usable_device(device)
             width, height = input_size(trained.network)
             self._forward = how(trained.network.to(self.device))
         self.input_size = width, height
@@ -288,8 +289,8 @@ def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) ->
     for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
         where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
         x, y, w, h = box
-        if not np.isfinite([*box, score]).all():
-            raise UserError(f"{where} is not made of finite numbers")
+        if not (np.abs([*box, score]) < LARGEST).all():
+            raise UserError(f"{where} is not made of finite numbers, or one of them is absurdly large")
         if w <= 0 or h <= 0:
             raise UserError(f"{where} must have a positive width and height: x, y, w, h")
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
@@ -314,15 +315,6 @@ def _requests(
         if own_boxes is None and own_scores is not None:
             raise UserError(f"{label}: it has scores, but no boxes that they could be of")
         yield _Request(Photograph(image, label, color, oriented), own_boxes, own_scores)
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
-    return device
 
 
 def trained_network(source: str | PathLike, config: str | PathLike | None = None) -> Trained | Exported:

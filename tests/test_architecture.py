@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "photograph": {"dataset"},
     "persons": {"photograph", "skeleton", "draw", "checkpoint"},
     "tracking": {"persons"},
-    "detector": {"config", "checkpoint", "download"},
+    "detector": {"config", "checkpoint", "download", "inference"},
     "predictor": {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
         *("detector", "persons", "photograph"),

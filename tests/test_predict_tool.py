@@ -332,6 +332,7 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["one.jpg", "--model", "tp_x"],
             ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
         ),
+        (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
     ],

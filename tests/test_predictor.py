@@ -241,6 +241,7 @@ def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
         ([*BOXES, [5, 5, 3, -3]], None, r"box 3 \(counted from 0\), \[5.0, 5.0, 3.0, -3.0\], .* positive width"),
         ([[0, float("nan"), 3, 3]], None, "box 0 .* is not made of finite numbers"),
         ([[0, 0, float("inf"), 3]], None, "box 0 .* is not made of finite numbers"),
+        ([[0, 0, 1e300, 3]], None, "box 0 .* is not made of finite numbers, or one of them is absurdly large"),
         (BOXES, [1, float("nan"), 1], "box 1 .* is not made of finite numbers"),
         ([[500, 0, 30, 30]], None, "box 0 .* lies outside of the image, which is 500 x 332 pixels"),
         ([[-30, 0, 30, 30]], None, "box 0 .* lies outside of the image"),

@@ -132,16 +132,18 @@ def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from transpose.detector import Detector, network, whole_image
-    from transpose.predictor import Predictor
+    from transpose.inference import usable_device
+    from transpose.predictor import Predictor, trained_network
 
+    usable_device(given.device)
+    trained = trained_network(given.model, given.cfg)  # before a detector is downloaded in vain
     detector = None
     if given.detector == "whole-image":
         detector = whole_image
     elif not given.boxes:
         detector = Detector(network(given.detector), threshold=given.box_score, device=given.device)
-    return Predictor.from_pretrained(
-        given.model,
-        given.cfg,
+    return Predictor(
+        trained,
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,
