@@ -195,3 +195,13 @@ BACKENDS: dict[str, Callable[[TransPose, Inference], Forward]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
 }
+
+
+def usable_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name, by default the GPU if there is one. Raises UserError if PyTorch cannot use it here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
+    return device

@@ -15,6 +15,9 @@ from transpose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# What FFmpeg would write on the console of its own accord is said in our sentences.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 USUAL_RATE = 30.0  # frames per second of a video or camera that states none
 CODEC = "mp4v"  # MPEG-4 part 2: the one for .mp4 that every build of OpenCV can write
 

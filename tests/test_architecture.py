@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "sources": {"dataset"},
     "photograph": {"dataset"},
     "persons": {"photograph", "skeleton", "draw", "checkpoint"},
-    "detector": {"config", "checkpoint", "download"},
+    "tracking": {"persons"},
+    "detector": {"config", "checkpoint", "download", "inference"},
     "predictor": {
-        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
+        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
         *("detector", "persons", "photograph"),
     },
 }

@@ -13,6 +13,8 @@ from transpose import cli
 from transpose.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from transpose.predictor import Predictor
     from transpose.sources import Numbering, Sources
     from transpose.video import Video, Window
@@ -29,9 +31,11 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='photograph, folder, pattern ("a/**/*.jpg"), video, camera number')
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--config", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
     add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, of a video video")
+    add("--track", action="store_true", help="of a video: give persons ids that stay theirs")
+    add("--smooth", action="store_true", help="of a video: track, and smooth the keypoints over time")
     add("--overwrite", action="store_true", help="replace results that are there already")
     add("--show", action="store_true", help="show the pictures in a window; q closes it and ends a camera")
     add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored so or more (%(default)s)")
@@ -69,12 +73,13 @@ def main() -> None:
     if given.boxes and (found.videos or found.cameras):
         raise UserError("--boxes is for photographs; the persons of a video or a camera are found by a detector")
     numbers = sources.numbering(found.photographs, given.annotations)
+    boxes = sources.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
     films = {names[source]: Video(source) for source in [*found.videos, *found.cameras]}
     window = Window() if given.show else None
     predictor = make_predictor(given)
     if found.photographs:
         own_names = {file: names[file] for file in found.photographs}
-        photographs(given, predictor, own_names, forms, numbers, window)
+        photographs(given, predictor, own_names, forms, numbers, boxes, window)
     for name, video in films.items():
         film(given, predictor, video, given.out / name, forms, window)
 
@@ -127,16 +132,18 @@ def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from transpose.detector import Detector, network, whole_image
-    from transpose.predictor import Predictor
+    from transpose.inference import usable_device
+    from transpose.predictor import Predictor, trained_network
 
+    usable_device(given.device)
+    trained = trained_network(given.model, given.cfg)  # before a detector is downloaded in vain
     detector = None
     if given.detector == "whole-image":
         detector = whole_image
     elif not given.boxes:
         detector = Detector(network(given.detector), threshold=given.box_score, device=given.device)
-    return Predictor.from_pretrained(
-        given.model,
-        given.config,
+    return Predictor(
+        trained,
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,
@@ -155,13 +162,13 @@ def photographs(
     names: dict[Path, str],
     forms: list[str],
     numbers: "Numbering",
+    boxes: "list[tuple[np.ndarray, np.ndarray]]",
     window: "Window | None",
 ) -> None:
     """Predict photographs, their persons batched together, and save what is asked for under their names."""
     from transpose import log, sources
 
     files = list(names)
-    boxes = sources.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
     stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
     table, results, sizes = [], [], []
     with log.Progress(len(files), "photographs") as progress:
@@ -193,6 +200,7 @@ def film(
 ) -> None:
     """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for."""
     from transpose import log
+    from transpose.tracking import Tracker
     from transpose.video import Recording
 
     live, begun = isinstance(video.source, int), time.monotonic()
@@ -200,6 +208,8 @@ def film(
         stream = (predictor(frame, color="BGR") for frame in video.frames())
     else:
         stream = predictor.stream(video.frames(), color="BGR")
+    if given.track or given.smooth:
+        stream = map(Tracker(video.rate, smooth=given.smooth), stream)
     table, lines, persons, frames = [], [], 0, 0
     with (
         Recording(target.with_suffix(".mp4"), video.rate) as recording,
