@@ -18,6 +18,9 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "distributed": set(),
     "log": set(),
+    "interruption": set(),
+    "generators": set(),
+    "lock": set(),
     "geometry": {"skeleton"},
     "heatmap": {"skeleton"},
     "draw": {"skeleton", "geometry"},
@@ -25,10 +28,13 @@ MAY_IMPORT = {
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
     "inference": {"models"},
-    "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},
+    "training": {
+        *("core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"),
+        *("interruption", "generators", "lock"),
+    },
     "build": {
         *("skeleton", "geometry", "heatmap", "dataset", "core", "models", "config"),
-        *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "training"),
+        *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "interruption", "training"),
     },
     "cli": {"config", "distributed", "log"},
 }
