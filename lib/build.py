@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 import os
+import random
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -620,7 +621,7 @@ def changes(old: dict, cfg: CfgNode) -> list[str]:
 
 
 def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
-    """PyTorch's global switches, and the seed of what is drawn while building.
+    """PyTorch's global switches, and the seed of what is drawn while building or by additions.
 
     With `deterministic` an operation that cannot give the same bits twice raises RuntimeError.
     """
@@ -631,6 +632,8 @@ def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS asks for
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+    random.seed(cfg.SEED)
+    np.random.seed(cfg.SEED % 2**32)
     torch.manual_seed(cfg.SEED)
 
 
