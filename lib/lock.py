@@ -24,22 +24,29 @@ def claim(folder: Path, regardless: bool) -> None:
     path = folder / LOCK
     try:
         file = path.open("a+")
+        _held.append(file)
+        if _locked(file, path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); choose another folder with --modelDir") from None
-    _held.append(file)
+    taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
+    if not regardless:
+        raise UserError(
+            f"{taken}: wait for it, choose another folder with --modelDir, or set TRAIN.IGNORE_LOCK True if both may "
+            "write"
+        )
+    logger.warning("%s; going on, as TRAIN.IGNORE_LOCK is true", taken)
+
+
+def _locked(file: IO[str], path: Path) -> bool:
+    """Whether no other process has the file; true where it cannot be told, which is said."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
-        if not regardless:
-            raise UserError(
-                f"{taken}: wait for it, choose another folder with --modelDir, or set TRAIN.IGNORE_LOCK True if both "
-                "may write"
-            ) from None
-        logger.warning("%s; going on, as TRAIN.IGNORE_LOCK is true", taken)
+        return False
     except OSError as error:
         logger.warning("%s: cannot be locked (%s): nothing keeps a second run out of this folder", path, error.strerror)
-    else:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    return True
