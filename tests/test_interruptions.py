@@ -103,7 +103,7 @@ class Started:
 
 
 def interrupt_at_random(folder: Path, numbers: list[int], most_seconds: float, *overrides: str) -> Iterator[Path]:
-    """Interrupt runs by these signals up to so long after their first step, each begun anew in the same folder until it
+    """Interrupt runs by these signals up to so long after each start's first step, begun anew in the same folder until it
     is finished; gives the folder of each finished run."""
     seed = int(os.environ.get("INTERRUPTION_SEED", time.time()))
     print("INTERRUPTION_SEED", seed)
@@ -116,7 +116,7 @@ def interrupt_at_random(folder: Path, numbers: list[int], most_seconds: float, *
             attempts += 1
             workers = str(draw.randrange(2)) if numbers else "0"
             started = Started(command("train.py", place, *overrides, "WORKERS", workers), place)
-            started.wait_for(" step ")
+            started.wait_for(r"epoch \S+ step")
             time.sleep(draw.uniform(0, most_seconds))
             if numbers and started.process.poll() is None:
                 waited = started.end(numbers[0])
@@ -146,6 +146,15 @@ def test_interrupted_twenty_times_it_is_the_same_run(tmp_path: Path) -> None:
     numbers = [(signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[i % 3] for i in range(20)]
     for folder in interrupt_at_random(tmp_path, numbers, 3.0, *options):
         assert_same_run(folder, reference)
+
+
+@pytest.mark.slow
+def test_a_deterministic_run_gives_the_same_bits_twice(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        run([*command("train.py", folder, "PRINT_FREQ", "1"), "--deterministic"], cwd=folder)
+    assert_same_run(second, first)
 
 
 def scalars(folder: Path, tag: str) -> dict[int, float]:
