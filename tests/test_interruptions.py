@@ -103,8 +103,8 @@ class Started:
 
 
 def interrupt_at_random(folder: Path, numbers: list[int], most_seconds: float, *overrides: str) -> Iterator[Path]:
-    """Interrupt runs by these signals up to so long after each start's first step, begun anew in the same folder until it
-    is finished; gives the folder of each finished run."""
+    """Interrupt runs by these signals up to so long after each start's first step, begun anew in the same folder until
+    finished; gives the folder of each finished run."""
     seed = int(os.environ.get("INTERRUPTION_SEED", time.time()))
     print("INTERRUPTION_SEED", seed)
     draw, waits, attempts = random.Random(seed), [], 0
