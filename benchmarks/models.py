@@ -23,20 +23,20 @@ from transpose.errors import UserError
 from transpose.inference import PACKAGES, Inference
 from transpose.models.transpose import TransPose
 
-WARM = 3  # forward passes before the clock starts
 PACKAGES_OF = {"pytorch": (), **{name: tuple(needed.split()) for name, needed in PACKAGES.items()}}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many samples are averaged, and how many go at once."""
+    """How many samples are averaged, how many go at once, and forward passes before the clock starts."""
 
     samples: int
     batches: tuple[int, ...]
+    warm: int
 
 
-FULL = Size(samples=100, batches=(1, 8, 32))
-SMALLEST = Size(samples=2, batches=(1, 2))
+FULL = Size(samples=100, batches=(1, 8, 32), warm=3)
+SMALLEST = Size(samples=1, batches=(1, 2), warm=1)
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ def operations(network: TransPose) -> float:
 
 
 @torch.inference_mode()
-def per_second(forward: Callable[[Tensor], Tensor], batch: int, samples: int, device: torch.device) -> float:
-    """Samples a second, `samples` or a little more of them in batches."""
+def per_second(forward: Callable[[Tensor], Tensor], batch: int, size: Size, device: torch.device) -> float:
+    """Samples a second, `size.samples` or a little more of them in batches."""
     images = torch.randn(batch, 3, 256, 192, generator=torch.Generator().manual_seed(1)).to(device)
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    for _ in range(WARM):
+    for _ in range(size.warm):
         forward(images)
     wait()
-    steps = -(-samples // batch)
+    steps = -(-size.samples // batch)
     start = time.perf_counter()
     for _ in range(steps):
         forward(images)
@@ -110,7 +110,7 @@ def measure(names: list[str], size: Size) -> list[Measured]:
         network.to(device)
         for way, how in ways(device).items():
             forward = how(network)
-            speeds = {batch: per_second(forward, batch, size.samples, device) for batch in size.batches}
+            speeds = {batch: per_second(forward, batch, size, device) for batch in size.batches}
             found.append(Measured(name, parameters, gflops, way, speeds))
             print(
                 f"{name}, {way}: {', '.join(f'{batch}: {speed:.1f}/s' for batch, speed in speeds.items())}", flush=True

@@ -133,7 +133,7 @@ def _opened(part: Path) -> Iterator[IO[bytes]]:
     """The file of what has come so far, at its end and for this process alone; a lock dies with its process."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("ab")
+        file = part.open("ab", buffering=0)  # a buffer would be written again while an error of the disk is told
     except OSError as error:
         raise UserError(f"{part}: cannot write ({error.strerror})") from None
     with file:
@@ -207,16 +207,21 @@ def _receive(url: str, file: IO[bytes], part: Path, path: Path, known: bool) -> 
         total = None if answer.length is None else file.tell() + answer.length
         try:
             for chunk in _chunks(answer, path.name):
-                try:
-                    file.write(chunk)
-                    file.flush()
-                except OSError as error:
-                    raise UserError(f"{part}: cannot write ({error.strerror})") from None
+                _append(file, chunk, part)
         except (OSError, http.client.HTTPException) as error:
             return f"the connection broke ({_reason(error)})"
     if total is not None and file.tell() < total:
         return f"the connection was closed before the end, {total:,} bytes,"
     return ""
+
+
+def _append(file: IO[bytes], chunk: bytes, part: Path) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise UserError(f"{part}: cannot write ({error.strerror}); what came before is kept") from None
 
 
 def _empty(file: IO[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import resource
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -281,6 +282,20 @@ def test_a_folder_that_cannot_be_written(does, url, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match=r"taken/weights\.pth\.part: cannot write"):
         fetch(url, tmp_path / "taken" / "weights.pth")
+
+
+def test_a_full_disk_is_told_and_the_download_goes_on_later(does, url, path):
+    """A limit on the size of files stands for the disk's end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"weights\.pth\.part: cannot write \(File too large\)"):
+            fetch(url, path, SUM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(path) == {"weights.pth.part", "weights.pth.part.tag"}
+    fetch(url, path, SUM)
+    assert does.asked[-1] == "bytes=3000000-" and path.read_bytes() == CONTENT
 
 
 def _hold(path: Path, held, release) -> None:

@@ -184,9 +184,9 @@ def test_the_pages_program_finds_what_the_repository_finds(trained, sample, tmp_
 
 def test_other_keypoints_have_no_ap(trained, sample, tmp_path):
     kind = replace(COCO, names=tuple(f"point {i}" for i in range(17)))
-    found = export.export(replace(trained, skeleton=kind), tmp_path / "small.pt2", sample, any_batch=True)
+    found = export.export(replace(trained, skeleton=kind), tmp_path / "small.torchscript", sample, any_batch=True)
     assert found.ap is None and "AP" not in found.describe()
-    assert export.load(tmp_path / "small.pt2").skeleton.names == kind.names
+    assert export.load(tmp_path / "small.torchscript").skeleton.names == kind.names
 
 
 # The gate

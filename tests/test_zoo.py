@@ -16,6 +16,7 @@ from transpose.errors import UserError
 
 PUBLISHED = state_dicts()
 EACH = pytest.mark.parametrize("name", zoo.MODELS)
+SLOWER = {"tp_h_a4": pytest.mark.slow, "tp_h_a6": pytest.mark.slow}
 
 
 def recipe(name: str):
@@ -43,7 +44,7 @@ def test_an_entry_is_its_recipe(name):
     assert (cfg.TEST.BLUR_KERNEL, cfg.TEST.FLIP_TEST, cfg.DATASET.COLOR_RGB) == (zoo.BLUR_KERNEL, True, True)
 
 
-@EACH
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOWER.get(name, ())) for name in zoo.MODELS])
 def test_operations_are_as_listed(name):
     with torch.device("meta"):
         network = zoo.model(name).eval()
@@ -136,7 +137,7 @@ def test_torch_hub_beside_another_package_called_lib(tmp_path):
     assert forward == "(1, 17, 64, 48) 0.25" and last == "TransPoseH False"
 
 
-@pytest.mark.parametrize("name", ["tp_r_a3", "tp_h_s"])
+@pytest.mark.parametrize("name", ["tp_r_a3", pytest.param("tp_h_s", marks=pytest.mark.slow)])
 def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
     hub = pytest.importorskip("transpose.hub")
     network = zoo.model(name, hub.MODELS).eval()
