@@ -215,7 +215,7 @@ def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
         (str(ROOT / "README.md"), "README.md.*not an image that can be decoded"),
         (str(ROOT), r"cannot read the image \(Is a directory\)"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_told(image, sentence, predictor):
     with pytest.raises(UserError, match=sentence):
