@@ -129,6 +129,7 @@ _C.TRAIN.CHECKPOINT = ""  # legacy
 _C.TRAIN.RESUME_CHANGED = False  # resume although the configuration differs from the checkpoint's
 _C.TRAIN.CHECKPOINT_EVERY = 0  # optimiser steps between two saved states within an epoch; 0: at its end only
 _C.TRAIN.IGNORE_LOCK = False  # start although another run is writing into the same folder
+_C.TRAIN.EMA = 0.0  # decay a step of the weights' moving average, validated and kept in their place; 0 for none
 _C.TRAIN.CLIP_GRAD = 0.0  # bound of the gradient's norm; 0 for none
 _C.TRAIN.SKIP_NONFINITE = False  # leave out a step whose loss or gradient is not finite; else the run stops there
 _C.TRAIN.BATCH_SIZE_PER_GPU = 32
@@ -453,6 +454,7 @@ def _check(cfg: CfgNode, where: str) -> None:
     }
     for key, value in probabilities.items():
         need(0 <= value <= 1, f"{key} must be between 0 and 1, not {value}")
+    need(0 <= train.EMA < 1, f"TRAIN.EMA must be 0 or more and less than 1, 0.999 say, not {train.EMA}")
     need(0 <= data.SCALE_FACTOR < 1, f"DATASET.SCALE_FACTOR must be in [0, 1), not {data.SCALE_FACTOR}")
     need(
         cfg.LOSS.NAME != "ohkm" or 0 < cfg.LOSS.TOPK <= model.NUM_JOINTS,

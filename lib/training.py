@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from transpose import checkpoint, distributed, generators, lock, log
@@ -142,17 +143,27 @@ class Training:
     checkpoint_every: int  # optimiser steps between two saved states within an epoch; 0 for none
     clip: float  # bound of the gradient's norm, 0 for none
     skip_broken: bool
+    ema: float  # decay of the weights' moving average, 0 for none
     step: int = 0  # optimiser steps done in the whole run, and in this epoch
     epoch_step: int = 0
     skipped: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
+    averaged: AveragedModel | None = field(init=False)
     best: dict[str, Any] = field(init=False)  # the evaluation's main metric, by its name, and the epoch
     interruption: Interruption = field(default_factory=Interruption)
     stop: distributed.Poll = field(default_factory=distributed.Poll)
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.averaged = None
+        if self.ema:
+            self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
         self.best = {self.evaluation.main: -1.0, "epoch": -1}
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and kept: the moving average if there is one."""
+        return self.model if self.averaged is None else self.averaged.module
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -171,6 +182,9 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
         if self.scaler.is_enabled() and saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(self.model.state_dict())
+            self.averaged.load_state_dict(saved.get("averaged", self.averaged.state_dict()))
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
         # What follows is missing in a state of version 0.1.
         self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
@@ -256,6 +270,8 @@ class Training:
                     logger.warning("%s: left out, %d so far", self._write_down(step, title), self.skipped)
                 else:
                     taken.append(step)
+                    if self.averaged is not None:
+                        self.averaged.update_parameters(self.model)
                 last = self.epoch_step == self.plan.steps
                 reports = last or self.epoch_step % self.report_every == 0
                 stops = self.stop(self.interruption.signal is not None)
@@ -324,7 +340,8 @@ class Training:
     def _validate(self) -> None:
         # Each process has its own batch norm statistics; the first one's are judged because they are saved.
         distributed.share(self.model.buffers())
-        predictions = self.evaluation.predict(self.model, self._watch if self.monitor else None)
+        distributed.share(self.averaged.buffers() if self.averaged is not None else [])
+        predictions = self.evaluation.predict(self.result, self._watch if self.monitor else None)
         if distributed.rank() > 0:
             return
         epoch = self.epoch + 1
@@ -337,7 +354,7 @@ class Training:
         main = self.evaluation.main
         if metrics[main] > self.best[main]:
             self.best = {main: metrics[main], "epoch": epoch}
-            checkpoint.save(self.folder / BEST, self.model.state_dict())
+            checkpoint.save(self.folder / BEST, self.result.state_dict())
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:
         """Pictures of the first batch that is validated."""
@@ -350,7 +367,7 @@ class Training:
             return
         # First, so that a run whose checkpoint says that it is finished has them.
         if self.epoch == self.epochs:
-            checkpoint.save(self.folder / FINAL, self.model.state_dict())
+            checkpoint.save(self.folder / FINAL, self.result.state_dict())
         state = {
             "epoch": self.epoch,
             "epoch_step": self.epoch_step,
@@ -361,6 +378,7 @@ class Training:
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **({} if self.averaged is None else {"averaged": self.averaged.state_dict()}),
             "generators": states,
             "config": self.config,
         }

@@ -339,6 +339,7 @@ def value_for_a_section(place: Place) -> list:
     gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
     blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
     every=({"TRAIN.CHECKPOINT_EVERY": -1}, ["TRAIN.CHECKPOINT_EVERY must not be negative, not -1"]),
+    ema=({"TRAIN.EMA": 1.0}, ["TRAIN.EMA must be 0 or more and less than 1"]),
     clip=({"TRAIN.CLIP_GRAD": float("nan")}, ["TRAIN.CLIP_GRAD must not be negative, not nan"]),
     epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),
     momentum=(

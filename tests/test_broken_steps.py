@@ -48,6 +48,7 @@ def make_run(tmp_path: Path) -> Callable[..., training.Training]:
             checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
             clip=cfg.TRAIN.CLIP_GRAD,
             skip_broken=cfg.TRAIN.SKIP_NONFINITE,
+            ema=cfg.TRAIN.EMA,
         )
 
     return make
@@ -140,3 +141,28 @@ def test_a_gradient_is_bounded_on_request() -> None:
         assert float(norm) == pytest.approx((12 + 16) ** 0.5)
         after = torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm()
         assert float(after) == pytest.approx(0.5 if bound == 0.5 else 28**0.5, rel=1e-5)
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(make_run: Callable, tmp_path: Path) -> None:
+    run = make_run("TRAIN.EMA", "0.5")
+    expected: dict[str, Tensor] = {}
+    update = run.averaged.update_parameters
+
+    def watched(model: torch.nn.Module) -> None:
+        update(model)
+        for name, value in model.state_dict().items():
+            value = value.double().clone()
+            expected[name] = (expected[name] + value) / 2 if name in expected else value
+
+    run.averaged.update_parameters = watched
+    judged, predict = [], run.evaluation.predict
+    run.evaluation.predict = lambda model, watch: judged.append(model) or predict(model, watch)
+    run.run()
+    assert judged == [run.averaged.module]
+    kept, state = (checkpoint.read(tmp_path / name) for name in ("final_state.pth", "checkpoint.pth"))
+    assert kept.keys() == state["state_dict"].keys()
+    for name, value in kept.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(kept["final_layer.weight"], state["state_dict"]["final_layer.weight"])
+    assert torch.equal(state["averaged"]["module.final_layer.weight"], kept["final_layer.weight"])

@@ -19,7 +19,8 @@ from tensorboardX.proto import event_pb2
 
 # Two micro-batches a step. The last batch norm's statistics move; where all move, rounding grows by itself.
 OPTIONS = (
-    "GPUS (0,1) PRINT_FREQ 1 TRAIN.CHECKPOINT_EVERY 4 TRAIN.VALIDATE_EVERY 1 TRAIN.FREEZE ['*bn*','*downsample.1*']"
+    "GPUS (0,1) PRINT_FREQ 1 TRAIN.CHECKPOINT_EVERY 4 TRAIN.VALIDATE_EVERY 1 TRAIN.EMA 0.9 "
+    "TRAIN.FREEZE ['*bn*','*downsample.1*']"
 ).split()
 STEPS = 2 * 13
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}

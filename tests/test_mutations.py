@@ -1,15 +1,20 @@
-"""Thousands of spoilt photographs through the dataset: each is read or refused by name; no crash, no hang, no leak."""
+"""Thousands of spoilt photographs through dataset and predictor: read or refused by name; no crash, no hang, no leak."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from goldens import HEATMAP, INPUT
 from mutations import KINDS, Tally, examine, mutants
 
+from transpose.build import Trained
 from transpose.dataset.crops import Augmentation, Crops, ImageReader
 from transpose.dataset.people import Images, People
+from transpose.detector import whole_image
 from transpose.errors import UserError
+from transpose.models.transpose import TransPoseR
+from transpose.predictor import Predictor
 from transpose.skeleton import COCO
 
 SLOWEST = 5.0  # seconds for one photograph of 256 pixels
@@ -46,6 +51,25 @@ def check(tally: Tally, number: int) -> None:
 @pytest.mark.parametrize("number", [190, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_photographs_are_read_or_refused(tmp_path: Path, number: int):
     check(examine(mutants(number, seed=number), tmp_path, sampled), number)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """Of an untrained network, for inputs as small as may be."""
+    torch.manual_seed(0)
+    small = {"dim": 16, "feedforward": 16, "heads": 1, "layers": 1, "num_layers": 18, "deconv_filters": (16,)}
+    network = TransPoseR(image_size=(32, 64), **small)
+    trained = Trained(network, COCO, Path("untrained"), flip_test=False)
+    return Predictor(trained, device="cpu", detector=whole_image)
+
+
+@pytest.mark.parametrize("number", [95, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_photographs_have_people_or_are_refused(tmp_path: Path, predictor: Predictor, number: int):
+    def found(path: Path) -> None:
+        people = predictor(path)
+        assert len(people.boxes) == 1 and np.isfinite(people.keypoints).all()
+
+    check(examine(mutants(number, seed=number + 1), tmp_path, found), number)
 
 
 def test_mutants_come_again_from_their_seed():

@@ -72,6 +72,7 @@ def main() -> None:
         checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
         clip=cfg.TRAIN.CLIP_GRAD,
         skip_broken=cfg.TRAIN.SKIP_NONFINITE,
+        ema=cfg.TRAIN.EMA,
     )
     if saved is not None:
         run.resume(saved)
