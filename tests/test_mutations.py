@@ -1,4 +1,4 @@
-"""Thousands of spoilt photographs through dataset and predictor: read or refused by name; no crash, no hang, no leak."""
+"""Thousands of spoilt photographs through dataset and predictor: read, or refused by name; no crash, hang or leak."""
 
 from pathlib import Path
 
