@@ -282,6 +282,8 @@ def test_every_format_of_the_trained_demo(tmp_path):
     assert report[0] == "against PyTorch on 105 crops:" and report[-1].startswith("  AP 0.9")
     again = tool(*asked, folder=tmp_path)
     assert again.returncode == 2 and "choose another with --out, or say --overwrite" in again.stderr
+    twice = tool("--model", str(run / "final_state_keypoints.torchscript"), "--format", "onnx", folder=tmp_path)
+    assert twice.returncode == 2 and "exported already" in twice.stderr
 
     demo, sample = build.trained(run), build.sample(SMALL)
     for name, made in export.FORMATS.items():

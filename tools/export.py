@@ -29,10 +29,12 @@ def main() -> None:
 
     from transpose import build, export, log
     from transpose.inference import input_size
-    from transpose.predictor import Predictor
+    from transpose.predictor import trained_network
 
     log.start()
-    trained = Predictor.from_pretrained(arguments.model, arguments.cfg, device="cpu").trained
+    trained = trained_network(arguments.model, arguments.cfg)
+    if isinstance(trained, export.Exported):
+        raise UserError(f"{arguments.model}: exported already; name the run's folder or the checkpoint that it is of")
     suffix = export.FORMATS[arguments.format].suffix
     kinds = "_keypoints" * arguments.with_decode + "_half" * arguments.half
     out = arguments.out or trained.weights.with_name(f"{trained.weights.stem}{kinds}{suffix}")
