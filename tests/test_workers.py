@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from goldens import HEATMAP, IMAGES, INPUT, sample_people
+from goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_people
 from torch.utils.data import DataLoader
 
 from transpose.dataset.batches import EvaluationBatches, TrainingBatches
@@ -95,3 +97,26 @@ def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
     missing = crops_with(ImageReader(tmp_path))
     with pytest.raises(UserError, match=r"\.jpg \(person \d+\): cannot read the image \(No such file"):
         next(iter(Loader(missing, batch_sampler=batches_of(missing, "training"), num_workers=1)))
+
+
+ENDS = """
+import sys
+from goldens import sample_crops
+from transpose.dataset.batches import TrainingBatches
+from transpose.dataset.workers import Loader
+from transpose.interruption import leave_to_parent
+crops = sample_crops()
+options = {"worker_init_fn": leave_to_parent, "persistent_workers": True}
+batches = iter(Loader(crops, batch_sampler=TrainingBatches(len(crops), 4, 1, seed=3), num_workers=2, **options))
+next(batches)
+sys.exit(7)
+"""
+
+
+def test_processes_that_leave_signals_to_their_parent_end_with_it():
+    path = os.pathsep.join([str(ROOT / "tools"), str(ROOT / "tests")])
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (7, "") and time.monotonic() - began < 60

@@ -4,7 +4,9 @@ The system kills a process that wants too much memory, and a decoder may fail on
 PyTorch then knows the process's number alone. Here each notes in shared memory what it turns to.
 """
 
+import atexit
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
@@ -50,6 +52,9 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             batches = super().__iter__()
+            # The last to be registered is the first to run: before PyTorch waits for its processes.
+            atexit.unregister(_end)
+            atexit.register(_end)
             if self.notes and threading.current_thread() is threading.main_thread():
                 _explain_signals()
             yield from batches
@@ -61,6 +66,13 @@ class Loader(DataLoader):
             # What a dying process sent cannot be fetched from it any more; the signal of its death ends the sleep.
             time.sleep(PATIENCE)
             raise
+
+
+def _end() -> None:
+    """At the program's end: processes that ignore SIGTERM, as a training's do, would be waited for without end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # these deaths are nobody's concern
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 _loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
