@@ -26,6 +26,10 @@ MAY_IMPORT = {
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
+    "attention": {"models"},
+    "explain": {"attention", "skeleton", "geometry", "heatmap", "dataset", "core", "models"},
+    "attention_stats": {"explain"},
+    "figures": {"attention_stats", "explain", "draw", "geometry", "checkpoint"},
     "inference": {"models"},
     "training": {"core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"},
     "build": {
@@ -41,7 +45,7 @@ MAY_IMPORT = {
     "detector": {"config", "checkpoint", "download"},
     "predictor": {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models"),
-        *("detector", "persons", "photograph"),
+        *("detector", "persons", "photograph", "explain"),
     },
 }
 ONLY_THESE_PACKAGES = {
