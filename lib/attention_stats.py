@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from transpose.errors import UserError
-from transpose.explain import Explanation, cell_centers, tokens_at
+from transpose.explain import Explanation, cell_centers
 
 LEAST_SCORE = 0.2
 
@@ -133,7 +133,7 @@ def _of_person(explanation: Explanation, least_score: float) -> dict[str, np.nda
     """What one person adds to the sums, zero for keypoints that were not found."""
     attention, joints, layers = explanation.attention, len(explanation.names), explanation.num_layers
     found = np.flatnonzero(explanation.scores >= max(least_score, 1e-9))
-    queries = tokens_at(explanation.peaks[found], attention.grid, attention.stride)
+    queries = explanation.tokens[found]
     device = attention.heatmaps.device
     asked = torch.from_numpy(queries).to(device)[None]
     rows = attention.dependency(asked).flatten(-2)[:, 0].numpy(force=True)  # (L, M, Q, N)

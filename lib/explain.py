@@ -59,7 +59,7 @@ class Explanation:
 
     `picture` (h, w, 3), uint8 RGB, shows the crop, in more pixels than the network's `size` (width, height) has;
     `keypoints` (K, 2) in crop pixels and their `scores` (K) are decoded as in testing, `peaks` (K, 2) are the maxima
-    of the heatmaps; `to_crop` (2, 3) maps image pixels to crop pixels; `box` is x, y, w, h in image pixels.
+    of the heatmaps and `tokens` (K) the cells that they come from; `to_crop` (2, 3) maps image pixels to crop pixels; `box` is x, y, w, h in image pixels.
     """
 
     picture: np.ndarray
@@ -67,6 +67,7 @@ class Explanation:
     keypoints: np.ndarray
     scores: np.ndarray
     peaks: np.ndarray
+    tokens: np.ndarray
     to_crop: np.ndarray
     box: np.ndarray
     skeleton: Skeleton
@@ -101,13 +102,10 @@ class Explanation:
             keypoint = keypoint_index(place, self.skeleton)
             if self.scores[keypoint] <= 0:
                 raise UserError(f"the heatmap of {place} is nowhere positive on this person: it has no maximum to ask")
-            return self._query(place, self.peaks[keypoint], keypoint)
+            x, y = self.peaks[keypoint].tolist()
+            return Query(place, (x, y), int(self.tokens[keypoint]), keypoint)
         x, y = place
-        return self._query(f"({x:.0f}, {y:.0f})", np.array([x, y], np.float64), None)
-
-    def _query(self, label: str, point: np.ndarray, keypoint: int | None) -> Query:
-        (token,) = tokens_at(point[None], self.attention.grid, self.attention.stride)
-        return Query(label, (float(point[0]), float(point[1])), int(token), keypoint)
+        return Query(f"({x:.0f}, {y:.0f})", (x, y), token_at(x, y, self.attention.grid, self.attention.stride))
 
     def found(self, threshold: float = 0.2) -> list[str]:
         """The names of the keypoints scored so, or more."""
@@ -161,14 +159,15 @@ def explain(network: TransPose, crops: Crops, index: int, kernel_size: int) -> E
         raise UserError("the heatmaps are no finite numbers: the weights are broken")
     heatmap_size = crops.heatmap_size
     keypoints, scores = heatmap.decode(attention.heatmaps, kernel_size)
-    places, _ = heatmap.peaks(attention.heatmaps)
+    peaks = heatmap.peaks(attention.heatmaps)[0][0].numpy(force=True)
     to_crop = geometry.crop_to_output(sample["center"], sample["scale"], 0, size)
     return Explanation(
         picture=_picture(crops.image(index), to_crop, size),
         size=size,
         keypoints=geometry.heatmap_to_input(keypoints[0].numpy(force=True), heatmap_size, size),
         scores=scores[0].numpy(force=True),
-        peaks=geometry.heatmap_to_input(places[0].numpy(force=True), heatmap_size, size),
+        peaks=geometry.heatmap_to_input(peaks, heatmap_size, size),
+        tokens=tokens_of_peaks(peaks, heatmap_size, attention.grid),
         to_crop=to_crop,
         box=crops.people.boxes[index],
         skeleton=crops.skeleton,
@@ -191,22 +190,29 @@ def cell_centers(grid: tuple[int, int], stride: int) -> np.ndarray:
     return np.stack([x, y], -1) * stride + (stride - 1) / 2
 
 
-def tokens_at(points: np.ndarray, grid: tuple[int, int], stride: int) -> np.ndarray:
-    """The tokens (Q), counted row by row, in whose cells points (Q, 2) in crop pixels lie: pixel x is in cell x // stride.
+def token_at(x: float, y: float, grid: tuple[int, int], stride: int) -> int:
+    """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is one of cell x // stride.
 
-    A heatmap's pixel u, mapped to the crop as keypoints are, lies in cell u of TransPose-H, whose grid is the heatmap's,
-    and in cell u // 2 of TransPose-R, whose head doubles the grid. Raises UserError for a point outside of the crop.
+    Raises UserError for a point outside of the crop.
     """
-    cells = np.floor((points + 0.5) / stride)
     height, width = grid
-    outside = ~((cells >= 0) & (cells < (width, height))).all(1)
-    if outside.any():
-        x, y = points[outside.argmax()]
+    column, row = ((value + 0.5) // stride for value in (x, y))  # a pixel reaches half a pixel beyond its centre
+    if not (0 <= column < width and 0 <= row < height):
         raise UserError(
             f"the point ({x:.1f}, {y:.1f}) lies outside of the crop, which is {width * stride} x {height * stride} "
             "pixels of the network's input"
         )
-    return (cells[:, 1] * width + cells[:, 0]).astype(np.int64)
+    return int(row * width + column)
+
+
+def tokens_of_peaks(peaks: np.ndarray, heatmap_size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """The tokens (K) that heatmap pixels (K, 2) come from: (u, v) from the cell in its place.
+
+    TransPose-H has a cell for each heatmap pixel. TransPose-R's head doubles the grid, so (u, v) is of cell
+    (u // 2, v // 2), whose centre is the nearest to it and has the greatest part in it.
+    """
+    cells = peaks * np.array(grid[::-1]) // np.array(heatmap_size)
+    return cells[:, 1] * grid[1] + cells[:, 0]
 
 
 def keypoint_index(name: str, skeleton: Skeleton) -> int:

@@ -3,7 +3,7 @@
 R rows of maps, Q queries, H x W the encoder's grid, K keypoints, L layers. Lengths are inches unless said otherwise.
 """
 
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ DIMMED = 0.5  # what is left of the photograph's brightness where there is no at
 SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides all but a trace of the photograph
 SOLID = 0.9
 WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
-TITLE, ROW_LABEL, BAR = 0.36, 0.24, 0.13
+TITLE, ROW_LABEL, BAR, CAPTION_LINE = 0.36, 0.24, 0.13, 0.15
+BAR_LABELS = 0.45
 INK = "#333333"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
@@ -103,11 +104,12 @@ def words(name: str) -> str:
 def overlay(explanation: Explanation, weights: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOURS`.
 
-    The brightest is the map's largest weight; weights below the threshold are left out.
+    The brightest is the map's largest weight; weights below the threshold are left out. Between the cells' centres
+    colours are interpolated.
     """
     kept = np.where(weights >= threshold, weights, 0)
     height, width = explanation.picture.shape[:2]
-    heat = cv2.resize(kept / max(kept.max(), 1e-300), (width, height), interpolation=cv2.INTER_LINEAR)
+    heat = cv2.resize(kept / max(kept.max(), 1e-300), (width, height), interpolation=cv2.INTER_CUBIC)
     grey = cv2.cvtColor(explanation.picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
     return np.rint(255 * _blended(heat, DIMMED * grey)).astype(np.uint8)
 
@@ -126,16 +128,17 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     check_package()
     rows, columns = maps.values.shape[:2]
     aspect = explanation.size[0] / explanation.size[1]
-    spanned = min(rows, 3)
-    fixed = 2 * MARGIN + ROW_LABEL + GAP + BAR + 0.65
+    spanned = min(rows, 2)
+    fixed = 2 * MARGIN + 1.5 * ROW_LABEL + GAP + BAR + BAR_LABELS
     cell = min(WIDEST_CELL, (WIDTH - fixed) / (columns + spanned))
     tall = cell / aspect
     shown_height = spanned * tall + (spanned - 1) * GAP
     shown = shown_height * aspect
-    left = MARGIN + shown + GAP + ROW_LABEL
-    width = left + columns * (cell + GAP) + BAR + 0.6 + MARGIN
+    left = MARGIN + shown + GAP + ROW_LABEL * (1 + any("\n" in label for label in maps.rows) / 2)
+    width = left + columns * (cell + GAP) + BAR + BAR_LABELS + MARGIN
     inner = rows * (tall + GAP) - GAP
-    height = MARGIN + TITLE + inner + MARGIN
+    caption = textwrap.wrap(f"{MODES[maps.mode]}; lower right: the map's largest", int((width - 2 * MARGIN) / 0.058))
+    height = MARGIN + TITLE + inner + 0.08 + CAPTION_LINE * len(caption) + MARGIN / 2
     figure = _figure(width, height)
 
     def axes(x: float, y: float, wide: float, high: float) -> "Axes":
@@ -147,12 +150,12 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
 
     top = MARGIN + TITLE
     with matplotlib.rc_context(STYLE):
-        person = axes(MARGIN, top + (inner - shown_height) / 2, shown, shown_height)
+        person = axes(MARGIN, top, shown, shown_height)
         _show(person, with_skeleton(explanation), explanation)
         for i, query in enumerate(maps.queries):
             x = left + i * (cell + GAP)
-            label = words(query.label).replace(" ", "\n", 1)
-            write(x + cell / 2, top - 0.05, label, ha="center", va="bottom", linespacing=1.0)
+            label = query.label.replace("_", "\n", 1)
+            write(x + cell / 2, top - 0.05, words(label), ha="center", va="bottom", linespacing=1.0)
             for row in range(rows):
                 place = axes(x, top + row * (tall + GAP), cell, tall)
                 weights = maps.values[row, i]
@@ -162,7 +165,8 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
         for row, label in enumerate(maps.rows):
             middle = top + row * (tall + GAP) + tall / 2
             write(left - 0.05, middle, label, ha="right", va="center", rotation=90, linespacing=1.0)
-        _colour_bar(axes(left + columns * (cell + GAP) + GAP, top, BAR, inner), MODES[maps.mode], inner)
+        _colour_bar(axes(left + columns * (cell + GAP) + GAP, top, BAR, shown_height))
+        write(left if len(caption) == 1 else MARGIN, top + inner + 0.08, "\n".join(caption), va="top", linespacing=1.2)
     return figure
 
 
@@ -220,21 +224,17 @@ def _note(place: "Axes", text: str) -> None:
     )
 
 
-def _colour_bar(place: "Axes", label: str, length: float) -> None:
+def _colour_bar(place: "Axes") -> None:
     """From nothing to a map's largest weight, over a middling grey as the photographs are."""
     steps = np.linspace(1, 0, 256)[:, None]
     place.imshow(_blended(steps, DIMMED * 0.4), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     place.set_xticks([])
     place.yaxis.tick_right()
-    place.set_yticks([0, 1], ["0", "largest\nof a map"], va="center")
-    place.get_yticklabels()[0].set_va("bottom")
-    place.get_yticklabels()[1].set_va("top")
+    place.set_yticks([0, 1], ["0", "largest"])
+    for label, side in zip(place.get_yticklabels(), ("bottom", "top"), strict=True):
+        label.set_verticalalignment(side)
     place.tick_params(length=0, pad=3)
-    for edge in place.spines.values():
-        edge.set_visible(False)
-    place.yaxis.set_label_position("right")
-    fontsize = min(8, 8 * length / (0.058 * len(label) + 0.6))
-    place.set_ylabel(label, fontsize=fontsize, labelpad=-22)
+    place.spines[:].set_visible(False)
 
 
 # A whole set
