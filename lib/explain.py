@@ -59,7 +59,8 @@ class Explanation:
 
     `picture` (h, w, 3), uint8 RGB, shows the crop, in more pixels than the network's `size` (width, height) has;
     `keypoints` (K, 2) in crop pixels and their `scores` (K) are decoded as in testing, `peaks` (K, 2) are the maxima
-    of the heatmaps and `tokens` (K) the cells that they come from; `to_crop` (2, 3) maps image pixels to crop pixels; `box` is x, y, w, h in image pixels.
+    of the heatmaps and `tokens` (K) the cells that they come from; `to_crop` (2, 3) maps image pixels to crop pixels;
+    `box` is x, y, w, h in image pixels.
     """
 
     picture: np.ndarray
@@ -86,8 +87,18 @@ class Explanation:
         return self.attention.heads
 
     def in_crop(self, point: Sequence[float]) -> tuple[float, float]:
-        """A point in image pixels -> crop pixels."""
-        x, y = geometry.apply(self.to_crop, np.asarray(point, np.float64)).tolist()
+        """A point in image pixels -> crop pixels. Raises UserError for one outside of the crop."""
+        linear, shift = self.to_crop[:, :2], self.to_crop[:, 2]
+        x, y = (linear @ point + shift).tolist()
+        width, height = self.size
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            left, top, right, bottom = np.linalg.solve(
+                linear, np.array([[0, 0], self.size]).T - 0.5 - shift[:, None]
+            ).T.flat
+            raise UserError(
+                f"the point ({point[0]:g}, {point[1]:g}) lies outside of the person's crop, which shows the image's "
+                f"x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f}"
+            )
         return x, y
 
     def in_box(self) -> np.ndarray:

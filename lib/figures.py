@@ -30,7 +30,7 @@ WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
 TITLE, ROW_LABEL, BAR, CAPTION_LINE = 0.36, 0.24, 0.13, 0.15
 BAR_LABELS = 0.45
 INK = "#333333"
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
     "font.size": 8,
     "text.color": INK,
@@ -101,17 +101,28 @@ def words(name: str) -> str:
 # One person
 
 
-def overlay(explanation: Explanation, weights: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+def overlay(
+    explanation: Explanation, weights: np.ndarray, threshold: float = 0.0, height: int | None = None
+) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOURS`.
 
     The brightest is the map's largest weight; weights below the threshold are left out. Between the cells' centres
-    colours are interpolated.
+    colours are interpolated. `height` makes it smaller.
     """
     kept = np.where(weights >= threshold, weights, 0)
-    height, width = explanation.picture.shape[:2]
+    picture = _shrunk(explanation.picture, height)
+    height, width = picture.shape[:2]
     heat = cv2.resize(kept / max(kept.max(), 1e-300), (width, height), interpolation=cv2.INTER_CUBIC)
-    grey = cv2.cvtColor(explanation.picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
     return np.rint(255 * _blended(heat, DIMMED * grey)).astype(np.uint8)
+
+
+def _shrunk(picture: np.ndarray, height: int | None) -> np.ndarray:
+    """The picture with at most so many rows of pixels."""
+    if height is None or height >= picture.shape[0]:
+        return picture
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
@@ -130,7 +141,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     aspect = explanation.size[0] / explanation.size[1]
     spanned = min(rows, 2)
     fixed = 2 * MARGIN + 1.5 * ROW_LABEL + GAP + BAR + BAR_LABELS
-    cell = min(WIDEST_CELL, (WIDTH - fixed) / (columns + spanned))
+    cell = min(WIDEST_CELL, (WIDTH - fixed - (columns + spanned) * GAP) / (columns + spanned))
     tall = cell / aspect
     shown_height = spanned * tall + (spanned - 1) * GAP
     shown = shown_height * aspect
@@ -159,7 +170,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
             for row in range(rows):
                 place = axes(x, top + row * (tall + GAP), cell, tall)
                 weights = maps.values[row, i]
-                _show(place, overlay(explanation, weights, threshold), explanation)
+                _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
                 _star(place, query, size=9 * (cell / 0.9) ** 0.5)
                 _note(place, largest(weights, maps.mode))
         for row, label in enumerate(maps.rows):
@@ -231,8 +242,9 @@ def _colour_bar(place: "Axes") -> None:
     place.set_xticks([])
     place.yaxis.tick_right()
     place.set_yticks([0, 1], ["0", "largest"])
-    for label, side in zip(place.get_yticklabels(), ("bottom", "top"), strict=True):
-        label.set_verticalalignment(side)
+    lowest, highest = place.get_yticklabels()
+    lowest.set_verticalalignment("bottom")
+    highest.set_verticalalignment("top")
     place.tick_params(length=0, pad=3)
     place.spines[:].set_visible(False)
 
@@ -276,7 +288,7 @@ def measures(statistics: Statistics) -> "Figure":
 
 
 def pairs(statistics: Statistics) -> "Figure":
-    """A K x K matrix for each layer: how much the query of a keypoint (row) attends to the place of another (column)."""
+    """A K x K matrix for each layer: how much the query of a keypoint (row) attends to another's place (column)."""
     import matplotlib
     from matplotlib.colors import LogNorm
 

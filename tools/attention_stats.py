@@ -7,9 +7,13 @@ from transpose.errors import UserError
 
 
 def main() -> None:
-    parser = cli.parser("Measure the attention of trained weights on the persons of DATASET.TEST_SET: tables and plots.")
+    parser = cli.parser(
+        "Measure the attention of trained weights on the persons of DATASET.TEST_SET: tables and plots."
+    )
     parser.add_argument("--persons", type=int, metavar="N", help="of the set, evenly spread; else all")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the results go; else attention, in the run's folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the results go; else attention, in the run's folder"
+    )
     arguments = parser.parse_args()
     if arguments.persons is not None and arguments.persons < 1:
         raise UserError("--persons must be 1 or more")

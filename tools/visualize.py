@@ -4,6 +4,7 @@ In place of --model, --cfg experiments/….yaml [KEY VALUE …] explains the wei
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def main() -> None:
 
     figures.check_package()
     figures.check_name(given.out)
+    check_free([given.out], given.overwrite)
     predictor = make_predictor(given)
     explanation = explain(given, predictor)
     places: list[Place] | None = None
@@ -77,9 +79,7 @@ def main() -> None:
             for column, query in enumerate(maps.queries):
                 name = f"{query.label}_{given.mode}_{label}".replace("\n", "_").replace(" ", "_").replace("–", "-")
                 singles[given.singles / f"{name}{given.out.suffix}"] = (row, column)
-    there = [path for path in (given.out, *singles) if path.exists()]
-    if there and not given.overwrite:
-        raise UserError(f"{there[0]}: there already; --overwrite replaces pictures, --out and --singles name others")
+    check_free(singles, given.overwrite)
     figures.save(figures.grid(explanation, maps, given.threshold), given.out)
     for path, (row, column) in singles.items():
         figure = figures.single(explanation, maps.values[row, column], maps.queries[column], given.threshold)
@@ -100,6 +100,13 @@ def check(given: argparse.Namespace) -> None:
     for point in given.point or []:
         if len(point) != 2:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise UserError if a picture would take the place of a file that is there."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: there already; --overwrite replaces pictures, --out and --singles name others")
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
