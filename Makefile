@@ -51,8 +51,9 @@ types: $(STAMP) ## mypy on lib
 	@mkdir -p build/types && ln -sfn ../../lib build/types/transpose
 	$(PY) -m mypy
 
-bench: $(STAMP) ## time each stage beside its plainest form (15 minutes); WRITE=1: into docs/benchmarks.md
+bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=1: thrice, into docs/benchmarks.md
 	$(PY) tools/benchmark.py --stages $(if $(WRITE),--write)
+	PYTHONPATH=tools $(PY) -m benchmarks.forward $(if $(WRITE),--write)
 
 bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)

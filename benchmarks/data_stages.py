@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import importlib.util
 import io
 import subprocess
 import sys
@@ -215,12 +216,12 @@ def test_sample_detected(size: Size, folder: Path) -> Stage:
 # Evaluation
 
 
-def predicted(size: Size, root: Path) -> tuple[Any, Any]:
+def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
     """An evaluation and predictions for `size.persons` detected boxes of images as many as COCO's share."""
     share = size.persons / scale.VAL_BOXES
     ids = scale.make_set(root, "val2017", scale.VAL, share, images=False).ids
     synthetic.detections(root / "boxes.json", ids, boxes=size.persons)
-    overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0"]
+    overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0", *options]
     evaluation = build.evaluation(scale.settings(root, *overrides), torch.device("cpu"))
     crops, persons = evaluation.crops, evaluation.crops.people
     if size.persons < 1000:  # for AP other than 0, where it costs little
@@ -258,19 +259,23 @@ def oks_nms(size: Size, folder: Path) -> Stage:
     )
 
 
-def evaluation_stage(size: Size, folder: Path) -> Stage:
-    evaluation, predictions = predicted(size, folder)
+def evaluation_stage(size: Size, folder: Path, scorer: str = "pycocotools") -> Stage:
+    evaluation, predictions = predicted(size, folder, "TEST.SCORER", scorer)
     scores = evaluation.crops.people.scores
 
     return Stage(
-        title=f"evaluation from predictions to results file and AP, {size.persons:,} persons",
+        title=f"evaluation from predictions to results file and AP, {size.persons:,} persons, {scorer}",
         original="47 s",
-        wanted="≥ 12×",
+        wanted="≥ 12×" if scorer == "pycocotools" else "≥ 25×",
         plain=lambda: protocol.plainly(evaluation, predictions, scores, folder / "plain.json"),
         ours=lambda: list(evaluation.judge(predictions, folder / "run", "none").values()),
         difference=largest,
         tolerance=1e-12,
     )
+
+
+def evaluation_faster(size: Size, folder: Path) -> Stage:
+    return evaluation_stage(size, folder, "faster-coco-eval")
 
 
 # Files
@@ -375,6 +380,7 @@ STAGES: dict[str, Maker] = {
     "test-sample-detected": test_sample_detected,
     "oks-nms": oks_nms,
     "evaluation": evaluation_stage,
+    **({"evaluation-faster": evaluation_faster} if importlib.util.find_spec("faster_coco_eval") else {}),
     "detections": detections,
     "train-index": train_index,
     "train-index-cached": train_index_cached,

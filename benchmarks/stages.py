@@ -1,16 +1,21 @@
 """Each stage beside its plainest form: python tools/benchmark.py --stages [--stage NAME] [--write], or `make bench`.
 
 A stage is made by a function of a size and a scratch folder. Both forms are run in turn in one process, several times;
-what counts is the ratio of the medians, and how far the results lie apart.
+what counts is the ratio of the medians, and how far the results lie apart. The page holds three separate runs.
 """
 
 import argparse
+import cProfile
 import importlib
+import json
+import pstats
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,10 @@ from benchmarks import report
 from transpose.errors import UserError
 
 # The modules whose STAGES are measured, in the page's order.
-MODULES = ("benchmarks.data_stages",)
+MODULES = ("benchmarks.forward", "benchmarks.data_stages")
+RUNS = 3  # for the page
+FIGURES = ("plain", "ours", "ratio")
+COMMAND = Path(__file__).resolve().parents[1] / "tools/benchmark.py"
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians in seconds, over `repeats`, and the largest difference."""
+    """A stage's words; medians in seconds over `repeats`, and the largest difference."""
 
+    title: str
+    original: str
+    wanted: str
+    unit: str
     plain: float
     ours: float
     difference: float
     repeats: int
+    equal: bool
 
     @property
     def ratio(self) -> float:
@@ -75,7 +88,7 @@ Maker = Callable[[Size, Path], Stage]
 
 
 def measure(stage: Stage, seconds: float) -> Measured:
-    """Both in turn, 3 to 25 times (once where `seconds` is 0) within about that time; a short first run warms up."""
+    """Both in turn, once to 25 times (once where `seconds` is 0) within about that time; a short first run warms up."""
 
     def timed(call: Callable[[], Any]) -> tuple[float, Any]:
         start = stage.clock()
@@ -86,13 +99,14 @@ def measure(stage: Stage, seconds: float) -> Measured:
     second, our_result = timed(stage.ours)
     difference = stage.difference(plain_result, our_result)
     del plain_result, our_result
-    repeats = round(min(max(3, seconds / (first + second + 1e-9)), 25)) if seconds else 0
-    warm = seconds > 0 and first + second < 1
+    repeats = round(min(max(1, seconds / (first + second + 1e-9)), 25)) if seconds else 0
+    warm = seconds > 0 and first + second < 5
     times = [] if warm else [(first, second)]
     while len(times) < repeats:
         times.append((timed(stage.plain)[0], timed(stage.ours)[0]))
-    plain, ours = (statistics.median(column) for column in zip(*times, strict=True))
-    return Measured(plain / stage.count, ours / stage.count, difference, len(times))
+    plain, ours = (statistics.median(column) / stage.count for column in zip(*times, strict=True))
+    words = stage.title, stage.original, stage.wanted, stage.unit
+    return Measured(*words, plain, ours, difference, len(times), difference <= stage.tolerance)
 
 
 def makers() -> dict[str, Maker]:
@@ -100,7 +114,7 @@ def makers() -> dict[str, Maker]:
     return {name: maker for module in MODULES for name, maker in importlib.import_module(module).STAGES.items()}
 
 
-def run(chosen: list[str], size: Size) -> dict[str, tuple[Stage, Measured]]:
+def run(chosen: list[str], size: Size) -> dict[str, Measured]:
     """Measure the named stages, all if none is named, on one thread."""
     every = makers()
     for name in chosen:
@@ -110,17 +124,38 @@ def run(chosen: list[str], size: Size) -> dict[str, tuple[Stage, Measured]]:
     found = {}
     for name in chosen or every:
         with tempfile.TemporaryDirectory() as folder:
-            stage = every[name](size, Path(folder))
-            found[name] = stage, measure(stage, size.seconds)
-        print(f"{name}: {describe(*found[name])}", flush=True)
+            found[name] = measure(every[name](size, Path(folder)), size.seconds)
+        print(f"{name}: {describe(found[name])}", flush=True)
     return found
 
 
-def describe(stage: Stage, found: Measured) -> str:
+def profile(chosen: list[str]) -> None:
+    """Print where the named stages' time goes in ours."""
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            stage = makers()[name](FULL, Path(folder))
+            stage.ours()
+            with cProfile.Profile() as profiler:
+                stage.ours()
+            print(name)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(12)
+
+
+def run_apart() -> dict[str, Measured]:
+    """Measure all stages at full size in a process of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        subprocess.run([sys.executable, str(COMMAND), "--stages", "--json", str(figures)], check=False)
+        if not figures.exists():
+            raise UserError("the measuring process ended without a result; above stands what it said")
+        return {name: Measured(**found) for name, found in json.loads(figures.read_text()).items()}
+
+
+def describe(found: Measured) -> str:
     """One line."""
     return (
-        f"plain {duration(found.plain)}, ours {duration(found.ours)}, {found.ratio:.1f}× (wanted {stage.wanted}); "
-        f"largest difference {distance(stage, found)}; {found.repeats} times"
+        f"plain {duration(found.plain)}, ours {duration(found.ours)}, {found.ratio:.1f}× (wanted {found.wanted}); "
+        f"largest difference {distance(found)}; {found.repeats} times"
     )
 
 
@@ -128,35 +163,40 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1e3 * seconds:.2f} ms"
 
 
-def distance(stage: Stage, found: Measured) -> str:
-    return f"{found.difference:.1g} {stage.unit}".strip() if found.difference else "none"
+def distance(found: Measured) -> str:
+    return f"{found.difference:.1g} {found.unit}".strip() if found.difference else "none"
 
 
-def page(found: dict[str, tuple[Stage, Measured]]) -> str:
-    """The section of docs/benchmarks.md."""
-    head = ["stage", "original, its machine", "plain, here", "ours, here", "ratio", "wanted", "largest difference"]
-    rows = [
-        [
-            f"{stage.title} (`{name}`)",
-            stage.original,
-            duration(measured.plain),
-            duration(measured.ours),
-            f"{measured.ratio:.1f}×",
-            stage.wanted,
-            distance(stage, measured),
-        ]
-        for name, (stage, measured) in found.items()
-    ]
-    return f"{report.surroundings()}\n\n{report.table(head, rows)}"
+def page(runs: list[dict[str, Measured]]) -> str:
+    """The section of docs/benchmarks.md: medians over the runs, each run's ratio, the last run's difference."""
+    head = ["stage", "original", "plain, here", "ours, here", "ratio", "in each run", "wanted", "largest difference"]
+    rows = []
+    for name, last in runs[-1].items():
+        each = [run[name] for run in runs]
+        plain, ours, ratio = (statistics.median(getattr(m, figure) for m in each) for figure in FIGURES)
+        rows.append(
+            [
+                f"{last.title} (`{name}`)",
+                *(last.original, duration(plain), duration(ours), f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"),
+                *(", ".join(f"{m.ratio:.3g}" for m in each), last.wanted, distance(last)),
+            ]
+        )
+    return f"{report.surroundings()}\n\n{report.reading()}\n\n{report.table(head, rows)}"
 
 
 def main(arguments: argparse.Namespace) -> None:
     """What tools/benchmark.py was asked for; raises UserError where results differ by more than they may."""
     if arguments.write and (arguments.stage or arguments.smallest):
         raise UserError("--write puts all stages at full size into the page: leave out --stage and --smallest")
-    found = run(arguments.stage, SMALLEST if arguments.smallest else FULL)
     if arguments.write:
-        report.write_section("stages", page(found))
-    unequal = [name for name, (stage, measured) in found.items() if not measured.difference <= stage.tolerance]
+        runs = [run_apart() for _ in range(RUNS)]
+        report.write_section("stages", page(runs))
+    else:
+        runs = [run(arguments.stage, SMALLEST if arguments.smallest else FULL)]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({name: asdict(found) for name, found in runs[-1].items()}))
+    unequal = {name for found in runs for name, measured in found.items() if not measured.equal}
+    if arguments.profile:
+        profile(list(runs[-1]))
     if unequal:
-        raise UserError(f"results differ by more than they may in {', '.join(unequal)}")
+        raise UserError(f"results differ by more than they may in {', '.join(sorted(unequal))}")

@@ -447,6 +447,19 @@ def evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
     return _mpii_evaluation(cfg, device) if _is_mpii(cfg) else _coco_evaluation(cfg, device)
 
 
+def sample(image_size: tuple[int, int]) -> CocoEvaluation:
+    """The bundled sample's annotated persons as a test set, in crops of that size (width, height).
+
+    Raises UserError where the repository's data is not at hand.
+    """
+    recipe = config.repository_root() / "experiments/coco_sample/demo.yaml"
+    if not recipe.exists():
+        raise UserError(f"{recipe}: missing; the bundled sample is used, so run this in a clone of the repository")
+    sizes = {"MODEL.IMAGE_SIZE": list(image_size), "MODEL.HEATMAP_SIZE": [length // 4 for length in image_size]}
+    options = [text for key, value in sizes.items() for text in (key, str(value))]
+    return _coco_evaluation(config.load(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False), CPU)
+
+
 def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     name = cfg.DATASET.TEST_SET
     annotations, reader = test_images(cfg)

@@ -15,6 +15,7 @@ from torchvision.models import WeightsEnum, detection
 from transpose import checkpoint, download
 from transpose.config import repository_root
 from transpose.errors import UserError
+from transpose.inference import usable_device
 
 FOLDER = "models/pytorch/torchvision"  # under the repository's root
 PERSON = 1  # the category's number, in COCO and in these networks
@@ -71,7 +72,7 @@ class Detector:
                 f"a detector's threshold must lie between 0 and 1 and its batch_size be 1 or more, not {threshold} and "
                 f"{batch_size}"
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device)
         self.model = (network() if model is None else model).to(self.device).eval()
         self.threshold, self.batch_size = threshold, batch_size
 

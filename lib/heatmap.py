@@ -13,6 +13,12 @@ from torch import Tensor
 
 LOG_FLOOR = 1e-10
 REACH = 2  # pixels from a peak to the farthest that its refinement looks at
+# What it looks at, as row and column from the peak.
+STENCIL = (
+    *((-2, 0), (-1, -1), (-1, 0), (-1, 1)),
+    *((0, -2), (0, -1), (0, 0), (0, 1), (0, 2)),
+    *((1, -1), (1, 0), (1, 1), (2, 0)),
+)
 SURE_STEP = 2  # pixels; a longer step comes from a Hessian so near singular that rounding matters
 # OpenCV's fixed kernels for sizes with a default sigma; from 11 up it computes a Gaussian.
 SMALL_KERNELS = {
@@ -84,19 +90,40 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     inside = (near_x == x) & (near_y == y)
 
     # Rescaling adds a constant to the logarithm and raises what is positive: where the floor is far it changes nothing.
-    around = _blurred_around(maps, near_x, near_y, kernel_size)
+    around, whole = _blurred_around(maps, near_x, near_y, kernel_size)
     step = _newton_step(around.log())
-    sure = (around.amin((1, 2)) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
+    sure = whole & (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
-        exact = _rescaled_around(maps[doubtful], x[doubtful], y[doubtful], kernel_size)
+        rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
+        exact = _rescaled_around(maps[doubtful].double(), x[doubtful], y[doubtful], rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
     refined = xy.flatten(0, 1) + torch.where((inside & step.isfinite().all(1))[:, None], step, 0)
     return refined.float().view(xy.shape), scores.float()
 
 
+def decode_without_branches(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """`decode` as one fixed sequence of operations in the maps' own type, for graphs that other runtimes execute.
+
+    Every map is blurred and rescaled whole, by the matrices `rows` (H, H) and `columns` (W, W) of `blur_matrix`. Equal
+    to `decode` but for rounding, which a nearly singular Hessian magnifies: it is `decode`'s in float64.
+    """
+    batch, _, height, width = heatmaps.shape
+    maps = heatmaps.flatten(0, 1)
+    scores, places = maps.flatten(1).amax(1), maps.flatten(1).argmax(1)
+    places = torch.where(scores > 0, places, 0)
+    x, y = places % width, places // width
+    near_x, near_y = x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH)
+    inside = (near_x == x) & (near_y == y)
+    around = _rescaled_around(maps, near_x, near_y, rows, columns)
+    step = _newton_step(around.clamp_min(LOG_FLOOR).log())
+    fine = inside & (step.abs().amax(1) < torch.inf)
+    refined = torch.stack([x, y], 1) + torch.where(fine[:, None], step, 0)
+    return refined.float().unflatten(0, (batch, -1)), scores.float().unflatten(0, (batch, -1))
+
+
 @cache
-def _blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
+def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
     """(length, length) float64: what blurs a column of that length, which is zero beyond its ends."""
     steps = torch.arange(length)
     padded = F.pad(blur_kernel(kernel_size), (length, length))
@@ -104,45 +131,48 @@ def _blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _five_rows(kernel_size: int, length: int, device: torch.device) -> Tensor:
-    """(length - 4, 5, length): of `_blur_matrix`, the rows around each place that has two on both sides."""
-    return _blur_matrix(kernel_size, length, device).unfold(0, 2 * REACH + 1, 1).transpose(1, 2).contiguous()
+def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor:
+    """(13, length * length) float64: what makes the blurred stencil around the middle of a square patch of it."""
+    rows, middle = blur_matrix(kernel_size, length, device), length // 2
+    return torch.stack([torch.outer(rows[middle + y], rows[middle + x]).flatten() for y, x in STENCIL])
 
 
-def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
-    """The blurred maps' values (N, 5, 5) around places x, y (N) of maps (N, H, W), from the pixels they depend on."""
-    _, height, width = maps.shape
-    reach = REACH + kernel_size // 2
+def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """The blurred maps' values (13, N) on the stencil around places x, y (N) of maps (N, H, W), from the pixels that
+    they depend on; and for which (N) they are right: not where these begin before the first map or end after the last.
+    """
+    count, height, width = maps.shape
+    reach = min(REACH + kernel_size // 2, max(height, width))
+    length = 2 * reach + 1
+    across = torch.arange(-reach, reach + 1, device=maps.device)
+    rows, columns = y[:, None] + across, x[:, None] + across
+    first = torch.arange(0, maps.numel(), height * width, device=maps.device)
+    wanted = (first + x - reach)[:, None] + rows * width
+    begin = wanted.clamp(0, maps.numel() - length)
+    pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten()).double()
+    patches = pixels.view(count, length, length)
+    # What a row takes from beyond the map is its neighbours'.
+    patches *= ((rows >= 0) & (rows < height))[:, :, None]
+    patches *= ((columns >= 0) & (columns < width))[:, None]
+    blurred = _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
+    return blurred, (begin == wanted).all(1)
 
-    def cut(center: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Where (N) the pixels begin, and what makes five blurred ones of them (N, 5, pixels)."""
-        count = min(2 * reach + 1, length)
-        begin = (center - reach).clamp(0, length - count)
-        return begin, _five_rows(kernel_size, count, maps.device)[center - begin - REACH]
 
-    (top, down), (left, across) = cut(y, height), cut(x, width)
-    row = torch.arange(down.shape[2], device=maps.device)
-    first = torch.arange(0, maps.numel(), height * width, device=maps.device) + top * width + left
-    places = first[:, None] + row * width
-    patches = maps.flatten().unfold(0, across.shape[2], 1).index_select(0, places.flatten())
-    return down @ (patches.view(len(maps), len(row), -1).double() @ across.mT)
+def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Values (13, N) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur.
 
-
-def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> Tensor:
-    """Values (N, 5, 5) as `_blurred_around`, of maps that were rescaled to their old maximum after the blur."""
-    rows, columns = (_blur_matrix(kernel_size, length, maps.device) for length in maps.shape[1:])
-    blurred = rows @ maps.double() @ columns.T
-    blurred *= (maps.amax((1, 2)) / blurred.amax((1, 2)))[:, None, None]
-    windows = blurred.unfold(1, 2 * REACH + 1, 1).unfold(2, 2 * REACH + 1, 1)
-    return windows[torch.arange(len(maps), device=maps.device), y - REACH, x - REACH]
+    `rows` (H, H) and `columns` (W, W) are the `blur_matrix` of both lengths, in the maps' type.
+    """
+    blurred = rows @ maps @ columns.T
+    scale = maps.amax((1, 2)) / blurred.amax((1, 2))
+    down, right = torch.tensor(STENCIL, device=maps.device).T[:, :, None]
+    places = (y + down) * maps.shape[2] + x + right
+    return blurred.flatten(1).gather(1, places.T).T * scale
 
 
 def _newton_step(log: Tensor) -> Tensor:
-    """-H^-1 g (N, 2) by central differences on values (N, 5, 5) around a peak; not finite for a singular Hessian."""
-    rows = log.permute(1, 2, 0).contiguous().unbind()
-    (_, _, up2, _, _), (_, up_left, up, up_right, _) = (row.unbind() for row in rows[:2])
-    left2, left, center, right, right2 = rows[2].unbind()
-    (_, down_left, down, down_right, _), (_, _, down2, _, _) = (row.unbind() for row in rows[3:])
+    """-H^-1 g (N, 2) by central differences on the stencil (13, N) of a peak; not finite for a singular Hessian."""
+    up2, up_left, up, up_right, left2, left, center, right, right2, down_left, down, down_right, down2 = log.unbind()
     gx, gy = (right - left) / 2, (down - up) / 2
     hxx, hyy = (right2 - 2 * center + left2) / 4, (down2 - 2 * center + up2) / 4
     hxy = (down_right - down_left - up_right + up_left) / 4

@@ -7,8 +7,9 @@ B batch, K keypoints, H x W the heatmap (a quarter of the input).
 import copy
 import importlib
 import logging
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -72,46 +73,88 @@ def folded(model: TransPose) -> TransPose:
     return copied
 
 
-def exported(model: TransPose) -> torch.export.ExportedProgram:
-    """The folded network as a graph for any batch size: what runtimes other than PyTorch are given."""
-    network = folded(model).cpu()
-    height, width = (network.stride * length for length in network.grid)
-    example = torch.zeros(2, 3, height, width)
+def input_size(model: TransPose) -> tuple[int, int]:
+    """Width and height of the images that a network was built for."""
+    height, width = (model.stride * length for length in model.grid)
+    return width, height
+
+
+def exported(network: nn.Module, example: Tensor, any_batch: bool = True) -> torch.export.ExportedProgram:
+    """A network as a graph: what runtimes other than PyTorch are given. `example` is an input of batch 1.
+
+    `any_batch` leaves the first dimension of the input free.
+    """
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
+    if any_batch:
+        example = torch.cat([example, example])  # a size of 1 would be taken for fixed
     with torch.no_grad():
-        return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        return torch.export.export(network, (example,), dynamic_shapes=shapes)
 
 
-def write_onnx(model: TransPose, path: Path) -> None:
-    """Write the folded network as an ONNX file: input `images` (B, 3, 4H, 4W), output `heatmaps` (B, K, H, W)."""
+def _exported(model: TransPose) -> torch.export.ExportedProgram:
+    """The folded network for any batch size."""
+    width, height = input_size(model)
+    return exported(folded(model).cpu(), torch.zeros(1, 3, height, width))
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: Sequence[str] = ("images",),
+    outputs: Sequence[str] = ("heatmaps",),
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a graph as an ONNX file with these names; `notes` become its metadata."""
     for package in ("onnx", "onnxscript"):
-        _needed(package, "onnxruntime")
-    program = torch.onnx.export(
-        exported(model), dynamo=True, verbose=False, input_names=["images"], output_names=["heatmaps"]
-    )
-    assert program is not None
-    program.save(str(path), external_data=False)
+        needed(package, "onnxruntime")
+    written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
+    assert written is not None
+    written.model.metadata_props.update(notes or {})
+    written.save(str(path), external_data=False)
 
 
-def openvino_model(model: TransPose) -> Any:
-    """The folded network as an `openvino.Model` for any batch size: input `images`, one output."""
-    return _needed("openvino", "openvino").convert_model(exported(model))
+def openvino_model(program: torch.export.ExportedProgram) -> Any:
+    """A graph as an `openvino.Model`."""
+    return needed("openvino", "openvino").convert_model(program)
 
 
-def _needed(package: str, backend: str) -> Any:
+def needed(package: str, backend: str) -> Any:
     """An optional package, imported. Raises UserError that says how to get it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError:
         raise UserError(
-            f"TEST.BACKEND {backend} needs the package {package}, which is not installed: "
-            f"pip install {PACKAGES[backend]}, or set TEST.BACKEND pytorch"
+            f"{backend} needs the package {package}, which is not installed: pip install {PACKAGES[backend]}, or take "
+            "PyTorch (TEST.BACKEND pytorch)"
         ) from None
 
 
+def openvino_compiled(model: Any, precision: str = "float32") -> Any:
+    """An `openvino.Model`, or the path of one, made ready for the processor and as many threads as PyTorch has."""
+    runtime = needed("openvino", "openvino").Core()
+    hint, capability = OPENVINO_PRECISIONS[precision]
+    if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        logger.warning("this processor has no %s arithmetic: openvino computes in float32", precision)
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    return runtime.compile_model(model, "CPU", options)
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX file made ready for the processor and as many threads as PyTorch has."""
+    runtime = needed("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def _pytorch(model: TransPose, how: Inference) -> Forward:
-    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast."""
+    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast.
+
+    A processor's caches hold what two images need rather than what eight do, so that it is given as few at a time.
+    """
     network = folded(model).to(memory_format=torch.channels_last)
     kind = next(network.parameters()).device.type
+    share = 2 * torch.get_num_threads() if kind == "cpu" else sys.maxsize
     if how.compiled:
         network.compile(mode="reduce-overhead" if kind == "cuda" else None)
     dtype = PRECISIONS[how.precision]
@@ -119,19 +162,13 @@ def _pytorch(model: TransPose, how: Inference) -> Forward:
     def forward(images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
-            return network(images).float()
+            return torch.cat([network(part).float() for part in images.split(share)])
 
     return forward
 
 
 def _openvino(model: TransPose, how: Inference) -> Forward:
-    openvino = _needed("openvino", "openvino")
-    runtime = openvino.Core()
-    hint, capability = OPENVINO_PRECISIONS[how.precision]
-    if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        logger.warning("this processor has no %s arithmetic: openvino computes in float32", how.precision)
-    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = runtime.compile_model(openvino_model(model), "CPU", options)
+    compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
 
     def forward(images: Tensor) -> Tensor:
         return torch.from_numpy(compiled([images.contiguous().cpu().numpy()])[0].copy()).to(images.device)
@@ -140,13 +177,11 @@ def _openvino(model: TransPose, how: Inference) -> Forward:
 
 
 def _onnxruntime(model: TransPose, how: Inference) -> Forward:
-    runtime = _needed("onnxruntime", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    needed("onnxruntime", "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        write_onnx(model, path)
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        write_onnx(_exported(model), path)
+        session = onnx_session(path)
 
     def forward(images: Tensor) -> Tensor:
         (heatmaps,) = session.run(["heatmaps"], {"images": images.contiguous().cpu().numpy()})
@@ -160,3 +195,13 @@ BACKENDS: dict[str, Callable[[TransPose, Inference], Forward]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
 }
+
+
+def usable_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name, by default the GPU if there is one. Raises UserError if PyTorch cannot use it here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
+    return device

@@ -109,9 +109,13 @@ class People:
         return text.getvalue()
 
     def to_supervision(self) -> Any:
-        """`supervision.KeyPoints`. Raises UserError where that package is not installed."""
+        """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""
         try:
             supervision = importlib.import_module("supervision")
         except ModuleNotFoundError:
             raise UserError("the package supervision is not installed: pip install supervision") from None
-        return supervision.KeyPoints(xy=self.keypoints, confidence=self.scores)
+        return supervision.KeyPoints(
+            xy=self.keypoints,
+            keypoint_confidence=self.scores,
+            detection_confidence=self.person_scores.astype(np.float32),
+        )

@@ -6,7 +6,7 @@ N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from os import PathLike
 from pathlib import Path
@@ -16,21 +16,24 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from transpose import build, checkpoint, skeleton, zoo
+from transpose import build, checkpoint, export, skeleton, zoo
 from transpose.build import Trained
 from transpose.core.evaluate import rescore
-from transpose.core.predict import predict_batch
+from transpose.core.predict import predict_batch, to_image
 from transpose.dataset import people
 from transpose.dataset.crops import Crops
 from transpose.detector import Detector
 from transpose.errors import UserError
 from transpose.explain import Explanation, explain
-from transpose.inference import Inference
+from transpose.export import Exported
+from transpose.inference import Forward, Inference, input_size, usable_device
 from transpose.models.weights import load_weights, unwrap
 from transpose.persons import People
 from transpose.photograph import COLORS, Photograph, Source
 
 MOST_PERSONS = 100  # of one image; what torchvision's detectors give at most
+LARGEST = 1e9  # pixels, of a box: float32 must hold its crop
+EXPORTED_BATCH_SIZE = 32  # persons; a file that takes one at a time is given them one by one
 # An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
 Detect = Callable[[np.ndarray], tuple[Any, Any]]
 
@@ -56,7 +59,7 @@ class _Cropped:
 
 
 class Predictor:
-    """Finds the people of images. Made by `from_pretrained`, or of a `Trained` network.
+    """Finds the people of images. Made by `from_pretrained`, or of a `Trained` network or an `Exported` file.
 
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
@@ -66,7 +69,7 @@ class Predictor:
 
     def __init__(
         self,
-        trained: Trained,
+        trained: Trained | Exported,
         *,
         flip_test: bool | None = None,
         kernel_size: int | None = None,
@@ -78,22 +81,38 @@ class Predictor:
         detector: Detect | None = None,
         most_persons: int = MOST_PERSONS,
     ):
-        asked: dict[str, Any] = {"flip_test": flip_test, "kernel_size": kernel_size, "batch_size": batch_size}
-        self.trained = replace(trained, **{name: value for name, value in asked.items() if value is not None})
-        for name, value in (("batch_size", self.trained.batch_size), ("most_persons", most_persons)):
+        recipe = trained.card if isinstance(trained, Exported) else trained
+        own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
+        self.trained, self.skeleton, self.most_persons = trained, trained.skeleton, most_persons
+        self.flip_test = recipe.flip_test if flip_test is None else flip_test
+        self.kernel_size = recipe.kernel_size if kernel_size is None else kernel_size
+        self.batch_size = own_batch_size if batch_size is None else batch_size
+        self.rgb, self.score_threshold = recipe.rgb, recipe.score_threshold
+        for name, value in (("batch_size", self.batch_size), ("most_persons", most_persons)):
             if value < 1:
                 raise UserError(f"{name} must be 1 or more, not {value}")
-        if self.trained.kernel_size < 1 or self.trained.kernel_size % 2 == 0:
-            raise UserError(f"kernel_size must be odd and positive, not {self.trained.kernel_size}")
-        self.device = _device(device)
-        self.most_persons = most_persons
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise UserError(f"kernel_size must be odd and positive, not {self.kernel_size}")
+        how = Inference(precision, backend, compiled)
         self._detector = detector
-        self._forward = Inference(precision, backend, compiled)(trained.network.to(self.device))
-        self._flip_order = None
-        if self.trained.flip_test:
-            self._flip_order = torch.from_numpy(trained.skeleton.flip_order).to(self.device)
-        height, width = (trained.network.stride * length for length in trained.network.grid)
+        self._forward: Forward | None = None
+        if isinstance(trained, Exported):
+            if how != Inference() or (device and torch.device(device).type != "cpu"):
+                raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
+            if trained.card.decodes and (self.flip_test, self.kernel_size) != (recipe.flip_test, recipe.kernel_size):
+                raise UserError(
+                    f"{trained.path}: its flip test and kernel_size are in its graph and stay what they are"
+                )
+            self.device = torch.device("cpu")
+            width, height = trained.card.image_size
+            if not trained.card.decodes:
+                self._forward = trained.forward
+        else:
+            self.device = usable_device(device)
+            width, height = input_size(trained.network)
+            self._forward = how(trained.network.to(self.device))
         self.input_size = width, height
+        self._flip_order = torch.from_numpy(self.skeleton.flip_order).to(self.device) if self.flip_test else None
 
     @classmethod
     def from_pretrained(
@@ -101,11 +120,12 @@ class Predictor:
     ) -> "Predictor":
         """A predictor with trained weights; `options` are the constructor's.
 
-        `source` is a name of the zoo (downloaded on first use), the output folder of a run, or a checkpoint: one that
-        lies in a run's folder, one of the zoo's architectures, or any other with the yaml `config` of its network.
+        `source` is a name of the zoo (downloaded on first use), the output folder of a run, a file of tools/export.py,
+        or a checkpoint: one that lies in a run's folder, one of the zoo's architectures, or any other with the yaml
+        `config` of its network.
         Raises UserError if there is no such thing, or the files do not fit each other.
         """
-        return cls(_trained(source, config), **options)
+        return cls(trained_network(source, config), **options)
 
     def __call__(
         self, images: Any, boxes: Any = None, scores: Any = None, *, color: str = "RGB", oriented: bool = True
@@ -146,9 +166,9 @@ class Predictor:
         for cropped in self._cropped(requests):
             waiting.append(cropped)
             samples += cropped.samples
-            while len(samples) >= self.trained.batch_size or (samples and len(waiting) > self.trained.batch_size):
-                keypoints += self._predict(samples[: self.trained.batch_size])
-                del samples[: self.trained.batch_size]
+            while len(samples) >= self.batch_size or (samples and len(waiting) > self.batch_size):
+                keypoints += self._predict(samples[: self.batch_size])
+                del samples[: self.batch_size]
             while waiting and len(waiting[0].boxes) <= len(keypoints):
                 yield self._people(waiting.popleft(), keypoints)
         if samples:
@@ -161,8 +181,12 @@ class Predictor:
     ) -> Iterator[Explanation]:
         """What the network attends to on each person of an image, the surest box first where a detector finds them.
 
-        Arguments and errors as in a call. The network is run without flip test, in float64.
+        Arguments and errors as in a call; an exported file has no network to look into. The network is run without
+        flip test, in float64.
         """
+        if isinstance(self.trained, Exported):
+            raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
+        network = self.trained.network.eval()
         label = f"image ({image})" if isinstance(image, str | PathLike) else "the image"
         photograph = Photograph(image, label, color, oriented)
         pixels = photograph.pixels()
@@ -170,8 +194,7 @@ class Predictor:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
             boxes = found[np.argsort(-scores, kind="stable")]
         crops = self._cut(photograph, pixels, boxes, None)
-        network = self.trained.network.eval()
-        return (explain(network, crops, i, self.trained.kernel_size) for i in range(len(crops)))
+        return (explain(network, crops, i, self.kernel_size) for i in range(len(crops)))
 
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
@@ -205,7 +228,7 @@ class Predictor:
         """The boxes' crops, which hold the pixels."""
         size = pixels.shape[1], pixels.shape[0]
         boxes, scores = checked_boxes(boxes, scores, size, photograph.label)
-        count, kind = len(boxes), self.trained.skeleton
+        count, kind = len(boxes), self.skeleton
         if count > self.most_persons:
             raise UserError(
                 f"{photograph.label}: {count} boxes, more than most_persons {self.most_persons}; "
@@ -221,14 +244,19 @@ class Predictor:
             visible=np.ones((count, kind.num_joints), np.float32),
         )
         heatmap_size = self.input_size[0] // 4, self.input_size[1] // 4
-        return Crops(table, _Held(pixels), kind, self.input_size, heatmap_size, rgb=self.trained.rgb)
+        return Crops(table, _Held(pixels), kind, self.input_size, heatmap_size, rgb=self.rgb)
 
     def _predict(self, samples: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keypoints (K, 2) and scores (K) of each sample."""
+        batch = default_collate(samples)
+        if self._forward is None:
+            assert isinstance(self.trained, Exported)
+            places, scores = self.trained.keypoints(batch["image"])
+            return zip(to_image(places, batch["to_image"]).float().numpy(), scores.numpy(), strict=True)
         found = predict_batch(
             self._forward,
-            default_collate(samples),
-            kernel_size=self.trained.kernel_size,
+            batch,
+            kernel_size=self.kernel_size,
             flip_order=self._flip_order,
             device=self.device,
         )
@@ -236,7 +264,7 @@ class Predictor:
 
     def _people(self, cropped: _Cropped, found: deque[tuple[np.ndarray, np.ndarray]]) -> People:
         """The image's people, taken off the left of what was found."""
-        count, joints = len(cropped.boxes), self.trained.skeleton.num_joints
+        count, joints = len(cropped.boxes), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
         keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)
         scores = np.array([row[1] for row in rows], np.float32).reshape(count, joints)
@@ -251,10 +279,10 @@ class Predictor:
             size=cropped.size,
             keypoints=keypoints,
             scores=scores,
-            person_scores=rescore(cropped.scores, scores, self.trained.score_threshold),
+            person_scores=rescore(cropped.scores, scores, self.score_threshold),
             boxes=cropped.boxes,
             box_scores=cropped.scores,
-            skeleton=self.trained.skeleton,
+            skeleton=self.skeleton,
         )
 
 
@@ -287,8 +315,8 @@ def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) ->
     for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
         where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
         x, y, w, h = box
-        if not np.isfinite([*box, score]).all():
-            raise UserError(f"{where} is not made of finite numbers")
+        if not (np.abs([*box, score]) < LARGEST).all():
+            raise UserError(f"{where} is not made of finite numbers, or one of them is absurdly large")
         if w <= 0 or h <= 0:
             raise UserError(f"{where} must have a positive width and height: x, y, w, h")
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
@@ -315,16 +343,8 @@ def _requests(
         yield _Request(Photograph(image, label, color, oriented), own_boxes, own_scores)
 
 
-def _device(name: str | torch.device | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def _trained(source: str | PathLike, config: str | PathLike | None) -> Trained:
+def trained_network(source: str | PathLike, config: str | PathLike | None = None) -> Trained | Exported:
+    """What a `source` of `Predictor.from_pretrained` names."""
     path, yaml_file = Path(source), Path(config) if config else None
     if zoo.is_name(str(source)):
         if yaml_file:
@@ -335,6 +355,10 @@ def _trained(source: str | PathLike, config: str | PathLike | None) -> Trained:
             f"{source}: there is no such file or folder, and the zoo has no model of this name, but "
             f"{', '.join(zoo.MODELS)}"
         )
+    if export.is_exported(path):
+        if yaml_file:
+            raise UserError(f"{source}: an exported network has no configuration file")
+        return export.load(path)
     if path.is_dir() or yaml_file or (path.parent / build.CONFIG_FILE).exists():
         return build.trained(path, yaml_file)
     state = unwrap(checkpoint.read(path))
@@ -348,7 +372,7 @@ def _trained(source: str | PathLike, config: str | PathLike | None) -> Trained:
             return _released(network, path)
     raise UserError(
         f"{path}: none of the zoo's networks has the shapes of this checkpoint, and no {build.CONFIG_FILE} lies beside "
-        "it; name the yaml that it was trained with (config)"
+        "it; name the yaml that it was trained with (--cfg, in Python config)"
     )
 
 

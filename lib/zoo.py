@@ -4,7 +4,7 @@ All take RGB crops of 256x192 pixels (height x width) and were trained on COCO t
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,17 @@ from pathlib import Path
 from transpose import checkpoint, download
 from transpose.errors import UserError
 from transpose.models.hrnet import Stage
-from transpose.models.transpose import TransPose, TransPoseH, TransPoseR
+from transpose.models.transpose import MODELS as KINDS
+from transpose.models.transpose import TransPose
 from transpose.models.weights import load_weights, unwrap
 
 RELEASE = "https://github.com/yangsenius/TransPose/releases/download/Hub"
 FOLDER = "models/pytorch/transpose_coco"  # under the repository's root, as the recipes' TEST.MODEL_FILE
+IMAGENET_FOLDER = "models/pytorch/imagenet"  # as the recipes' MODEL.PRETRAINED
+HRNET = (
+    "folder imagenet of HRNet's model zoo, https://drive.google.com/drive/folders/1hOTihvbyIxsm5ygDpbUuJ7O_tzv4oXjC or "
+    "https://1drv.ms/f/s!AhIXJn_J-blW231MH2krnmLq5kkQ"
+)
 IMAGE_SIZE = 192, 256  # width, height
 KEYPOINTS = 17
 BLUR_KERNEL = 11  # of DARK's decoding, with which and with the flip test on the published APs were measured
@@ -29,7 +35,7 @@ class Released:
 
     title: str
     hub_name: str
-    network: Callable[[], TransPose]
+    network: Callable[..., TransPose]
     file: str
     parameters: int
     gflops: float
@@ -43,16 +49,31 @@ class Released:
         return f"{RELEASE}/{self.file}"
 
 
-def transpose_r(layers: int) -> TransPoseR:
-    """TransPose-R of 256x192 crops with ResNet-50's first stages and an encoder of so many layers."""
-    return TransPoseR(
+@dataclass(frozen=True)
+class Backbone:
+    """ImageNet weights that training starts from; those without a `url` are on shares that only a browser opens."""
+
+    file: str
+    source: str
+
+    @property
+    def url(self) -> str:
+        return self.source if self.source.startswith("https:") else ""
+
+
+def transpose_r(layers: int, kinds: Mapping[str, type] = KINDS) -> TransPose:
+    """TransPose-R of 256x192 crops with ResNet-50's first stages and an encoder of so many layers.
+
+    `kinds` are the classes of both variants.
+    """
+    return kinds["transpose_r"](
         image_size=IMAGE_SIZE, num_joints=KEYPOINTS, num_layers=50, dim=256, feedforward=1024, heads=8, layers=layers
     )
 
 
-def transpose_h(width: int, dim: int, layers: int) -> TransPoseH:
+def transpose_h(width: int, dim: int, layers: int, kinds: Mapping[str, type] = KINDS) -> TransPose:
     """TransPose-H of 256x192 crops with HRNet of that width; the feed-forward network is twice as wide as `dim`."""
-    return TransPoseH(
+    return kinds["transpose_h"](
         image_size=IMAGE_SIZE,
         num_joints=KEYPOINTS,
         stage2=Stage(1, "BASIC", (4, 4), (width, 2 * width)),
@@ -121,6 +142,11 @@ MODELS = {
         published_ap_gt=0.781,
     ),
 }
+BACKBONES = {
+    "resnet50": Backbone("resnet50-19c8e357.pth", "https://download.pytorch.org/models/resnet50-19c8e357.pth"),
+    "hrnet_w32": Backbone("hrnet_w32-36af842e.pth", HRNET),
+    "hrnet_w48": Backbone("hrnet_w48-8ef0771d.pth", HRNET),
+}
 HUB_NAMES = {released.hub_name: name for name, released in MODELS.items()}
 
 
@@ -137,9 +163,9 @@ def released(name: str) -> Released:
     return MODELS[HUB_NAMES.get(name, name)]
 
 
-def model(name: str) -> TransPose:
-    """The network of a name as constructed, without trained weights."""
-    return released(name).network()
+def model(name: str, kinds: Mapping[str, type] = KINDS) -> TransPose:
+    """The network of a name as constructed, without trained weights; `kinds` are the classes of both variants."""
+    return released(name).network(kinds=kinds)
 
 
 def weights(name: str, folder: Path | None = None) -> Path:
@@ -148,22 +174,63 @@ def weights(name: str, folder: Path | None = None) -> Path:
     Raises UserError if the download fails, or if the file is not the one that was first downloaded.
     """
     entry = released(name)
-    path = (_recipes_folder() if folder is None else folder) / entry.file
-    if not path.exists():
-        return download.fetch(entry.url, path, entry.sha256)
-    download.verify(path, entry.sha256)
-    return path
+    return _at_hand(entry.url, (folder or _in_repository(FOLDER)) / entry.file, entry.sha256)
 
 
-def pretrained(name: str, folder: Path | None = None) -> TransPose:
-    """The network of a name with its released weights, in evaluation mode on the CPU; `folder` as in `weights`."""
+def backbone(name: str, folder: Path | None = None) -> Path:
+    """The file of ImageNet weights, of a name in `BACKBONES`, like `weights`.
+
+    Raises UserError that says where to get it, if it is absent and no program can.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"there are no ImageNet weights {name!r}; there are {', '.join(BACKBONES)}")
+    entry = BACKBONES[name]
+    path = (folder or _in_repository(IMAGENET_FOLDER)) / entry.file
+    if not path.exists() and not entry.url:
+        raise UserError(f"{path}: get {entry.file} with a browser, from {entry.source}, and put it there")
+    return _at_hand(entry.url, path)
+
+
+def pretrained(name: str, folder: Path | None = None, kinds: Mapping[str, type] = KINDS) -> TransPose:
+    """The network of a name with its released weights, in evaluation mode on the CPU; arguments as of the others."""
     path = weights(name, folder)
-    network = model(name)
+    network = model(name, kinds)
     load_weights(network, unwrap(checkpoint.read(path)), source=str(path))
     return network.eval()
 
 
-def _recipes_folder() -> Path:
+def table(folder: Path | None = None) -> str:
+    """What there is, in lines of text: names, sizes, published AP, and which files are in `folder` or the recipes'."""
+
+    def here(path: Path) -> str:
+        return f"{path}  (here)" if path.exists() else f"{path}"
+
+    lines = [
+        "COCO, released by the authors; AP on val2017 with detected and with annotated boxes as published",
+        f"{'name':10} {'parameters':>11} {'GFLOPs':>7} {'published':>9} {'AP':>5} {'AP gt':>5}  file",
+    ]
+    for name, entry in MODELS.items():
+        path = (folder or _in_repository(FOLDER)) / entry.file
+        lines.append(
+            f"{name:10} {entry.parameters:11,} {entry.gflops:7.2f} {entry.published_gflops:9.1f} "
+            f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {here(path)}"
+        )
+    lines += ["(GFLOPs: a multiply-add is 2, measured; published: it is 1)", "", "ImageNet, to start training from"]
+    for name, backbone in BACKBONES.items():
+        path = (folder or _in_repository(IMAGENET_FOLDER)) / backbone.file
+        lines.append(f"{name:10} {here(path)}" + ("" if backbone.url else f"; get it from {backbone.source}"))
+    return "\n".join(lines)
+
+
+def _at_hand(url: str, path: Path, sha256: str = "") -> Path:
+    """The file, downloaded if it is absent; else checked."""
+    if not path.exists():
+        return download.fetch(url, path, sha256)
+    download.verify(path, sha256)
+    return path
+
+
+def _in_repository(folder: str) -> Path:
     from transpose.config import repository_root  # here, because a hub's user who names a folder needs no yacs
 
-    return repository_root() / FOLDER
+    return repository_root() / folder

@@ -14,7 +14,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from transpose import build, predictor, training  # noqa: E402, F401
+from transpose import build, training  # noqa: E402, F401
 
 for line in sys.stdin:
     request = json.loads(line)

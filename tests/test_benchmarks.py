@@ -1,5 +1,7 @@
 """The benchmarks run, at the smallest size, and find equal results; nothing here is timed."""
 
+import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import torch
 from goldens import SAMPLE, sample_crops
 
-from benchmarks import plain, protocol, report, scale, synthetic
+from benchmarks import models, plain, protocol, report, scale, synthetic
 from transpose import build
+from transpose.errors import UserError
+from transpose.inference import Inference
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,26 @@ def test_made_up_predictions_are_the_same_every_time_and_hold_doubles():
     np.testing.assert_array_equal(one.keypoints, two.keypoints)
     pair = [{"keypoints": one.keypoints[i], "area": 1e4} for i in (4, 5)]
     assert plain.oks_of_pair(*pair) > 0.9
+
+
+def test_the_models_table_at_the_smallest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(models, "ways", lambda device: {"plain": Inference(), "other": Inference()})
+    asked = argparse.Namespace(model=["tpr_a3_256x192"], smallest=True, write=False, json=tmp_path / "models.json")
+    models.main(asked)
+    text = capsys.readouterr().out
+    assert "| TransPose-R-A3 | 5,195,345 | 10.83 | 5.41 | 8.0 |" in text and "FPS, batch 1" in text
+    assert "PyTorch thread(s)" in text and "| TransPose-R-A3 | other |" in text
+    written = json.loads(asked.json.read_text())
+    assert [found["way"] for found in written["models"]] == ["plain", "other"]
+    assert all(speed > 0 for found in written["models"] for speed in found["per_second"].values())
+    asked.write = True
+    with pytest.raises(UserError, match="leave out --model and --smallest"):
+        models.main(asked)
+    with pytest.raises(UserError, match="there is no model 'tp_r'"):
+        models.main(argparse.Namespace(model=["tp_r"], smallest=True, write=False, json=None))
+
+
+def test_what_can_run_here_begins_with_the_plain_way():
+    found = models.ways(torch.device("cpu"))
+    assert next(iter(found)) == "pytorch, float32"
+    assert ("openvino, float32" in found) == models.installed("openvino")

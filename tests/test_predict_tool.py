@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ import numpy as np
 import predict
 import pytest
 from goldens import ANNOTATIONS, IMAGES, sample_annotations
-from test_bad_input import Run, run_anew, run_preloaded, sentence, without_torch  # noqa: F401
+from test_bad_input import run_anew, sentence, without_torch  # noqa: F401
 from test_detector import Stub
 from test_predictor import run  # noqa: F401
 
-from transpose import detector, log, sources, video
+from transpose import cli, detector, log, sources, video
 from transpose.dataset import people
 from transpose.errors import UserError
 from transpose.predictor import Predictor
@@ -59,13 +61,38 @@ def brightness(path: Path) -> list[float]:
     return [float(frame[-4:, -4:].mean()) for frame in film.frames()]
 
 
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """The tools start the console's log, which other tests want to catch."""
+    before = log.logger.handlers, log.logger.propagate, log.logger.level
+    yield
+    log.logger.handlers, log.logger.propagate, log.logger.level = before
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProcess]:
+    """`python tools/predict.py` from `tmp_path`, in this process, which has torch already."""
+
+    def start(*arguments: Any) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        code = 0
+        try:
+            cli.run(predict.main)
+        except SystemExit as end:
+            code = end.code
+        return subprocess.CompletedProcess(sys.argv, code, *capfd.readouterr())
+
+    return start
+
+
 # Photographs
 
 
-def test_a_folder_in_every_form(photographs, run, run_preloaded, tmp_path):  # noqa: F811
+def test_a_folder_in_every_form(photographs, run, command, tmp_path):  # noqa: F811
     arguments = [str(photographs), "--model", str(run), "--boxes", str(tmp_path / "boxes.json"), "--out", "out"]
     arguments += ["--device", "cpu", "--save", "image", "json", "csv", "coco"]
-    outcome = run_preloaded("predict", arguments, tmp_path, {})
+    outcome = run_anew("predict", arguments, tmp_path, {})
     assert outcome.returncode == 0 and outcome.stdout == "out: 3 person(s) on 3 photograph(s)\n", outcome
     out = tmp_path / "out"
     names = [f"{number:012}" for number in (785, 21167, 388056)]
@@ -101,15 +128,15 @@ def test_a_folder_in_every_form(photographs, run, run_preloaded, tmp_path):  # n
     assert len(rows) == 3 * 17 and {row["image"] for row in rows} == {str(files[0]), str(files[2])}
 
     before = {path: path.read_bytes() for path in out.iterdir()}
-    said = sentence(run_preloaded("predict", arguments, tmp_path, {}))
+    said = sentence(command(*arguments))
     assert said.startswith("out/000000000785.jpg and 8 more: there already; --overwrite replaces")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     (out / "keypoints.csv").write_text("old")
-    assert run_preloaded("predict", [*arguments, "--overwrite"], tmp_path, {}).returncode == 0
+    assert command(*arguments, "--overwrite").returncode == 0
     assert (out / "keypoints.csv").read_text().startswith("image,person")
 
 
-def test_sources_of_one_name_do_not_clobber_each_other(photographs, run, run_preloaded, tmp_path):  # noqa: F811
+def test_sources_of_one_name_do_not_clobber_each_other(photographs, run, command, tmp_path):  # noqa: F811
     same = []
     for name in ("a/x.jpg", "b/x.jpg", "b/X.png", "b/x-2.jpg", "b/keypoints.jpg"):
         path = tmp_path / name
@@ -117,8 +144,8 @@ def test_sources_of_one_name_do_not_clobber_each_other(photographs, run, run_pre
         pixels = cv2.imread(str(photographs / "000000000785.jpg"))[: 100 + 10 * len(same)]
         cv2.imwrite(str(path), pixels)
         same.append(path)
-    arguments = [*map(str, same), str(same[0]), "--model", str(run), "--detector", "whole-image", "--device", "cpu"]
-    assert run_preloaded("predict", [*arguments, "--save", "json", "coco"], tmp_path, {}).returncode == 0
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "json", "coco"]
+    assert command(*same, same[0], *how).returncode == 0
     out = tmp_path / "predictions"
     names = ["x.json", "x-2.json", "X-3.json", "x-2-2.json", "keypoints-2.json"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "images.json", "keypoints.json"])
@@ -180,10 +207,10 @@ def test_a_video_keeps_rate_size_length_and_its_empty_frames(bright, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
 
 
-def test_a_video_by_the_command(run, run_preloaded, tmp_path):  # noqa: F811
+def test_a_video_by_the_command(run, command, tmp_path):  # noqa: F811
     source = written(tmp_path / "film.avi", codec="MJPG")
-    arguments = [str(source), "--model", str(run), "--detector", "whole-image", "--device", "cpu", "--threshold", "100"]
-    outcome = run_preloaded("predict", arguments, tmp_path, {})
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--threshold", "100"]
+    outcome = command(source, *how)
     assert outcome.returncode == 0, outcome
     assert outcome.stdout == f"predictions: {FRAMES} person(s) on {FRAMES} frame(s) of {source}\n"
     assert brightness(tmp_path / "predictions" / "film.mp4") == pytest.approx(brightness(source), abs=4)
@@ -305,12 +332,13 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["one.jpg", "--model", "tp_x"],
             ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
         ),
+        (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_sentence(arguments, words, photographs, run, run_preloaded: Run, tmp_path):  # noqa: F811
+def test_bad_input_is_one_sentence(arguments, words, photographs, run, command, monkeypatch, tmp_path):  # noqa: F811
     (tmp_path / "empty").mkdir()
     for name in ("notes.txt", "broken.jpg", "broken.mp4"):
         (tmp_path / name).write_text("these are no pixels " * 100)
@@ -322,9 +350,9 @@ def test_bad_input_is_one_sentence(arguments, words, photographs, run, run_prelo
         ("object.json", "{}"),
     ):
         (tmp_path / name).write_text(content)
-    defaults = ["--model", str(run), "--device", "cpu", "--detector", "whole-image"]
-    outcome = run_preloaded("predict", [*defaults, *arguments], tmp_path, {"DISPLAY": "", "WAYLAND_DISPLAY": ""})
-    said = sentence(outcome)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    said = sentence(command("--model", run, "--device", "cpu", "--detector", "whole-image", *arguments))
     assert said.startswith(words[0]) and all(word in said for word in words)
     assert not (tmp_path / "predictions").exists()
 

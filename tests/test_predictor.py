@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from goldens import IMAGES, ROOT, fill_from_names
 from torch import nn
 
-from transpose import build, checkpoint, config, persons, skeleton, zoo
+from transpose import build, checkpoint, config, export, persons, skeleton, zoo
 from transpose.build import Trained
 from transpose.core.evaluate import CocoEvaluation, results
 from transpose.errors import UserError
@@ -39,6 +40,29 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predictor(run) -> Predictor:
     return Predictor.from_pretrained(run, device="cpu")
+
+
+class Smooth(nn.Module):
+    """A network with smooth heatmaps, whose peaks rounding does not move: blurred colours of the crop."""
+
+    stride, grid = 8, (12, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.blur = nn.Conv2d(3, 17, 25, stride=4, padding=12)
+        steps = torch.arange(25) - 12.0
+        bell = torch.exp(-(steps**2) / 72)
+        colours = torch.randn(17, 3, generator=torch.Generator().manual_seed(3))
+        self.blur.weight.data = colours[..., None, None] * bell[:, None] * bell / bell.sum() ** 2
+        self.blur.bias.data.fill_(3)
+
+    def forward(self, images):
+        return self.blur(images)
+
+
+@pytest.fixture(scope="module")
+def smooth() -> Predictor:
+    return Predictor(Trained(Smooth(), skeleton.COCO, Path()), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -99,34 +123,15 @@ def test_a_box_moved_by_a_pixel_is_seen(predictor):
     assert np.abs(here.keypoints - there.keypoints).max() > 0.1
 
 
-class Smooth(nn.Module):
-    """A network with smooth heatmaps, whose peaks rounding does not move: blurred colours of the crop."""
-
-    stride, grid = 8, (12, 8)
-
-    def __init__(self):
-        super().__init__()
-        self.blur = nn.Conv2d(3, 17, 25, stride=4, padding=12)
-        steps = torch.arange(25) - 12.0
-        bell = torch.exp(-(steps**2) / 72)
-        colours = torch.randn(17, 3, generator=torch.Generator().manual_seed(3))
-        self.blur.weight.data = colours[..., None, None] * bell[:, None] * bell / bell.sum() ** 2
-        self.blur.bias.data.fill_(3)
-
-    def forward(self, images):
-        return self.blur(images)
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size):
+def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size, smooth):
     shared = Predictor(Trained(Smooth(), skeleton.COCO, Path(), batch_size=batch_size), device="cpu")
-    alone = Predictor(Trained(Smooth(), skeleton.COCO, Path()), device="cpu")
     images, boxes = [PHOTOGRAPH, IMAGES / "000000000785.jpg", PHOTOGRAPH], [BOXES, [], BOXES[:1]]
     found = shared(images, boxes)
     assert [len(people) for people in found] == [3, 0, 1]
     for image, own, people in zip(images, boxes, found, strict=True):
         if own:
-            wanted = alone(image, own)
+            wanted = smooth(image, own)
             assert largest_difference(people, wanted) < 1e-3 and np.ptp(wanted.keypoints[0, :, 0]) > 20
 
 
@@ -145,39 +150,52 @@ def test_a_stream_holds_few_images(run, pixels):
     assert number == 49
 
 
+def test_the_program_of_the_page_runs(run, tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
+    for name, here in (
+        ("output/coco/transpose_r/demo", run),
+        ("data", ROOT / "data"),
+        ("skier.png", tmp_path / "skier.png"),
+    ):
+        assert f'"{name}' in program
+        program = program.replace(f'"{name}', f'"{here}')
+    exec(program, {})
+    assert cv2.imread(str(tmp_path / "skier.png")).shape == (425, 640, 3)
+
+
 # What holds the image
 
 
-def test_every_kind_of_image_gives_the_same(predictor, pixels, tmp_path):
+def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
     png = tmp_path / "photograph.png"
     cv2.imwrite(str(png), pixels[..., ::-1])
-    wanted = predictor(str(png), BOXES)
+    wanted = smooth(str(png), BOXES)
     assert wanted.size == (500, 332)
     kinds = [png, pixels, PIL.Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)]
-    for people in predictor(kinds, [BOXES] * 4):
+    for people in smooth(kinds, [BOXES] * 4):
         assert largest_difference(people, wanted) < 1e-3
-    assert largest_difference(predictor(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
+    assert largest_difference(smooth(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
     bgr = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
-    assert largest_difference(predictor(bgr, BOXES, color="BGR"), wanted) < 1e-3
-    assert np.abs(predictor(pixels, BOXES, color="BGR").keypoints - wanted.keypoints).max() > 0.1
+    assert largest_difference(smooth(bgr, BOXES, color="BGR"), wanted) < 1e-3
+    assert np.abs(smooth(pixels, BOXES, color="BGR").keypoints - wanted.keypoints).max() > 0.1
     grey = pixels[..., 1]
-    assert largest_difference(predictor(grey, BOXES), predictor(np.dstack([grey] * 3), BOXES)) < 1e-3
+    assert largest_difference(smooth(grey, BOXES), smooth(np.dstack([grey] * 3), BOXES)) < 1e-3
 
 
-def test_users_photographs_are_turned_as_exif_says(predictor, pixels, tmp_path):
+def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
     path, exif = tmp_path / "turned.jpg", PIL.Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter turn clockwise
     PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
     stored = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
     box = [[40.0, 30.0, 150.0, 250.0]]
-    upright, lying = predictor(np.rot90(stored, -1), box), predictor(stored, box)
+    upright, lying = smooth(np.rot90(stored, -1), box), smooth(stored, box)
     assert np.abs(upright.keypoints - lying.keypoints).max() > 1
-    assert predictor(path, box).size == (332, 500) and predictor(path, box, oriented=False).size == (500, 332)
-    assert largest_difference(predictor(path, box), upright) < 1e-3
-    assert largest_difference(predictor(path, box, oriented=False), lying) < 1e-3
+    assert smooth(path, box).size == (332, 500) and smooth(path, box, oriented=False).size == (500, 332)
+    assert largest_difference(smooth(path, box), upright) < 1e-3
+    assert largest_difference(smooth(path, box, oriented=False), lying) < 1e-3
     with PIL.Image.open(path) as image:  # decoded by another library, which differs by a grey level or two
-        assert predictor(image, box).size == (332, 500) and predictor(image, box, oriented=False).size == (500, 332)
-    assert predictor(path, box).draw().shape == (500, 332, 3)
+        assert smooth(image, box).size == (332, 500) and smooth(image, box, oriented=False).size == (500, 332)
+    assert smooth(path, box).draw().shape == (500, 332, 3)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +241,7 @@ def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
         ([*BOXES, [5, 5, 3, -3]], None, r"box 3 \(counted from 0\), \[5.0, 5.0, 3.0, -3.0\], .* positive width"),
         ([[0, float("nan"), 3, 3]], None, "box 0 .* is not made of finite numbers"),
         ([[0, 0, float("inf"), 3]], None, "box 0 .* is not made of finite numbers"),
+        ([[0, 0, 1e300, 3]], None, "box 0 .* is not made of finite numbers, or one of them is absurdly large"),
         (BOXES, [1, float("nan"), 1], "box 1 .* is not made of finite numbers"),
         ([[500, 0, 30, 30]], None, "box 0 .* lies outside of the image, which is 500 x 332 pixels"),
         ([[-30, 0, 30, 30]], None, "box 0 .* lies outside of the image"),
@@ -336,6 +355,9 @@ def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
     pytest.importorskip("supervision")
     converted = people.to_supervision()
     assert np.array_equal(converted.xy, people.keypoints) and len(converted) == 3
+    assert np.array_equal(converted.keypoint_confidence, people.scores)
+    assert converted.detection_confidence == pytest.approx(people.person_scores)
+    assert len(predictor(PHOTOGRAPH, []).to_supervision()) == 0
 
 
 def test_what_is_no_number_never_comes_out(run, tmp_path):
@@ -357,14 +379,14 @@ def test_a_run_is_named_by_its_folder_or_by_one_of_its_checkpoints(run, predicto
         named = Predictor.from_pretrained(source, given, device="cpu")
         assert named.trained.weights == run / "final_state.pth"
         assert largest_difference(named(PHOTOGRAPH, BOXES), wanted) < 1e-3
-    assert (predictor.trained.kernel_size, predictor.trained.batch_size, predictor.input_size) == (5, 32, (64, 96))
+    assert (predictor.kernel_size, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
 
 
 def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_path):
     released = tmp_path / "renamed.pth"
     checkpoint.save(released, {f"module.{key}": value for key, value in zoo.model("tp_r_a3").state_dict().items()})
     known = Predictor.from_pretrained(released, device="cpu")
-    assert known.input_size == (192, 256) and known.trained.kernel_size == 11 and known.trained.flip_test
+    assert known.input_size == (192, 256) and known.kernel_size == 11 and known.flip_test
     assert len(known.trained.network.global_encoder.layers) == 3
 
     alone = tmp_path / "alone.pth"
@@ -378,11 +400,29 @@ def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_pa
 
 def test_a_name_of_the_zoo(monkeypatch, tmp_path):
     checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
-    monkeypatch.setattr(zoo, "_recipes_folder", lambda: tmp_path)
+    monkeypatch.setattr(zoo, "_in_repository", lambda folder: tmp_path)
     named = Predictor.from_pretrained("tp_r_a3", device="cpu")
-    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.trained.kernel_size == 11
+    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.kernel_size == 11
     with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):
         Predictor.from_pretrained("tp_r_a3", DEMO)
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_exported_files_run_too(decodes, smooth, tmp_path):
+    path = tmp_path / "smooth.torchscript"
+    export.export(smooth.trained, path, build.sample((64, 96)), decodes=decodes)
+    exported = Predictor.from_pretrained(path)
+    assert exported.input_size == (64, 96) and exported.skeleton == skeleton.COCO
+    found, wanted = exported(PHOTOGRAPH, BOXES), smooth(PHOTOGRAPH, BOXES)
+    assert np.abs(found.keypoints - wanted.keypoints).max() < 0.01
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
+    with pytest.raises(UserError, match=r"it runs as it was exported, on the processor"):
+        Predictor.from_pretrained(path, precision="bfloat16")
+    with pytest.raises(UserError, match="an exported network has no configuration file"):
+        Predictor.from_pretrained(path, DEMO)
+    if decodes:
+        with pytest.raises(UserError, match="its flip test and kernel_size are in its graph"):
+            Predictor.from_pretrained(path, flip_test=False)
 
 
 def test_sources_that_are_none_are_told(run, tmp_path):

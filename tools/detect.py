@@ -25,6 +25,7 @@ def main() -> None:
 
     from transpose import checkpoint, log, sources
     from transpose.detector import Detector, network
+    from transpose.inference import usable_device
     from transpose.photograph import Photograph
 
     log.start()
@@ -38,6 +39,7 @@ def main() -> None:
     for path in [given.out] if given.annotations else [given.out, listed]:
         if path.exists() and not given.overwrite:
             raise UserError(f"{path}: there already; --overwrite replaces it, --out chooses another")
+    usable_device(given.device)
     detector = Detector(
         network(given.detector, given.weights), threshold=given.score, batch_size=given.batch, device=given.device
     )

@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='photograph, folder, pattern ("a/**/*.jpg"), video, camera number')
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--config", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
     add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, of a video video")
     add("--track", action="store_true", help="of a video: give persons ids that stay theirs")
@@ -132,16 +132,18 @@ def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from transpose.detector import Detector, network, whole_image
-    from transpose.predictor import Predictor
+    from transpose.inference import usable_device
+    from transpose.predictor import Predictor, trained_network
 
+    usable_device(given.device)
+    trained = trained_network(given.model, given.cfg)  # before a detector is downloaded in vain
     detector = None
     if given.detector == "whole-image":
         detector = whole_image
     elif not given.boxes:
         detector = Detector(network(given.detector), threshold=given.box_score, device=given.device)
-    return Predictor.from_pretrained(
-        given.model,
-        given.config,
+    return Predictor(
+        trained,
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,

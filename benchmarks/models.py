@@ -1,0 +1,164 @@
+"""The five released models: python tools/benchmark.py --models [--model NAME] [--write] [--json FILE]
+
+Parameters, operations, and how many crops a second the forward pass takes, in every backend that is installed. Weights
+are as constructed, which changes no time. Unlike the stages, this is wall time on all threads, or on the GPU.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import report
+from transpose import checkpoint, zoo
+from transpose.errors import UserError
+from transpose.inference import PACKAGES, Inference
+from transpose.models.transpose import TransPose
+
+WARM = 3  # forward passes before the clock starts
+PACKAGES_OF = {"pytorch": (), **{name: tuple(needed.split()) for name, needed in PACKAGES.items()}}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many samples are averaged, and how many go at once."""
+
+    samples: int
+    batches: tuple[int, ...]
+
+
+FULL = Size(samples=100, batches=(1, 8, 32))
+SMALLEST = Size(samples=2, batches=(1, 2))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model in one way of running it: samples a second by the number that go at once."""
+
+    model: str
+    parameters: int
+    gflops: float
+    way: str
+    per_second: dict[int, float]
+
+
+def ways(device: torch.device) -> dict[str, Inference]:
+    """What can run here; the plain one, whose figures go into the first table, comes first."""
+    bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
+    found = [Inference()]
+    found += [Inference(compiled=True)] if compiler else []
+    if device.type == "cpu":
+        found += [Inference(backend=name) for name in ("onnxruntime", "openvino") if installed(name)]
+    if bfloat16:
+        found += [Inference("bfloat16", how.backend, how.compiled) for how in found if how.backend != "onnxruntime"]
+    return {how.describe(): how for how in found}
+
+
+def installed(backend: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in PACKAGES_OF[backend])
+
+
+def surroundings() -> str:
+    """The machine and the versions, those of the other runtimes too."""
+    others = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if installed(name)]
+    return f"{report.surroundings()}{'; ' if others else ''}{', '.join(others)}"
+
+
+def operations(network: TransPose) -> float:
+    """GFLOPs of one 256x192 image, a multiply-add counted as two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 256, 192))
+    return counter.get_total_flops() / 1e9
+
+
+@torch.inference_mode()
+def per_second(forward: Callable[[Tensor], Tensor], batch: int, samples: int, device: torch.device) -> float:
+    """Samples a second, `samples` or a little more of them in batches."""
+    images = torch.randn(batch, 3, 256, 192, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(WARM):
+        forward(images)
+    wait()
+    steps = -(-samples // batch)
+    start = time.perf_counter()
+    for _ in range(steps):
+        forward(images)
+    wait()
+    return steps * batch / (time.perf_counter() - start)
+
+
+def measure(names: list[str], size: Size) -> list[Measured]:
+    """Every model in every way that can run here."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for name in names:
+        network = zoo.model(name).eval()
+        parameters, gflops = sum(p.numel() for p in network.parameters()), operations(network)
+        network.to(device)
+        for way, how in ways(device).items():
+            forward = how(network)
+            speeds = {batch: per_second(forward, batch, size.samples, device) for batch in size.batches}
+            found.append(Measured(name, parameters, gflops, way, speeds))
+            print(
+                f"{name}, {way}: {', '.join(f'{batch}: {speed:.1f}/s' for batch, speed in speeds.items())}", flush=True
+            )
+    return found
+
+
+def page(found: list[Measured], size: Size) -> str:
+    """Surroundings and two tables, as markdown."""
+    first = {measured.model: measured for measured in reversed(found)}
+    heads = ["model", "parameters", "GFLOPs (multiply-add = 2)", "GFLOPs (multiply-add = 1)", "GFLOPs (published)"]
+    rows = [
+        [
+            zoo.MODELS[name].title,
+            f"{m.parameters:,}",
+            f"{m.gflops:.2f}",
+            f"{m.gflops / 2:.2f}",
+            f"{zoo.MODELS[name].published_gflops}",
+            f"{m.per_second[1]:.1f}",
+        ]
+        for name, m in ((name, first[name]) for name in zoo.MODELS if name in first)
+    ]
+    speeds = [
+        [zoo.MODELS[m.model].title, m.way, *(f"{m.per_second[batch]:.1f}" for batch in size.batches)] for m in found
+    ]
+    return "\n\n".join(
+        [
+            surroundings(),
+            f"Mean of {size.samples} samples of 256×192, {found[0].way}, without flip test and decoding:",
+            report.table([*heads, "FPS, batch 1"], rows),
+            "Samples a second:",
+            report.table(["model", "backend", *(f"batch {batch}" for batch in size.batches)], speeds),
+        ]
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """What tools/benchmark.py was asked for."""
+    if arguments.write and (arguments.model or arguments.smallest):
+        raise UserError("--write puts all models at full size into the page: leave out --model and --smallest")
+    for name in arguments.model:
+        zoo.released(name)
+    size = SMALLEST if arguments.smallest else FULL
+    found = measure([zoo.HUB_NAMES.get(name, name) for name in arguments.model] or list(zoo.MODELS), size)
+    text = page(found, size)
+    print(f"\n{text}")
+    if arguments.json:
+        content = json.dumps({"surroundings": surroundings(), "models": [asdict(m) for m in found]}, indent=2)
+        checkpoint.write_atomically(arguments.json, lambda file: file.write(content.encode()))
+    if arguments.write:
+        report.write_section("models", text)
