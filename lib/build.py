@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 import os
+import random
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from transpose.dataset.batches import EvaluationBatches, TrainingBatches
 from transpose.dataset.crops import Augmentation, Crops, ImageReader, Reader
 from transpose.errors import UserError
 from transpose.inference import PRECISIONS, Inference
+from transpose.interruption import leave_to_parent
 from transpose.models import weights
 from transpose.models.hrnet import Stage
 from transpose.models.transpose import MODELS, TransPose
@@ -369,6 +371,8 @@ def _loader(cfg: CfgNode, crops: Dataset, batches: TrainingBatches | EvaluationB
         crops,
         batch_sampler=batches,
         num_workers=workers,
+        worker_init_fn=leave_to_parent,
+        generator=torch.Generator(),  # else each epoch would draw from the process's
         pin_memory=cfg.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=persistent and workers > 0,
     )
@@ -658,6 +662,8 @@ FREE_TO_CHANGE = (
     "DATASET.CACHE_MB",
     "DATASET.DECODED_DIR",
     "DATASET.INDEX_CACHE",
+    "TRAIN.CHECKPOINT_EVERY",
+    "TRAIN.IGNORE_LOCK",
     "TRAIN.RESUME_CHANGED",
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
@@ -692,11 +698,20 @@ def changes(old: dict, cfg: CfgNode) -> list[str]:
     return [line for line in config.differences(*pair) if not line.startswith(FREE_TO_CHANGE)]
 
 
-def set_backends(cfg: CfgNode) -> None:
-    """PyTorch's global switches, and the seed of what is drawn while building."""
+def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
+    """PyTorch's global switches, and the seed of what is drawn while building or by additions.
+
+    With `deterministic` an operation that cannot give the same bits twice raises RuntimeError.
+    """
     torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK
     torch.backends.cudnn.deterministic = cfg.CUDNN.DETERMINISTIC
     torch.backends.cudnn.enabled = cfg.CUDNN.ENABLED
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS asks for
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+    random.seed(cfg.SEED)
+    np.random.seed(cfg.SEED % 2**32)
     torch.manual_seed(cfg.SEED)
 
 

@@ -1,6 +1,7 @@
 """Files of weights and training state: written atomically, read without executing anything in them."""
 
 import codecs
+import hashlib
 import io
 import os
 import pickle
@@ -28,6 +29,9 @@ NUMPY_NUMBER: list[Any] = [
     type(np.dtype(np.float32)),
     codecs.encode,
 ]
+SEAL = b"sha256:"  # and 64 digits: the comment at the end of our zip files, the sum of all bytes before it
+SEAL_LENGTH = len(SEAL) + 64
+PART = ".part"  # ends the names of files that are being written
 # What torch.load raises for a file that is cut off or has wrong bytes somewhere.
 DAMAGED = (
     pickle.UnpicklingError,
@@ -43,15 +47,20 @@ DAMAGED = (
 )
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+class Damaged(UserError):
+    """A file that is truncated or has wrong bytes."""
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Path | None = None) -> None:
     """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
 
+    What stood there goes to `keep`, if that is given: then a crash may leave no `path`, but never no file at all.
     Raises UserError when the folder cannot be written; whatever stood at `path` then still stands.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False) as file:
             temporary = Path(file.name)
             write(file)
             file.flush()
@@ -59,7 +68,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); what stood there is untouched") from None
     finally:
@@ -67,18 +79,54 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers, text, lists and dicts as a .pth file."""
+def _sync(folder: Path) -> None:
+    """Put a folder's list of names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while writing .pth files left; nobody may be writing there."""
+    for part in folder.glob(f".*.pth.*{PART}"):
+        part.unlink()
+
+
+def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+    """Write tensors, numbers, text, lists and dicts as a .pth file with a checksum inside; `keep`: write_atomically."""
     # In memory first: torch's own writer hides what the disk says.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    # A zip ends with the length of its comment, which torch leaves empty and every reader passes over.
+    buffer.seek(-2, io.SEEK_END)
+    buffer.write(struct.pack("<H", SEAL_LENGTH))
+    buffer.write(_seal(buffer.getbuffer()))
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()), keep)
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _refuse_broken_seal(path: Path) -> None:
+    """Raise Damaged if a file's checksum is not that of its bytes; files of others have none."""
+    if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            file.seek(-2, os.SEEK_END)
+            if file.read() == b"\0\0":  # no comment
+                return
+        content = memoryview(path.read_bytes())
+        if _seal(content[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
+            raise Damaged(f"{path}: damaged, its checksum is not that of its bytes")
 
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a .pth file, on the CPU; only tensors, numbers and plain values are accepted.
 
-    Raises UserError for a file that is missing, truncated, no checkpoint, or that carries code.
+    Raises UserError for a file that is missing, no checkpoint, or that carries code; Damaged for one that is
+    truncated or has wrong bytes.
     """
     try:
         path.open("rb").close()
@@ -87,7 +135,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBER), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            _refuse_broken_seal(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except Damaged:
+        raise
     except DAMAGED as error:
         # The unpickler that loads weights only names what else a file of torch's wants to import.
         if "unsupported global" in str(error).lower() or _is_whole_pickle(path):
@@ -95,7 +146,7 @@ def read(path: Path) -> dict[str, Any]:
                 f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
                 "save a plain state_dict from a source that you trust"
             ) from None
-        raise UserError(f"{path}: the checkpoint is truncated or no checkpoint at all") from None
+        raise Damaged(f"{path}: the checkpoint is truncated or no checkpoint at all") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}, not a state dict")
     return content

@@ -126,6 +126,10 @@ _C.TRAIN.VALIDATE_EVERY = 1  # epochs between validations; the last epoch is alw
 _C.TRAIN.RESUME = False  # legacy: AUTO_RESUME decides
 _C.TRAIN.CHECKPOINT = ""  # legacy
 _C.TRAIN.RESUME_CHANGED = False  # resume although the configuration differs from the checkpoint's
+_C.TRAIN.CHECKPOINT_EVERY = 0  # optimiser steps between two saved states within an epoch; 0: at its end only
+_C.TRAIN.IGNORE_LOCK = False  # start although another run is writing into the same folder
+_C.TRAIN.CLIP_GRAD = 0.0  # bound of the gradient's norm; 0 for none
+_C.TRAIN.SKIP_NONFINITE = False  # leave out a step whose loss or gradient is not finite; else the run stops there
 _C.TRAIN.BATCH_SIZE_PER_GPU = 32
 _C.TRAIN.SHUFFLE = True
 _C.TRAIN.PRECISION = "float32"  # of the forward and backward pass: float32, bfloat16 or float16 (GPU only)
@@ -430,6 +434,8 @@ def _check(cfg: CfgNode, where: str) -> None:
         "TRAIN.LR_END": train.LR_END,
         "TRAIN.WD": train.WD,
         "TRAIN.MOMENTUM": train.MOMENTUM,
+        "TRAIN.CHECKPOINT_EVERY": train.CHECKPOINT_EVERY,
+        "TRAIN.CLIP_GRAD": train.CLIP_GRAD,
     }
     for key, value in not_negative.items():
         need(value >= 0, f"{key} must not be negative, not {value}")

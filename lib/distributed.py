@@ -5,13 +5,19 @@ Imports torch only where it is used: `rank` is asked before the configuration is
 
 import os
 import sys
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from transpose.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+# On the processor, beside the group that carries gradients: what the processes agree on waits for no GPU.
+_control: Any = None
+LONGEST_WAIT = timedelta(days=1)  # the others' while the first one decodes photographs or judges
 
 
 def world() -> int:
@@ -73,7 +79,9 @@ def start(gpus: tuple[int, ...]) -> "torch.device":
         device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0))])
         torch.cuda.set_device(device)
     if world() > 1:
+        global _control
         torch.distributed.init_process_group("nccl" if usable else "gloo")
+        _control = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     return device
 
 
@@ -90,8 +98,13 @@ def gather(part: Any) -> list[Any]:
         return [part]
     import torch
 
+    # Python hears of signals in this loop, and would not inside torch's own waiting.
+    meeting = torch.distributed.all_reduce(torch.zeros(1), group=_control, async_op=True)
+    while not meeting.is_completed():
+        time.sleep(0.01)
+    meeting.wait()
     parts: list[Any] = [None] * world()
-    torch.distributed.all_gather_object(parts, part)
+    torch.distributed.all_gather_object(parts, part, group=_control)
     return parts
 
 
@@ -112,3 +125,23 @@ def total(part: "torch.Tensor") -> "torch.Tensor":
 
         torch.distributed.all_reduce(part)
     return part
+
+
+class Poll:
+    """Whether any process says yes. All ask once a step and get the answer of the step before, for which none waits."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[torch.distributed.Work, torch.Tensor] | None = None
+
+    def __call__(self, yes: bool) -> bool:
+        if world() == 1:
+            return yes
+        import torch
+
+        answer = torch.tensor([float(yes)])
+        before, work = self._asked, torch.distributed.all_reduce(answer, group=_control, async_op=True)
+        self._asked = work, answer
+        if before is None:
+            return False
+        before[0].wait()
+        return bool(before[1])

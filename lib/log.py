@@ -25,6 +25,20 @@ class Console(logging.Handler):
             tqdm.write(self.format(record), file=sys.stdout)
 
 
+class File(logging.FileHandler):
+    """Lines in a file, until it cannot be written: a full disk must not drown what the console says of it."""
+
+    full = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.full:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.full = True
+        print(f"{self.baseFilename}: cannot write any more ({sys.exception()})", file=sys.stderr)
+
+
 def on_terminal() -> bool:
     return sys.stderr.isatty()
 
@@ -38,7 +52,7 @@ def start(quiet: bool = False) -> None:
 
 def to_file(path: Path) -> None:
     """Also log to a file, with the time in front of each line, from the run's first line on."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = File(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _early.setTarget(file)
     _early.flush()

@@ -1,5 +1,6 @@
 """What a run leaves to look at: TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from transpose import draw, geometry, heatmap
 from transpose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,13 @@ class Monitor:
         self.writer = SummaryWriter(str(log_dir))
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
+    def _writes(self) -> bool:
+        """Whether TensorBoard's thread is alive: a full disk ends it, and who hands it more would wait for ever."""
+        return self.writer.file_writer.event_writer._worker.is_alive()
+
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
+        if not self._writes():
+            return
         for name, value in numbers.items():
             # TensorBoard would replace what it does not take in a tag by underscores.
             tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
@@ -38,6 +47,8 @@ class Monitor:
 
     def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int) -> None:
         """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
+        if not self._writes():
+            return
         crops = batch["image"].numpy()
         if self.rgb:
             crops = crops[..., ::-1]
@@ -67,4 +78,9 @@ class Monitor:
         self.writer.add_image(name, image[..., ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        if not self._writes():
+            return
+        try:
+            self.writer.close()
+        except OSError as error:
+            logger.warning("TensorBoard's last numbers could not be written (%s)", error.strerror)

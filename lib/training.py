@@ -1,7 +1,9 @@
 """A training run: epochs, validation, the best, and a folder from which the same run can go on."""
 
+import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from transpose import checkpoint, distributed, log
+from transpose import checkpoint, distributed, generators, lock, log
 from transpose.core.evaluate import Evaluation, markdown_table
-from transpose.core.train import train_epoch
+from transpose.core.train import Meter, Step, train_epoch
 from transpose.dataset.batches import TrainingBatches
+from transpose.dataset.crops import Crops
 from transpose.dataset.resident import ResidentCrops
 from transpose.errors import UserError
+from transpose.interruption import Interrupted, Interruption
 from transpose.models import weights
 from transpose.models.transpose import TransPose
 from transpose.monitor import Monitor
@@ -27,6 +31,16 @@ from transpose.monitor import Monitor
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST, FINAL = "checkpoint.pth", "model_best.pth", "final_state.pth"
+PREVIOUS, SET_ASIDE = "checkpoint_previous.pth", "checkpoint_damaged.pth"
+BROKEN_STEPS = "broken_steps.jsonl"
+STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
+
+
+def claim(folder: Path, regardless: bool) -> None:
+    """Make the run's folder the first process's own. Raises UserError if another run has it, unless `regardless`."""
+    if distributed.rank() == 0:
+        lock.claim(folder, regardless)
+        checkpoint.remove_leftovers(folder)
 
 
 def saved_state(
@@ -35,24 +49,27 @@ def saved_state(
     """The training state that a run in this folder goes on from, None for a new run.
 
     `changes(config)` lists in what the configuration differs from the saved one. Raises UserError for a used folder
-    that is not to be resumed, a file that is no training state, and changes that were not accepted.
+    that is not to be resumed, a file that is no training state, changes that were not accepted, and processes that do
+    not see the same file.
     """
-    path = folder / CHECKPOINT
-    used = [name for name in (CHECKPOINT, BEST, FINAL) if (folder / name).exists()]
+    used = [name for name in (CHECKPOINT, PREVIOUS, BEST, FINAL) if (folder / name).exists()]
     if used and not resume:
         raise UserError(
             f"{folder} holds a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
             "choose another folder with --modelDir, or move it away"
         )
-    if used and not path.exists():
+    if used and not {CHECKPOINT, PREVIOUS} & set(used):
         raise UserError(
             f"{folder} holds weights ({', '.join(used)}) but no {CHECKPOINT} to go on from: move them away, "
             "or choose another folder with --modelDir"
         )
-    if not used:
+    path, saved = _newest_whole(folder) if used else (folder / CHECKPOINT, None)
+    states = distributed.gather(saved and [saved.get(name) for name in ("epoch", "step")])
+    if any(state != states[0] for state in states):
+        raise UserError(f"{folder}: the processes read different states; it must be one folder for all of them")
+    if saved is None:
         return None
-    saved = checkpoint.read(path)
-    if not {"config", "state_dict", "optimizer", "epoch", "step", "best"} <= saved.keys():
+    if not STATE <= saved.keys():
         raise UserError(f"{path}: not a training state of this program; move it away to start anew")
     changed = changes(saved["config"])
     if changed and not accept_changes:
@@ -62,7 +79,31 @@ def saved_state(
         )
     if changed:
         logger.info("resuming with a changed configuration: %s", "; ".join(changed))
+    if path.name == PREVIOUS and distributed.rank() == 0 and (folder / CHECKPOINT).exists():
+        # Else it would take the good one's place when the next state is saved.
+        (folder / CHECKPOINT).replace(folder / SET_ASIDE)
     return saved
+
+
+def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The last training state, or the one before where that is damaged or missing; and its file."""
+    newest, previous = folder / CHECKPOINT, folder / PREVIOUS
+    trouble = f"{newest} is missing"
+    if newest.exists():
+        try:
+            return newest, checkpoint.read(newest)
+        except checkpoint.Damaged as error:
+            if not previous.exists():
+                raise
+            trouble = str(error)
+    try:
+        saved = checkpoint.read(previous)
+    except checkpoint.Damaged as error:
+        raise UserError(
+            f"{trouble}; {error}: no state is left to go on from; put a copy in their place, or move {folder} away"
+        ) from None
+    logger.warning("%s: going on from the state before it, %s", trouble, previous)
+    return previous, saved
 
 
 def in_words(best: dict[str, Any]) -> str:
@@ -98,9 +139,16 @@ class Training:
     epochs: int
     validate_every: int
     report_every: int
-    step: int = 0
+    checkpoint_every: int  # optimiser steps between two saved states within an epoch; 0 for none
+    clip: float  # bound of the gradient's norm, 0 for none
+    skip_broken: bool
+    step: int = 0  # optimiser steps done in the whole run, and in this epoch
+    epoch_step: int = 0
+    skipped: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
     best: dict[str, Any] = field(init=False)  # the evaluation's main metric, by its name, and the epoch
+    interruption: Interruption = field(default_factory=Interruption)
+    stop: distributed.Poll = field(default_factory=distributed.Poll)
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -124,69 +172,154 @@ class Training:
         if self.scaler.is_enabled() and saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
-        logger.info("resumed %s: %d epochs done, step %d, %s", path, self.epoch, self.step, in_words(self.best))
+        # What follows is missing in a state of version 0.1.
+        self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
+        if self.epoch_step and saved["epoch_steps"] != self.plan.steps:
+            logger.warning("an epoch has another number of steps now: epoch %d starts anew", self.epoch + 1)
+            self.step, self.epoch_step = self.step - self.epoch_step, 0
+        if distributed.rank() < len(saved.get("generators", [])):
+            generators.restore(saved["generators"][distributed.rank()])
+        logger.info(
+            "resumed %s: %d epochs and %d steps done, step %d, %s",
+            *(path, self.epoch, self.epoch_step, self.step, in_words(self.best)),
+        )
 
-    def run(self) -> None:
-        """Train the epochs that are left, then write the final weights."""
+    def run(self) -> int | None:
+        """Train the epochs that are left, then write the final weights; returns the signal that ended the run before.
+
+        Raises UserError for losses and gradients that are no numbers, and for files that cannot be written.
+        """
+        try:
+            with self.interruption:
+                self._run()
+            return None
+        except (Interrupted, RuntimeError) as error:
+            # A process that a signal has ended leaves another, which got it too, without a partner.
+            deserted = distributed.world() > 1 and self.interruption.signal is not None
+            if isinstance(error, RuntimeError) and not deserted:
+                raise
+            came = signal.Signals(self.interruption.signal or signal.SIGTERM)
+            logger.info(
+                "stopped by %s, saved after %d epochs and %d steps; it goes on from there with AUTO_RESUME True",
+                *(came.name, self.epoch, self.epoch_step),
+            )
+            return came
+        finally:
+            if self.monitor is not None:
+                self.monitor.close()
+
+    def _run(self) -> None:
         wrapped: nn.Module = self.model
         if distributed.world() > 1:
             gpu = [self.device.index] if self.device.type == "cuda" else None
             wrapped = DistributedDataParallel(self.model, gpu)
         logger.info("validation on %s", self.evaluation.describe())
         while self.epoch < self.epochs:
-            self._train(wrapped)
-            self.epoch += 1
-            if self.epoch % self.validate_every == 0 or self.epoch == self.epochs:
-                self._validate()
+            validate = (self.epoch + 1) % self.validate_every == 0 or self.epoch + 1 == self.epochs
+            if self.epoch_step < self.plan.steps:
+                self._train(wrapped)
+                if validate:
+                    self._save()  # whatever ends the validation, the epoch is not lost
+            if validate:
+                with self.interruption.at_once():
+                    self._validate()
+            self.epoch, self.epoch_step = self.epoch + 1, 0
             self._save()
-        if self.monitor is not None:
-            self.monitor.close()
         logger.info("final weights: %s; %s", self.folder / FINAL, in_words(self.best))
 
     def _train(self, wrapped: nn.Module) -> None:
         rate = self.learning_rate(self.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        self.plan.epoch = self.epoch
-        steps, began = self.plan.steps, time.perf_counter()
-        title = f"epoch {self.epoch + 1}/{self.epochs}"
-        with log.Progress(steps * self.plan.shares_here, title, hidden=distributed.rank() > 0) as progress:
-
-            def report(
-                step: int, numbers: dict[str, float], batch: dict[str, Tensor], output: Tensor, target: Tensor
-            ) -> None:
-                if not math.isfinite(numbers["loss"]):
-                    raise UserError(
-                        f"{title} step {step + 1}: the loss is {numbers['loss']}, the training has diverged: "
-                        f"train anew with a smaller TRAIN.LR, here the rate is {rate:g}"
-                    )
-                done, left = step + 1, steps - step - 1 + steps * (self.epochs - self.epoch - 1)
-                eta = timedelta(seconds=round((time.perf_counter() - began) / done * left))
-                line = (
-                    f"loss {numbers['loss']:.6f}  PCK {numbers['accuracy']:.3f}  "
-                    f"{numbers['samples/s']:.1f} samples/s  data wait {numbers['data wait %']:.0f} %  ETA {eta}"
-                )
-                progress.show(line)
-                log.progress.info("%s step %d/%d  lr %.3g  %s", title, done, steps, rate, line)
-                if self.monitor is not None:
-                    self.monitor.scalars("train", numbers | {"lr": rate}, self.step + step)
-                    self.monitor.pictures("train", batch, output, target, self.step + step)
-
-            train_epoch(
+        self.plan.epoch, self.plan.first = self.epoch, self.epoch_step
+        title, began = f"epoch {self.epoch + 1}/{self.epochs}", time.perf_counter()
+        start, meter, taken = self.epoch_step, Meter(), list[Step]()
+        with log.Progress(len(self.plan), title, hidden=distributed.rank() > 0) as progress:
+            for step, batch, output, target in train_epoch(
                 wrapped,
                 progress.follow(self.loader),
                 self.plan,
                 self.optimizer,
                 self.criterion,
                 self.targets,
+                meter,
                 device=self.device,
-                first_step=self.step,
+                first_step=self.step - self.epoch_step,
                 precision=self.precision,
                 scaler=self.scaler,
-                report_every=self.report_every,
-                report=report,
+                clip=self.clip,
+                skip_broken=self.skip_broken,
+            ):
+                self.step, self.epoch_step = self.step + 1, self.epoch_step + 1
+                if step.skipped:
+                    self.skipped += 1
+                    logger.warning("%s: left out, %d so far", self._write_down(step, title), self.skipped)
+                else:
+                    taken.append(step)
+                last = self.epoch_step == self.plan.steps
+                reports = last or self.epoch_step % self.report_every == 0
+                stops = self.stop(self.interruption.signal is not None)
+                saves = stops or (self.checkpoint_every and self.step % self.checkpoint_every == 0 and not last)
+                if taken and (reports or saves):
+                    self._refuse_broken(taken, title, rate)
+                    taken.clear()
+                if reports and meter.samples:
+                    each = (time.perf_counter() - began) / (self.epoch_step - start)
+                    left = self.plan.steps * (self.epochs - self.epoch) - self.epoch_step
+                    numbers = meter.read()
+                    line = (
+                        f"loss {numbers['loss']:.6f}  PCK {numbers['accuracy']:.3f}  "
+                        f"{numbers['samples/s']:.1f} samples/s  data wait {numbers['data wait %']:.0f} %  "
+                        f"ETA {timedelta(seconds=round(each * left))}"
+                    )
+                    progress.show(line)
+                    log.progress.info("%s step %d/%d  lr %.3g  %s", title, self.epoch_step, self.plan.steps, rate, line)
+                    if self.monitor is not None:
+                        self.monitor.scalars("train", numbers | {"lr": rate}, self.step - 1)
+                        self.monitor.pictures("train", batch, output, target, self.step - 1)
+                if saves:
+                    self._save()
+                if stops:
+                    raise Interrupted
+
+    def _refuse_broken(self, steps: list[Step], title: str, rate: float) -> None:
+        """Raise UserError if one of the steps that were taken was broken in any process."""
+        broken = distributed.total(torch.stack([step.broken for step in steps])).tolist()
+        for step in (step for step, is_broken in zip(steps, broken, strict=True) if is_broken):
+            raise UserError(
+                f"{self._write_down(step, title)}: the training has diverged; train anew, or go on from the last state "
+                f"with TRAIN.RESUME_CHANGED True, with a smaller TRAIN.LR, here the rate is {rate:g}, with "
+                "TRAIN.CLIP_GRAD, or with TRAIN.SKIP_NONFINITE True"
             )
-        self.step += steps
+
+    def _write_down(self, step: Step, title: str) -> str:
+        """Add a broken step's samples to the list in the run's folder; returns what is broken and where the list is."""
+        parts = distributed.gather(
+            [(float(loss), samples.tolist()) for loss, samples in zip(step.losses, step.samples, strict=True)]
+        )
+        batches = [batch for part in parts for batch in part]
+        path, norm = self.folder / BROKEN_STEPS, float(step.norm)
+        if distributed.rank() == 0:
+            assert isinstance(self.loader.dataset, Crops)
+            people = self.loader.dataset.people
+            names = people.images.names[people.image]
+            described = [
+                {
+                    "loss": str(loss),
+                    "samples": [{"annotation": int(people.ids[i]), "image": str(names[i])} for i in samples],
+                }
+                for loss, samples in batches
+            ]
+            record = {
+                "epoch": self.epoch + 1,
+                "step": step.number + 1,
+                "gradient norm": str(norm),
+                "micro-batches": described,
+            }
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        wrong = next((f"the loss is {loss}" for loss, _ in batches if not math.isfinite(loss)), None)
+        return f"{title} step {step.number + 1}: {wrong or f'the gradient is {norm}'} (its samples: {path})"
 
     def _validate(self) -> None:
         # Each process has its own batch norm statistics; the first one's are judged because they are saved.
@@ -194,15 +327,16 @@ class Training:
         predictions = self.evaluation.predict(self.model, self._watch if self.monitor else None)
         if distributed.rank() > 0:
             return
-        metrics = self.evaluation.judge(predictions, self.folder, weights=f"epoch {self.epoch} of this run")
+        epoch = self.epoch + 1
+        metrics = self.evaluation.judge(predictions, self.folder, weights=f"epoch {epoch} of this run")
         if metrics is None:
             return
-        logger.info("epoch %d on %s\n%s", self.epoch, self.evaluation.name, markdown_table(self.name, metrics))
+        logger.info("epoch %d on %s\n%s", epoch, self.evaluation.name, markdown_table(self.name, metrics))
         if self.monitor is not None:
             self.monitor.scalars("valid", metrics, self.step)
         main = self.evaluation.main
         if metrics[main] > self.best[main]:
-            self.best = {main: metrics[main], "epoch": self.epoch}
+            self.best = {main: metrics[main], "epoch": epoch}
             checkpoint.save(self.folder / BEST, self.model.state_dict())
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:
@@ -211,6 +345,7 @@ class Training:
             self.monitor.pictures("valid", batch, heatmaps, self.targets(batch)[0], self.step)
 
     def _save(self) -> None:
+        states = distributed.gather(generators.states())
         if distributed.rank() > 0:
             return
         # First, so that a run whose checkpoint says that it is finished has them.
@@ -218,11 +353,15 @@ class Training:
             checkpoint.save(self.folder / FINAL, self.model.state_dict())
         state = {
             "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "epoch_steps": self.plan.steps,
             "step": self.step,
+            "skipped": self.skipped,
             "best": self.best,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "generators": states,
             "config": self.config,
         }
-        checkpoint.save(self.folder / CHECKPOINT, state)
+        checkpoint.save(self.folder / CHECKPOINT, state, keep=self.folder / PREVIOUS)

@@ -331,6 +331,8 @@ def value_for_a_section(place: Place) -> list:
     seed=({"SEED": 2**63}, ["SEED must be", f"not {2**63}"]),
     gpu=({"GPUS": [-1]}, ["GPUS", "(-1,)"]),
     blur=({"TEST.BLUR_KERNEL": 4}, ["TEST.BLUR_KERNEL must be odd, not 4"]),
+    every=({"TRAIN.CHECKPOINT_EVERY": -1}, ["TRAIN.CHECKPOINT_EVERY must not be negative, not -1"]),
+    clip=({"TRAIN.CLIP_GRAD": float("nan")}, ["TRAIN.CLIP_GRAD must not be negative, not nan"]),
     epochs=({"TRAIN.BEGIN_EPOCH": 9}, ["TRAIN.BEGIN_EPOCH 9 must be less than END_EPOCH 1"]),
     momentum=(
         {"TRAIN.OPTIMIZER": "sgd", "TRAIN.NESTEROV": True, "TRAIN.MOMENTUM": 0},
@@ -714,10 +716,12 @@ def resumed_with_another_configuration(place: Place) -> list:
 
 
 @bad_file("train")
-def resumed_from_a_truncated_state(place: Place) -> list:
+def resumed_from_truncated_states(place: Place) -> list:
     path = continue_run(place)
-    path.write_bytes(path.read_bytes()[:5000])
-    return [f"{path}: ", "truncated"]
+    both = path, path.with_name("checkpoint_previous.pth")
+    for state in both:
+        state.write_bytes(state.read_bytes()[:5000])
+    return [*(f"{state}: the checkpoint is truncated" for state in both), "no state is left"]
 
 
 @bad_file("train")

@@ -1,5 +1,6 @@
 """Train a model and validate it: python tools/train.py --cfg experiments/….yaml [KEY VALUE …]"""
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -7,18 +8,21 @@ from transpose import cli
 
 
 def main() -> None:
-    arguments = cli.parser("Train TransPose, validate by COCO's AP, keep the best and the last weights.").parse_args()
+    parser = cli.parser("Train TransPose, validate by COCO's AP, keep the best and the last weights.")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits each time, on a GPU at some cost")
+    arguments = parser.parse_args()
     cfg = cli.configuration(arguments)
 
     from transpose import build, distributed, log, training
 
     distributed.start_one_process_per_gpu(cfg.GPUS)
     device = distributed.start(cfg.GPUS)
-    build.set_backends(cfg)
+    build.set_backends(cfg, deterministic=arguments.deterministic)
     name, stamp = Path(arguments.cfg).stem, log.time_stamp()
     folder, log_folder = build.run_folder(cfg, name), build.log_folder(cfg, name, stamp)
 
     precision = build.precision(cfg, device)
+    training.claim(folder, cfg.TRAIN.IGNORE_LOCK)
     saved = training.saved_state(folder, cfg.AUTO_RESUME, partial(build.changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
     if saved is not None and saved["epoch"] >= cfg.TRAIN.END_EPOCH:
         log.logger.info(
@@ -65,11 +69,16 @@ def main() -> None:
         epochs=cfg.TRAIN.END_EPOCH,
         validate_every=cfg.TRAIN.VALIDATE_EVERY,
         report_every=cfg.PRINT_FREQ,
+        checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
+        clip=cfg.TRAIN.CLIP_GRAD,
+        skip_broken=cfg.TRAIN.SKIP_NONFINITE,
     )
     if saved is not None:
         run.resume(saved)
-    run.run()
+    stopped_by = run.run()
     distributed.stop()
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
 
 
 if __name__ == "__main__":

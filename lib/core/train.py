@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from transpose.dataset.batches import TrainingBatches
 
 @dataclass
 class Meter:
-    """Sums since the last report; tensors stay on the device until it is asked."""
+    """Sums of the optimiser steps since it was read last; tensors stay on the device until then."""
 
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
@@ -26,18 +26,43 @@ class Meter:
     waited: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
+    def add(self, losses: list[Tensor], counts: list[tuple[Tensor, Tensor]], sizes: list[int]) -> None:
+        """Mean losses, PCK's counts and sizes of a step's micro-batches."""
+        self.losses += [loss * size for loss, size in zip(losses, sizes, strict=True)]
+        self.correct += [correct for correct, _ in counts]
+        self.judged += [judged for _, judged in counts]
+        self.samples += sum(sizes)
+
     def read(self) -> dict[str, float]:
         """Mean loss, PCK and samples a second of all processes, and this one's share of time spent waiting for data."""
         loss = distributed.total(torch.stack(self.losses).sum())
         correct, judged = (distributed.total(torch.stack(counts).sum(0)) for counts in (self.correct, self.judged))
         samples = int(distributed.total(torch.tensor(self.samples, device=loss.device)))
         seconds = time.perf_counter() - self.since
-        return {
+        numbers = {
             "loss": float(loss) / samples,
             "accuracy": pck_average(correct, judged)[0],
             "samples/s": samples / seconds,
             "data wait %": 100 * self.waited / seconds,
         }
+        vars(self).update(vars(Meter()))
+        return numbers
+
+
+@dataclass
+class Step:
+    """An optimiser step of an epoch, as this process took part in it; tensors stay on the device until they are read.
+
+    `losses` and `samples` (the dataset's numbers) are those of its micro-batches, `norm` is the whole gradient's before
+    clipping.
+    """
+
+    number: int
+    losses: list[Tensor]
+    samples: list[Tensor]
+    norm: Tensor
+    broken: Tensor  # 1 if a loss or the gradient is no finite number, else 0
+    skipped: bool
 
 
 def dropout_seed(seed: int, share: int, step: int) -> int:
@@ -48,6 +73,13 @@ def dropout_seed(seed: int, share: int, step: int) -> int:
     return ((seed * 1_000_003 + share) * 1_000_000_007 + step) % 2**63
 
 
+def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
+    """The norm of all gradients together; with a `bound` above 0 they are scaled down to it where it is larger."""
+    if bound:
+        return torch.nn.utils.clip_grad_norm_(parameters, bound)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
 def train_epoch(
     model: nn.Module,
     loader: Iterable[dict[str, Tensor]],
@@ -55,26 +87,31 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     criterion: Callable[[Tensor, Tensor, Tensor], Tensor],
     targets_of: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
+    meter: Meter,
     *,
     device: torch.device,
     first_step: int,
     precision: torch.dtype,
     scaler: torch.amp.GradScaler,
-    report_every: int,
-    report: Callable[[int, dict[str, float], dict[str, Tensor], Tensor, Tensor], None],
-) -> None:
-    """Train on one epoch of `plan`, whose micro-batches `loader` delivers.
+    clip: float,
+    skip_broken: bool,
+) -> Iterator[tuple[Step, dict[str, Tensor], Tensor, Tensor]]:
+    """Train on one epoch of `plan`, whose micro-batches `loader` delivers; yields each step when it is done, and the
+    batch, output and target maps of its last micro-batch.
 
     `targets_of(batch)` makes the target maps and weights on the device; `first_step` is the run's number of the
     epoch's first step. The network runs in `precision`, its weights and the loss stay float32; `scaler` keeps
-    float16's gradients from vanishing. Every `report_every` steps and at the end
-    `report(step, numbers, batch, output, target)` is called with the step within the epoch.
+    float16's gradients from vanishing, and itself skips steps whose scaled gradient is too large. `clip` bounds the
+    gradient's norm. With `skip_broken` the processes leave a step out that is broken in any of them, for which each
+    waits for its device; without it they take the step, and who saves or reports has to look first.
     """
     model.train()
-    meter = Meter()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shares = iter(loader)
-    for step in range(plan.steps):
+    for step in range(plan.first, plan.steps):
         optimizer.zero_grad(set_to_none=True)
+        statistics = [buffer.clone() for buffer in model.buffers()] if skip_broken else []
+        losses, samples, counts = [], [], []
         for share in range(plan.shares_here):
             asked = time.perf_counter()
             batch = next(shares)
@@ -91,13 +128,19 @@ def train_epoch(
                 loss = criterion(output, target, weight)
                 # The gradient is that of the mean over the whole step; DDP averages over its processes.
                 scaler.scale(loss * (len(output) * plan.world / plan.step_size(step))).backward()
-            meter.losses.append(loss.detach() * len(output))
-            meter.samples += len(output)
-            counts = pck(output.detach(), target)
-            meter.correct.append(counts[0])
-            meter.judged.append(counts[1])
-        scaler.step(optimizer)
+            losses.append(loss.detach())
+            samples.append(batch["index"])
+            counts.append(pck(output.detach(), target))
+        scaler.unscale_(optimizer)
+        norm = gradient_norm(parameters, clip)
+        numbers = torch.stack(losses if scaler.is_enabled() else [*losses, norm])
+        broken = (~numbers.isfinite().all()).float()
+        skipped = skip_broken and bool(distributed.total(broken.clone()))
+        if skipped:
+            for buffer, before in zip(model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+        else:
+            scaler.step(optimizer)
+            meter.add(losses, counts, [len(indices) for indices in samples])
         scaler.update()
-        if (step + 1) % report_every == 0 or step == plan.steps - 1:
-            report(step, meter.read(), batch, output.detach(), target)
-            meter = Meter()
+        yield Step(step, losses, samples, norm, broken, skipped), batch, output.detach(), target

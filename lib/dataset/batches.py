@@ -12,7 +12,7 @@ class TrainingBatches(Sampler):
     An optimiser step takes `share` x `shares` samples of a permutation drawn from (seed, epoch). It is cut into
     `shares` micro-batches, of which process `rank` of `world` gets every `world`-th: the recipe's GPUs, however many
     processes stand for them. The epoch's last step takes what is left, in equal shares; fewer samples than `shares`
-    wait for another epoch's permutation.
+    wait for another epoch's permutation. `epoch` is the one to iterate over, `first` the step to begin with.
     """
 
     def __init__(
@@ -21,7 +21,7 @@ class TrainingBatches(Sampler):
         assert shares % world == 0
         self.samples, self.share, self.shares, self.seed, self.shuffle = samples, share, shares, seed, shuffle
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     @property
     def steps(self) -> int:
@@ -40,14 +40,14 @@ class TrainingBatches(Sampler):
         return min(size, self.samples - step * size)
 
     def __len__(self) -> int:
-        return self.steps * self.shares_here
+        return (self.steps - self.first) * self.shares_here
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.samples)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
         size = self.share * self.shares
-        for step in range(self.steps):
+        for step in range(self.first, self.steps):
             parts = np.array_split(order[step * size : (step + 1) * size], self.shares)
             for part in parts[self.rank :: self.world]:
                 yield [(self.epoch, int(index)) for index in part]
