@@ -26,6 +26,7 @@ from transpose.attention import Attention
 from transpose.dataset.crops import Crops, ImageReader
 from transpose.errors import UserError
 from transpose.explain import Explanation
+from transpose.export import Exported
 from transpose.models.transpose import TransPose
 from transpose.skeleton import COCO
 
@@ -336,6 +337,14 @@ def test_a_keypoint_without_a_maximum_has_no_query(person):
         lost.maps(["nose"])
 
 
+def test_an_exported_file_has_no_attention_to_show(predictor):  # noqa: F811
+    other = copy.copy(predictor)
+    other.trained = object.__new__(Exported)
+    object.__setattr__(other.trained, "path", Path("demo.onnx"))
+    with pytest.raises(UserError, match=r"demo\.onnx: an exported file does not show its attention"):
+        other.explain(PHOTOGRAPH, BOXES)
+
+
 def test_broken_weights_are_refused(predictor):  # noqa: F811
     network = copy.deepcopy(predictor.trained.network)
     with torch.no_grad():
@@ -502,8 +511,9 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--image", str(ROOT / "README.md")], ["README.md", "not an image"]),
         (["--out", "picture.jpeg"], ["picture.jpeg", ".png or .svg"]),
         (["--model", "tp_z"], ["tp_z", "tp_r_a4"]),
-        (["--cfg", "some.yaml"], ["--model or by --cfg"]),
-        (["TEST.FLIP_TEST", "True"], ["TEST.FLIP_TEST", "--cfg"]),
+        (["--cfg", "some.yaml"], ["some.yaml"]),
+        (["--model", ""], ["name the network: --model, or --cfg"]),
+        (["TEST.FLIP_TEST", "True"], ["TEST.FLIP_TEST", "are for --cfg"]),
     ],
     ids=lambda value: " ".join(value)[:30] if value and value[0].startswith("-") else None,
 )
