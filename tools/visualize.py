@@ -41,7 +41,13 @@ def arguments() -> argparse.Namespace:
     add("--threshold", type=float, default=0.0, metavar="W", help="leave out weights below it (%(default)s)")
     result = parser.add_argument_group("the pictures")
     add = result.add_argument
-    add("--out", type=Path, default=Path("attention.png"), metavar="FILE", help="the grid, PNG or SVG (%(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("attention.png"),
+        metavar="FILE",
+        help="the grid, PNG, JPG or SVG (%(default)s)",
+    )
     add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
     add("--overwrite", action="store_true", help="replace pictures that are there already")
     return parser.parse_args()
