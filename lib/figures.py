@@ -181,9 +181,11 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
             _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
             _star(place, maps.queries[query], size=9 * (cell / 0.9) ** 0.5)
             _note(place, largest(weights, maps.mode))
+        longest = max(len(word) for label in across for word in label.split("\n"))
+        fontsize = min(8, 8 * cell / (LETTER * longest))
         for column, label in enumerate(across):
             middle = left + column * (cell + GAP) + cell / 2
-            write(middle, top - 0.05, label, ha="center", va="bottom", linespacing=1.0)
+            write(middle, top - 0.05, label, ha="center", va="bottom", linespacing=1.0, fontsize=fontsize)
         for row, label in enumerate(down):
             middle = top + row * (tall + GAP) + tall / 2
             write(left - 0.05, middle, label, ha="right", va="center", rotation=90, linespacing=1.0)
@@ -225,11 +227,20 @@ def _show(place: "Axes", picture: np.ndarray, explanation: Explanation) -> None:
     """The picture in crop pixels, whose outer edges are half a pixel beyond the outer pixels' centres."""
     width, height = explanation.size
     place.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased")
+    place.autoscale(False)
     place.set_axis_off()
 
 
 def _star(place: "Axes", query: Query, size: float) -> None:
-    place.plot(*query.point, marker="*", markersize=size, color="white", markeredgecolor="black", markeredgewidth=0.7)
+    place.plot(
+        *query.point,
+        marker="*",
+        markersize=size,
+        color="white",
+        markeredgecolor="black",
+        markeredgewidth=0.7,
+        clip_on=False,
+    )
 
 
 def _note(place: "Axes", text: str) -> None:
@@ -305,9 +316,9 @@ def pairs(statistics: Statistics) -> "Figure":
 
     check_package()
     joints, layers = len(statistics.names), len(statistics.pairs)
-    side, label = min(3.6, (WIDTH - 1.9) / min(layers, 4)), 0.95
-    columns = min(layers, 4)
-    rows = -(-layers // columns)
+    rows = -(-layers // 4)
+    columns = -(-layers // rows)
+    side, label = min(3.6, (WIDTH - 1.9) / columns), 0.95
     width, height = label + columns * (side + 0.12) + 0.75, rows * (side + 0.3) + label
     figure = _figure(width, height)
     most = max(float(np.nanmax(statistics.pairs)), 4.0)

@@ -474,6 +474,12 @@ def test_no_text_of_a_grid_leaves_it_or_lies_on_another(person, rows, columns):
         assert not any(box.overlaps(other) for other in boxes[:i]), texts[i]
 
 
+def test_a_star_on_the_border_moves_nothing(person):
+    corner = replace(person, peaks=np.full((17, 2), -0.8))
+    figure = figures.grid(corner, corner.maps(["nose"]))
+    assert all(place.get_xlim() == (-0.5, 63.5) and place.get_ylim() == (95.5, -0.5) for place in figure.axes[:-1])
+
+
 # The tools
 
 
