@@ -37,8 +37,8 @@ demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, dr
 	@echo "== The model has memorised these photographs; its AP says nothing about others."
 	@echo "== Picture: $(DEMO_PICTURE); weights and results: $(DEMO_RUN); TensorBoard logs: log"
 
-test: $(STAMP) ## run the tests
-	$(PY) -m pytest
+test: $(STAMP) ## run the tests, in two processes
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 	$(PY) -m pytest -m slow

@@ -8,6 +8,7 @@ memory, what loading processes grow by, and the evaluation from predictions in m
 import argparse
 import json
 import logging
+import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,8 @@ def growth_of_workers(root: Path, samples: int) -> dict[str, Any]:
 
 def own_memory() -> list[float]:
     """Of each child process, what it shares with no other."""
-    children = sorted(psutil.Process().children(), key=lambda child: child.pid)
+    processes = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
+    children = [psutil.Process(process.pid) for process in processes]
     return [child.memory_full_info().uss / MB for child in children]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from transpose import checkpoint, config, distributed, heatmap, log
+from transpose import checkpoint, config, distributed, figures, heatmap, log
 from transpose import skeleton as skeletons
 from transpose.core import loss, pckh
 from transpose.core.evaluate import CocoEvaluation, Evaluation
@@ -228,6 +228,16 @@ def trained(path: Path, yaml_file: Path | None = None) -> Trained:
     cfg = config.load(yaml_file or path.parent / CONFIG_FILE, report=False)
     network = model(cfg)
     _load(network, path)
+    return _as_tested(cfg, network, path)
+
+
+def tested(cfg: CfgNode, folder: Path) -> Trained:
+    """The network that a test would load (`load_trained`). Raises UserError as `trained` does."""
+    network = model(cfg)
+    return _as_tested(cfg, network, load_trained(cfg, network, folder))
+
+
+def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> Trained:
     beside, test = path.parent / SKELETON_FILE, cfg.TEST
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
     kind = skeletons.read(named) if named else skeletons.COCO
@@ -720,7 +730,10 @@ def monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) -> Mon
             debug.SAVE_BATCH_IMAGES_PRED,
             debug.SAVE_HEATMAPS_GT,
             debug.SAVE_HEATMAPS_PRED,
+            debug.SAVE_ATTENTION,
         )
+        if wanted.attention:
+            figures.check_package()
     return Monitor(log_folder, folder / "pictures", wanted, kind, cfg.DATASET.COLOR_RGB)
 
 

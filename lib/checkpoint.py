@@ -117,20 +117,13 @@ def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
     write_atomically(path, lambda file: file.write(buffer.getbuffer()), keep)
 
 
-def _is_zip(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except DAMAGED:  # the search for a zip's end stumbles over some bytes
-        return False
-
-
 def _seal(content: bytes | memoryview) -> bytes:
     return SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def _refuse_broken_seal(path: Path) -> None:
     """Raise Damaged if a file's checksum is not that of its bytes; files of others have none."""
-    if _is_zip(path):
+    if zipfile.is_zipfile(path):
         with path.open("rb") as file:
             file.seek(-2, os.SEEK_END)
             if file.read() == b"\0\0":  # no comment

@@ -27,9 +27,13 @@ MAY_IMPORT = {
     "zoo": {"config", "models", "checkpoint", "download"},
     "hub": {"models"},
     "draw": {"skeleton", "geometry"},
-    "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector", "distributed"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
+    "attention": {"models"},
+    "explain": {"attention", "skeleton", "geometry", "heatmap", "dataset", "core", "models"},
+    "attention_stats": {"explain"},
+    "figures": {"attention_stats", "explain", "draw", "geometry", "checkpoint"},
+    "monitor": {"skeleton", "geometry", "heatmap", "draw", "explain", "figures", "dataset", "models"},
     "inference": {"models"},
     "training": {
         *("core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"),
@@ -37,7 +41,8 @@ MAY_IMPORT = {
     },
     "build": {
         *("skeleton", "geometry", "heatmap", "dataset", "core", "models", "config"),
-        *("checkpoint", "distributed", "log", "draw", "monitor", "inference", "interruption", "training"),
+        *("checkpoint", "distributed", "log", "draw", "figures", "monitor", "inference"),
+        *("interruption", "training"),
     },
     "cli": {"config", "distributed", "log"},
     "export": {"build", "core", "geometry", "heatmap", "inference", "skeleton"},
@@ -49,7 +54,7 @@ MAY_IMPORT = {
     "detector": {"config", "checkpoint", "download", "inference"},
     "predictor": {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
-        *("detector", "persons", "photograph"),
+        *("detector", "persons", "photograph", "explain"),
     },
 }
 ONLY_THESE_PACKAGES = {

@@ -1,11 +1,10 @@
 """The Transformer encoder of TransPose: DETR's post-norm layers, with positions on queries and keys.
 
-B batch, N tokens (the feature map read row by row), D model width, M heads, Q chosen queries, H x W the token grid.
+B batch, N tokens (the feature map read row by row), D model width, M heads, H x W the token grid.
 """
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -48,16 +47,17 @@ class SelfAttention(nn.Module):
         """(B, N, D) -> (B, M, N, D / M)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def projections(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, M, N, D / M) of tokens (B, N, D)."""
         dim = self.out_proj.in_features
-        q, k = F.linear(x, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
-        return self._split(q), self._split(k)
+        asking = x if positions is None else x + positions
+        q, k = F.linear(asking, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
+        v = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        return self._split(q), self._split(k), self._split(v)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, N, D); N x N maps are materialised only in training on a processor with dropout."""
-        dim = self.out_proj.in_features
-        q, k = self._queries_and_keys(x if positions is None else x + positions)
-        v = self._split(F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :]))
+        q, k, v = self.projections(x, positions)
         dropout = self.dropout if self.training else 0.0
         if dropout and x.device.type == "cpu":
             # PyTorch has no fused kernel for it, and its fallback looks for fully masked rows, which there are none of.
@@ -66,12 +66,6 @@ class SelfAttention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-    def rows(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
-        """Attention of chosen tokens `queries` (Q) to all tokens: (B, M, Q, N), each row summing to 1."""
-        q, k = self._queries_and_keys(x if positions is None else x + positions)
-        scores = q[:, :, queries] @ k.transpose(-2, -1)
-        return (scores / math.sqrt(q.shape[-1])).softmax(-1)
 
 
 class EncoderLayer(nn.Module):
@@ -125,20 +119,12 @@ class Encoder(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def _positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
+    def positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
+        """What the layer adds to queries and keys of `positions`."""
         return None if layer > 0 and self.positions_at_first_layer_only else positions
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """(B, N, D), positions (1, N, D) or None -> (B, N, D)."""
         for i, layer in enumerate(self.layers):
-            x = layer(x, self._positions_of(i, positions))
+            x = layer(x, self.positions_of(i, positions))
         return x
-
-    def attention(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
-        """Attention rows of chosen tokens `queries` (Q) in every layer: (layers, B, M, Q, N)."""
-        rows = []
-        for i, layer in enumerate(cast(list[EncoderLayer], self.layers)):
-            layer_positions = self._positions_of(i, positions)
-            rows.append(layer.self_attn.rows(x, layer_positions, queries))
-            x = layer(x, layer_positions)
-        return torch.stack(rows)
