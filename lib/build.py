@@ -228,6 +228,16 @@ def trained(path: Path, yaml_file: Path | None = None) -> Trained:
     cfg = config.load(yaml_file or path.parent / CONFIG_FILE, report=False)
     network = model(cfg)
     _load(network, path)
+    return _as_tested(cfg, network, path)
+
+
+def tested(cfg: CfgNode, folder: Path) -> Trained:
+    """The network that a test would load (`load_trained`). Raises UserError as `trained` does."""
+    network = model(cfg)
+    return _as_tested(cfg, network, load_trained(cfg, network, folder))
+
+
+def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> Trained:
     beside, test = path.parent / SKELETON_FILE, cfg.TEST
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
     kind = skeletons.read(named) if named else skeletons.COCO

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentParser:
     """The lineage's arguments: --cfg, directories, and KEY VALUE overrides at the end."""
     arguments = argparse.ArgumentParser(description=description)
-    arguments.add_argument("--cfg", required=True, metavar="YAML", help="experiment's configuration file")
+    arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="experiment's configuration file")
     arguments.add_argument("--modelDir", default="", metavar="DIR", help="where runs' folders go (OUTPUT_DIR)")
     arguments.add_argument("--logDir", default="", metavar="DIR", help="where TensorBoard's folders go (LOG_DIR)")
     arguments.add_argument("--dataDir", default="", metavar="DIR", help="put in front of the yaml's paths (DATA_DIR)")

@@ -24,6 +24,7 @@ from transpose.dataset import people
 from transpose.dataset.crops import Crops
 from transpose.detector import Detector
 from transpose.errors import UserError
+from transpose.explain import Explanation, explain
 from transpose.export import Exported
 from transpose.inference import Forward, Inference, input_size, usable_device
 from transpose.models.weights import load_weights, unwrap
@@ -175,6 +176,26 @@ class Predictor:
         for cropped in waiting:
             yield self._people(cropped, keypoints)
 
+    def explain(
+        self, image: Source, boxes: Any = None, *, color: str = "RGB", oriented: bool = True
+    ) -> Iterator[Explanation]:
+        """What the network attends to on each person of an image, the surest box first where a detector finds them.
+
+        Arguments and errors as in a call; an exported file has no network to look into. The network is run without
+        flip test, in float64.
+        """
+        if isinstance(self.trained, Exported):
+            raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
+        network = self.trained.network.eval()
+        label = f"image ({image})" if isinstance(image, str | PathLike) else "the image"
+        photograph = Photograph(image, label, color, oriented)
+        pixels = photograph.pixels()
+        if boxes is None:
+            found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
+            boxes = found[np.argsort(-scores, kind="stable")]
+        crops = self._cut(photograph, pixels, boxes, None)
+        return (explain(network, crops, i, self.kernel_size) for i in range(len(crops)))
+
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
         while group := list(islice(requests, self.images_at_once)):
@@ -199,6 +220,12 @@ class Predictor:
         return [self._detector(image) for image in in_rgb]
 
     def _crops(self, photograph: Photograph, pixels: np.ndarray, boxes: Any, scores: Any) -> _Cropped:
+        crops = self._cut(photograph, pixels, boxes, scores)
+        size, table = (pixels.shape[1], pixels.shape[0]), crops.people
+        return _Cropped(photograph, size, table.boxes, table.scores, [crops[i] for i in range(len(crops))])
+
+    def _cut(self, photograph: Photograph, pixels: np.ndarray, boxes: Any, scores: Any) -> Crops:
+        """The boxes' crops, which hold the pixels."""
         size = pixels.shape[1], pixels.shape[0]
         boxes, scores = checked_boxes(boxes, scores, size, photograph.label)
         count, kind = len(boxes), self.skeleton
@@ -218,8 +245,7 @@ class Predictor:
         )
         heatmap_size = self.input_size[0] // 4, self.input_size[1] // 4
         held = _Held(Path(photograph.name), pixels)
-        crops = Crops(table, held, kind, self.input_size, heatmap_size, rgb=self.rgb)
-        return _Cropped(photograph, size, boxes, scores, [crops[i] for i in range(count)])
+        return Crops(table, held, kind, self.input_size, heatmap_size, rgb=self.rgb)
 
     def _predict(self, samples: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keypoints (K, 2) and scores (K) of each sample."""

@@ -30,6 +30,10 @@ MAY_IMPORT = {
     "monitor": {"skeleton", "geometry", "heatmap", "draw"},
     "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector", "distributed"},
     "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
+    "attention": {"models"},
+    "explain": {"attention", "skeleton", "geometry", "heatmap", "dataset", "core", "models"},
+    "attention_stats": {"explain"},
+    "figures": {"attention_stats", "explain", "draw", "geometry", "checkpoint"},
     "inference": {"models"},
     "training": {
         *("core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"),
@@ -49,7 +53,7 @@ MAY_IMPORT = {
     "detector": {"config", "checkpoint", "download", "inference"},
     "predictor": {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
-        *("detector", "persons", "photograph"),
+        *("detector", "persons", "photograph", "explain"),
     },
 }
 ONLY_THESE_PACKAGES = {

@@ -8,6 +8,7 @@ from goldens import ROOT, fill_from_names, golden, state_dicts
 from torch import nn
 
 from transpose import build, checkpoint, config
+from transpose.attention import Attention
 from transpose.errors import UserError
 from transpose.models.encoder import Encoder, EncoderLayer, sine_positions
 from transpose.models.hrnet import Stage
@@ -62,7 +63,7 @@ def test_heatmaps_positions_and_attention_are_the_originals(name):
     x = torch.from_numpy(np.random.RandomState(0).standard_normal((2, 3, 256, 192)).astype(np.float32))[:1]
     with torch.no_grad():
         heatmaps = model(x)
-    attention = model.attention(x, torch.from_numpy(wanted["attention_queries"])).mean(2)
+    attention = Attention(model, x).dependency(torch.from_numpy(wanted["attention_queries"])[None]).mean(2).flatten(-2)
     np.testing.assert_allclose(heatmaps.numpy(), wanted["heatmaps"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(attention.numpy(), wanted["attention"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(model.pos_embedding[:, 0].numpy(), wanted["pos_embedding"], rtol=0, atol=1e-5)
@@ -139,27 +140,13 @@ def test_positions_at_the_first_layer_only():
     torch.manual_seed(0)
     everywhere, first = Encoder(2, 16, 2, 32).eval(), Encoder(2, 16, 2, 32, positions_at_first_layer_only=True).eval()
     first.load_state_dict(everywhere.state_dict())
-    x, positions, queries = torch.randn(1, 12, 16), sine_positions(3, 4, 16).transpose(0, 1), torch.arange(12)
+    x, positions = torch.randn(1, 12, 16), sine_positions(3, 4, 16).transpose(0, 1)
     one, two = first.layers
     with torch.no_grad():
         hidden = one(x, positions)
         assert torch.equal(first(x, positions), two(hidden, None))
         assert torch.equal(everywhere(x, positions), two(hidden, positions))
         assert not torch.allclose(first(x, positions), everywhere(x, positions), atol=1e-3)
-        rows, others = first.attention(x, positions, queries), everywhere.attention(x, positions, queries)
-    assert torch.equal(rows[0], others[0])
-    assert not torch.allclose(rows[1], others[1], atol=1e-4)
-
-
-@BOTH
-def test_attention_rows_sum_to_one_and_have_the_promised_shape(make):
-    model = make()
-    tokens, queries = model.grid[0] * model.grid[1], torch.tensor([0, 5, 17])
-    rows = model.attention(images(2), queries)
-    heads = model.global_encoder.layers[0].self_attn.heads
-    assert rows.shape == (2, 2, heads, 3, tokens)
-    assert (rows >= 0).all() and torch.allclose(rows.sum(-1), torch.ones(()), atol=1e-5)
-    assert next(model.parameters()).dtype == torch.float32
 
 
 # Checkpoints

@@ -1,11 +1,10 @@
 """The Transformer encoder of TransPose: DETR's post-norm layers, with positions on queries and keys.
 
-B batch, N tokens (the feature map read row by row), D model width, M heads, Q chosen queries, H x W the token grid.
+B batch, N tokens (the feature map read row by row), D model width, M heads, H x W the token grid.
 """
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,12 +66,6 @@ class SelfAttention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
-    def rows(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
-        """Attention of chosen tokens `queries` (Q) to all tokens: (B, M, Q, N), each row summing to 1."""
-        q, k = self._queries_and_keys(x if positions is None else x + positions)
-        scores = q[:, :, queries] @ k.transpose(-2, -1)
-        return (scores / math.sqrt(q.shape[-1])).softmax(-1)
-
 
 class EncoderLayer(nn.Module):
     """Attention, then a feed-forward network, each added to its input and normalised after."""
@@ -125,20 +118,12 @@ class Encoder(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def _positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
+    def positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
+        """What the layer adds to queries and keys of `positions`."""
         return None if layer > 0 and self.positions_at_first_layer_only else positions
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """(B, N, D), positions (1, N, D) or None -> (B, N, D)."""
         for i, layer in enumerate(self.layers):
-            x = layer(x, self._positions_of(i, positions))
+            x = layer(x, self.positions_of(i, positions))
         return x
-
-    def attention(self, x: Tensor, positions: Tensor | None, queries: Tensor) -> Tensor:
-        """Attention rows of chosen tokens `queries` (Q) in every layer: (layers, B, M, Q, N)."""
-        rows = []
-        for i, layer in enumerate(cast(list[EncoderLayer], self.layers)):
-            layer_positions = self._positions_of(i, positions)
-            rows.append(layer.self_attn.rows(x, layer_positions, queries))
-            x = layer(x, layer_positions)
-        return torch.stack(rows)

@@ -1,10 +1,9 @@
 """TransPose (ICCV 2021, arXiv 2012.14214): a CNN, a Transformer encoder over its feature map, a heatmap head.
 
-B batch, K keypoints, N tokens, D model width, H x W the heatmap (a quarter of the input), L layers, M heads, Q queries.
+B batch, K keypoints, N tokens, D model width, H x W the heatmap (a quarter of the input).
 The state dict is a file format: keys, shapes and dtypes are those of the released checkpoints.
 """
 
-import copy
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
@@ -96,27 +95,18 @@ class TransPose(nn.Module):
         """Encoded map (B, D, *grid) -> heatmaps (B, K, H, W)."""
         raise NotImplementedError
 
-    def _tokens(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         """(B, N, D), the reduced feature map read row by row."""
         return self.reduce(self.features(images)).flatten(2).transpose(1, 2)
 
-    def _positions(self) -> Tensor | None:
+    def positions(self) -> Tensor | None:
+        """(1, N, D), what the encoder adds to queries and keys."""
         return None if self.pos_embedding is None else self.pos_embedding.transpose(0, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W)."""
-        x = self.global_encoder(self._tokens(images), self._positions())
+        x = self.global_encoder(self.tokens(images), self.positions())
         return self.head(x.transpose(1, 2).unflatten(2, self.grid))
-
-    @torch.no_grad()
-    def attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Attention rows of the tokens `queries` (Q) in each layer and head: (L, B, M, Q, N), on a float64 copy.
-
-        Saturated rows magnify the features' float32 rounding to 1e-5, and differently on every processor.
-        """
-        exact = copy.deepcopy(self).double().eval()
-        rows = exact.global_encoder.attention(exact._tokens(images.double()), exact._positions(), queries)
-        return rows.to(images.dtype)
 
 
 class TransPoseR(TransPose):

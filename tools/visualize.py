@@ -1,0 +1,138 @@
+"""See what keypoints look at: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE [--box X,Y,W,H] …
+
+In place of --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights that tools/test.py would test.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transpose import cli
+from transpose.errors import UserError
+
+if TYPE_CHECKING:
+    from transpose.explain import Explanation, Place
+    from transpose.predictor import Predictor
+
+MODES = ("dependency", "affect", "rollout", "gradient")
+DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
+
+
+def arguments() -> argparse.Namespace:
+    parser = cli.parser("Draw what a network attends to when it finds a person's keypoints.", cfg_required=False)
+    add = parser.add_argument
+    add("--model", help="in place of --cfg: name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
+    add("--config", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--image", required=True, type=Path, metavar="FILE", help="photograph")
+    add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
+    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
+    add("--ignore-exif", action="store_true", help="do not turn the photograph as EXIF says: COCO's boxes do not")
+    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
+    what = parser.add_argument_group("what is asked")
+    add = what.add_argument
+    add("--keypoints", type=texts, metavar="NAME,…", help="which ones; else all that are scored 0.2 or more")
+    add("--point", type=numbers, action="append", metavar="X,Y", help="a place in image pixels; may be repeated")
+    add("--mode", default=MODES[0], choices=MODES, help="one of %(choices)s (%(default)s)")
+    add("--layers", type=whole_numbers, metavar="N,…", help="which ones, counted from 0; else all")
+    add("--heads", type=whole_numbers, metavar="N,…", help="a row for each, counted from 0; else the mean of all")
+    add("--threshold", type=float, default=0.0, metavar="W", help="leave out weights below it (%(default)s)")
+    result = parser.add_argument_group("the pictures")
+    add = result.add_argument
+    add("--out", type=Path, default=Path("attention.png"), metavar="FILE", help="the grid, PNG or SVG (%(default)s)")
+    add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
+    add("--overwrite", action="store_true", help="replace pictures that are there already")
+    return parser.parse_args()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def texts(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def main() -> None:
+    given = arguments()
+    check(given)
+
+    from transpose import figures, log
+
+    figures.check_package()
+    figures.check_name(given.out)
+    check_free([given.out], given.overwrite)
+    predictor = make_predictor(given)
+    explanation = explain(given, predictor)
+    places: list[Place] | None = None
+    if given.keypoints or given.point:
+        places = [*(given.keypoints or []), *(explanation.in_crop(point) for point in given.point or [])]
+    maps = explanation.maps(places, given.mode, given.layers, given.heads)
+
+    singles = {}
+    if given.singles:
+        for row, label in enumerate(maps.rows):
+            for column, query in enumerate(maps.queries):
+                name = f"{query.label}_{given.mode}_{label}".replace("\n", "_").replace(" ", "_").replace("–", "-")
+                singles[given.singles / f"{name}{given.out.suffix}"] = (row, column)
+    check_free(singles, given.overwrite)
+    figures.save(figures.grid(explanation, maps, given.threshold), given.out)
+    for path, (row, column) in singles.items():
+        figure = figures.single(explanation, maps.values[row, column], maps.queries[column], given.threshold)
+        figures.save(figure, path)
+    log.logger.info("%s: %s of %d place(s) in %d row(s)", given.out, maps.mode, len(maps.queries), len(maps.rows))
+    if singles:
+        log.logger.info("%s: %d single pictures", given.singles, len(singles))
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together."""
+    if bool(given.cfg) == bool(given.model):
+        raise UserError("name the network by --model or by --cfg, one of the two")
+    if given.model and given.opts:
+        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs override a yaml given by --cfg")
+    if given.box and len(given.box) != 4:
+        raise UserError(f"--box is X,Y,W,H, four numbers, not {len(given.box)}")
+    for point in given.point or []:
+        if len(point) != 2:
+            raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise UserError if a picture would take the place of a file that is there."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: there already; --overwrite replaces pictures, --out and --singles name others")
+
+
+def make_predictor(given: argparse.Namespace) -> "Predictor":
+    from transpose import build, log
+    from transpose.detector import Detector, network, whole_image
+    from transpose.predictor import Predictor
+
+    detector = whole_image if given.detector == "whole-image" else None
+    if detector is None and not given.box:
+        detector = Detector(network(given.detector), device=given.device)
+    options = {"device": given.device, "detector": detector}
+    if given.model:
+        log.start()
+        return Predictor.from_pretrained(given.model, given.config, **options)
+    cfg = cli.configuration(given)
+    return Predictor(build.tested(cfg, build.run_folder(cfg, Path(given.cfg).stem)), **options)
+
+
+def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":
+    """Of the given box, or of the surest that the detector finds."""
+    boxes = [given.box] if given.box else None
+    found = next(predictor.explain(given.image, boxes, oriented=not given.ignore_exif), None)
+    if found is None:
+        raise UserError(f"{given.image}: the detector finds no person; give its --box, or take --detector whole-image")
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)
