@@ -58,10 +58,10 @@ def _extent(points: np.ndarray) -> float:
 def box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """A copy of the BGR image (H, W, 3) with a box: x, y, w, h in its pixels, drawn along the outermost that it has."""
     canvas = image.copy()
-    corners = [_fixed_point(corner) for corner in (box[:2], box[:2] + box[2:] - 1)]
+    first, last = _fixed_point(box[:2]), _fixed_point(box[:2] + box[2:] - 1)
     width = _line_width(max(image.shape[:2]) / 250)
     for colour, line in ((OUTLINE, width + 2), (COLOURS[MIDDLE], width)):
-        cv2.rectangle(canvas, *corners, colour, line, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.rectangle(canvas, first, last, colour, line, cv2.LINE_AA, SUBPIXEL_BITS)
     return canvas
 
 

@@ -3,6 +3,7 @@
 Boxes are x, y, w, h in pixels of the photograph; places on its picture are its pixels; a crop's picture has its own.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transpose.predictor import Predictor
 
 MAX_PIXELS = 25_000_000  # of a visitor's photograph
 MOST_PERSONS = 30
+MAP_HEIGHT = 360  # pixels, of each layer's
 LEAST_SIDE = 4  # pixels, of a drawn box: two clicks on one place are no box
 
 
@@ -70,18 +72,18 @@ class Scene:
             return figures.words(self.place)
         return "the point ({:.0f}, {:.0f}) of the crop".format(*self.place)
 
-    def layers(self, mode: str, threshold: float) -> list[tuple[np.ndarray, str]]:
-        """The answer of each layer: a picture (h, w, 3), uint8 RGB, and what it shows. Raises UserError as `maps`."""
+    def maps(self, mode: str, threshold: float) -> np.ndarray:
+        """The answer of each layer on one sheet, (h, w, 3) uint8 RGB. Raises UserError as `Explanation.maps`."""
         explanation = self._explained()
         maps = explanation.maps([self.place], mode)
         (query,) = maps.queries
-        return [
-            (
-                figures.rendered(figures.single(explanation, weights, query, threshold)),
-                f"{label}, largest {figures.largest(weights, mode)}",
-            )
-            for label, (weights,) in zip(maps.rows, maps.values, strict=True)
-        ]
+        pictures, labels = [], []
+        for label, (weights,) in zip(maps.rows, maps.values, strict=True):
+            pictures.append(figures.rendered(figures.single(explanation, weights, query, threshold))[..., ::-1])
+            labels.append(f"{label}, largest {figures.largest(weights, mode)}".replace("–", "-"))
+        height, width = pictures[0].shape[:2]
+        cell = MAP_HEIGHT * width // height, MAP_HEIGHT
+        return draw.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)[..., ::-1].copy()
 
     def at(self, x: float, y: float) -> "Scene":
         """Asked for a pixel of the crop's picture. Raises UserError if there is no crop yet."""
@@ -122,7 +124,7 @@ class Scene:
         left, right = sorted((self.corner[0], x))
         top, bottom = sorted((self.corner[1], y))
         if min(right - left, bottom - top) < LEAST_SIDE:
-            raise UserError("these two corners are too near to each other for a box; begin again")
+            raise UserError("this is too near to the first corner for a box; click the opposite corner")
         return [left, top, right - left + 1, bottom - top + 1]
 
 
@@ -175,7 +177,7 @@ class Explorer:
             raise UserError(
                 f"{predictor.trained.path}: an exported file does not show its attention; take the checkpoint"
             )
-        self.predictor = predictor
+        self.predictor, self.grid = predictor, predictor.trained.network.grid
 
     def find(self, scene: Scene, boxes: Any = None) -> Scene:
         """The people in these boxes, else in the detector's. Raises UserError if there is nobody, or it fails."""
@@ -198,7 +200,7 @@ class Explorer:
 
     @property
     def threshold_range(self) -> tuple[float, float]:
-        """The largest threshold that is of use, and a step: 20 times what even attention gives a place, and a 100th."""
-        rows, columns = self.predictor.trained.network.grid
-        largest = float(f"{20 / (rows * columns):.1g}")
-        return largest, largest / 100
+        """The largest threshold that is of use, about 20 times what even attention gives a place, and a step."""
+        largest = 20 / math.prod(self.grid)
+        power = 10.0 ** math.floor(math.log10(largest))
+        return round(math.ceil(largest / power) * power, 9), round(power / 100, 9)

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from transpose import draw, explorer
 from transpose.errors import UserError
-from transpose.explain import MODES
-from transpose.explorer import Explorer, Sample, Scene
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
-try:
+try:  # before anything heavy
     import gradio as gr
 except ModuleNotFoundError:
     raise UserError("the web page needs the package gradio: pip install 'gradio>=6.31,<7'") from None
+
+from transpose import draw, explorer
+from transpose.explain import MODES
+from transpose.explorer import Explorer, Sample, Scene
 
 FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds, and files
 SESSIONS = 20  # that are remembered at a time
@@ -52,13 +53,9 @@ class Page:
             with gr.Row():
                 self._add_photographs()
             with gr.Row():
-                self._add_person()
-            with gr.Row():
                 self._add_settings()
-            self.asked = gr.Markdown(elem_id="asked")
-            self.maps = gr.Gallery(
-                label="Each layer", columns=6, height="auto", format="jpeg", interactive=False, elem_id="maps"
-            )
+            with gr.Row():
+                self._add_person()
             self._listen()
 
     def _add_photographs(self) -> None:
@@ -70,29 +67,33 @@ class Page:
                 visible=bool(self.samples),
                 interactive=False,
                 allow_preview=False,
-                columns=6,
-                height=280,
+                columns=5,
+                height=250,
                 buttons=[],
                 elem_id="samples",
             )
             self.boxes = gr.Radio(BOXES[1:], label="Boxes of the persons", elem_id="boxes")
             self.typed = gr.Textbox(label="or their numbers", placeholder="X,Y,W,H and Enter", elem_id="typed")
         with gr.Column():
-            self.picture = _picture("Photograph", "picture")
+            self.picture = _picture("Photograph", "picture", 430)
             self.hint = gr.Markdown("Upload a photograph, or take one of those at the left.", elem_id="hint")
 
     def _add_person(self) -> None:
-        with gr.Column():
-            self.crop = _picture("Crop: click any point", "crop")
-        with gr.Column():
+        with gr.Column(scale=4):
             self.table = gr.Dataframe(
                 headers=["keypoint", "x", "y", "score"],
                 label="Keypoints, in pixels of the photograph: click one",
                 interactive=False,
-                max_height=520,
+                max_height=700,
+                column_widths=["40%", "20%", "20%", "20%"],
                 buttons=[],
                 elem_id="table",
             )
+        with gr.Column(scale=4):
+            self.crop = _picture("Crop: click any point", "crop", 560)
+        with gr.Column(scale=5):
+            self.maps = _picture("Each layer", "maps", 560)
+            self.asked = gr.Markdown(elem_id="asked")
 
     def _add_settings(self) -> None:
         largest, step = self.ask.threshold_range
@@ -165,7 +166,7 @@ class Page:
     # What of the page changes: with another photograph, other people, another person, another question.
 
     def _photograph(self, scene: Scene, chosen: str | None) -> dict:
-        empty = {self.crop: None, self.asked: "", self.maps: [], self.table: []}
+        empty: dict[Any, Any] = {self.crop: None, self.asked: "", self.maps: None, self.table: []}
         return empty | {self.scene: scene, self.picture: scene.picture()} | self._choices(scene, chosen)
 
     def _people(self, scene: Scene, chosen: str, boxes: Any, mode: str, threshold: float) -> dict:
@@ -183,7 +184,7 @@ class Page:
 
     def _answer(self, scene: Scene, mode: str, threshold: float) -> dict:
         return {
-            self.maps: scene.layers(mode, threshold),
+            self.maps: scene.maps(mode, threshold),
             self.scene: scene,
             self.crop: scene.crop(),
             self.asked: f"**{html.escape(scene.question())}**: {MODES[mode]}",
@@ -222,8 +223,8 @@ def private_folder() -> tempfile.TemporaryDirectory:
     return folder
 
 
-def _picture(label: str, name: str) -> gr.Image:
-    return gr.Image(label=label, elem_id=name, format="jpeg", height=520, interactive=False, buttons=["fullscreen"])
+def _picture(label: str, name: str, height: int) -> gr.Image:
+    return gr.Image(label=label, elem_id=name, format="jpeg", height=height, interactive=False, buttons=["fullscreen"])
 
 
 def _thumbnail(sample: Sample) -> np.ndarray:
@@ -245,7 +246,7 @@ def _telling(function: Callable) -> Callable:
         try:
             return function(*given)
         except UserError as error:
-            gr.Warning(html.escape(str(error)), duration=None, title="This cannot be done")
+            gr.Warning(html.escape(str(error)), duration=None)
             return gr.skip()
 
     return told

@@ -62,7 +62,6 @@ def browser() -> Iterator:
     if not CHROMIUM:
         pytest.skip("no Chromium; install the system's, or name it in CHROMIUM")
     with sync_api.sync_playwright() as playwright:
-        # The service worker of the browser's own start page is none of ours.
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
@@ -106,9 +105,9 @@ def changed(page: Page, name: str, before: list[str]) -> list[str]:
     raise AssertionError(f"the pictures of {name} stay what they were")
 
 
-def pixels(page: Page, name: str, number: int = 0) -> np.ndarray:
+def pixels(page: Page, name: str) -> np.ndarray:
     """What a visitor sees of a part's picture."""
-    image = page.locator(f"#{name} img").nth(number)
+    image = page.locator(f"#{name} img")
     content = page.request.get(image.evaluate("image => image.src")).body()
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
 
@@ -149,7 +148,6 @@ def test_a_sample_its_people_and_the_maps_of_a_keypoint_and_of_points(page):
     click(page, "crop", 0.2, 0.9)
     expect(page.locator("#asked")).to_contain_text("the point", timeout=WAIT)
     of_point = changed(page, "maps", first)
-    assert len(of_point) == len(first)
     page.locator("#table").get_by_text("right_ankle").click()
     expect(page.locator("#asked")).to_contain_text("right ankle", timeout=WAIT)
     of_ankle = changed(page, "maps", of_point)
@@ -195,14 +193,14 @@ def test_an_upload_a_drawn_box_and_the_whole_image(page):
         ("cut.jpg", (IMAGES / SKIER).read_bytes()[:9000], "this file: the JPEG is truncated"),
         ("empty.png", b"", "empty"),
         ("wide.png", cv2.imencode(".png", np.zeros((2001, 2000), np.uint8))[1].tobytes(), "this page allows 4,000,000"),
-        ("heavy.jpg", b"\xff\xd8" * 1_100_000, "(?i)file.*(exceed|large)|too large"),
+        ("heavy.jpg", b"\xff\xd8" * 1_100_000, "exceed|too large"),
     ],
     ids=["no image", "cut off", "empty", "too many pixels", "too many bytes"],
 )
 def test_a_file_that_cannot_be_used_gives_a_sentence_and_the_page_goes_on(page, name, content, sentence):
     upload(page, name, content)
     told(page, sentence)
-    screenshot(page, f"sentence_{name}")
+    screenshot(page, f"sentence_{Path(name).stem}")
     upload(page, SKIER, (IMAGES / SKIER).read_bytes())
     changed(page, "picture", [])
 

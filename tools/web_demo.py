@@ -29,7 +29,8 @@ def main() -> None:
     if given.max_megabytes <= 0 or given.max_pixels < 1:
         raise UserError("--max-megabytes and --max-pixels must be positive")
 
-    from transpose import explorer, figures, log, web
+    import transpose.web  # first of all, as it says so if Gradio is not there
+    from transpose import explorer, figures, log
     from transpose.predictor import Predictor
 
     figures.check_package()
@@ -39,8 +40,8 @@ def main() -> None:
     )
     annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
     samples = explorer.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
-    with web.private_folder():
-        page = web.Page(ask, samples, f"Weights: {given.model}", given.max_pixels)
+    with transpose.web.private_folder():
+        page = transpose.web.Page(ask, samples, f"Weights: {given.model}", given.max_pixels)
         log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
         page.serve(given.host, given.port, given.max_megabytes)
 
