@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transpose.models.encoder import EncoderLayer
 from transpose.models.transpose import TransPose
 
-BLOCK_BYTES = 8 << 20  # of an attention matrix that are held at a time: H's 3,072 x 3,072 weights take 75 MB a head
+BLOCK_BYTES = 2 << 20  # of an attention matrix that are held at a time: H's 3,072 x 3,072 weights take 75 MB a head
 
 Block = tuple[slice, Tensor]  # which rows of an attention matrix, and these rows (B, M, rows, N)
 
@@ -50,12 +50,11 @@ class _Watched(TorchFunctionMode):
     """Within it a network computes in float64, with no copy of its weights, and attends in blocks of queries.
 
     Saturated rows magnify the features' float32 rounding to 1e-5, and differently on every processor.
-    `layers` are the projections of each attention that was computed, `mixed` (B, M, N, D / M) what it gave.
+    `mixed` (B, M, N, D / M) is what each attention gave.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers: list[Projections] = []
         self.mixed: list[Tensor] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,7 +64,6 @@ class _Watched(TorchFunctionMode):
         layer = Projections(*args)
         # What autograd would keep of a block is computed again instead.
         parts = [checkpoint(_mixed, layer.q[:, :, rows], layer, use_reentrant=False) for rows in layer.slices()]
-        self.layers.append(layer)
         self.mixed.append(torch.cat(parts, 2))
         return self.mixed[-1]
 
@@ -91,7 +89,7 @@ class Attention:
         assert not network.training
         self.network, self.grid, self.stride = network, network.grid, network.stride
         self._encoder_layers = cast(Sequence[EncoderLayer], network.global_encoder.layers)
-        with _Watched() as watched:
+        with _Watched():
             x = network.tokens(images)
             self._inputs = []
             for i, layer in enumerate(self._encoder_layers):
@@ -99,7 +97,15 @@ class Attention:
                 x = layer(x, self._positions(i))
             self._encoded = x
             self.heatmaps = self._head(x)
-        self.layers = watched.layers
+
+    def layer(self, i: int) -> Projections:
+        """The i-th layer's, computed anew from its input: of all layers together they would take much memory."""
+        with _Watched():
+            return Projections(*self._encoder_layers[i].self_attn.projections(self._inputs[i], self._positions(i)))
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._inputs)
 
     def _positions(self, layer: int) -> Tensor | None:
         return self.network.global_encoder.positions_of(layer, self.network.positions())
@@ -109,7 +115,7 @@ class Attention:
 
     @property
     def heads(self) -> int:
-        return self.layers[0].q.shape[1]
+        return self._encoder_layers[0].self_attn.heads
 
     def _as_maps(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, self.grid)
@@ -117,7 +123,7 @@ class Attention:
     @torch.no_grad()
     def dependency(self, queries: Tensor) -> Tensor:
         """On which tokens the queries depend, their attention rows: (L, B, M, Q, H, W), each map summing to 1."""
-        rows = [layer.weights(_at(layer.q, queries)) for layer in self.layers]
+        rows = [layer.weights(_at(layer.q, queries)) for layer in map(self.layer, range(self.num_layers))]
         return self._as_maps(torch.stack(rows))
 
     @torch.no_grad()
@@ -126,7 +132,7 @@ class Attention:
         index = queries[:, None, None]
         columns = [
             torch.cat([block.gather(3, index.expand(*block.shape[:3], -1)) for _, block in layer.blocks()], 2)
-            for layer in self.layers
+            for layer in map(self.layer, range(self.num_layers))
         ]
         return self._as_maps(torch.stack(columns).mT)
 
@@ -137,7 +143,8 @@ class Attention:
         The queries' rows of the product, from that layer down to the first, of 0.5 A + 0.5 I, where A is the mean of
         the heads and I stands for the residual connection. Each map sums to 1.
         """
-        means = (((rows, block.mean(1)) for rows, block in layer.blocks()) for layer in reversed(self.layers))
+        downward = map(self.layer, reversed(range(self.num_layers)))
+        means = (((rows, block.mean(1)) for rows, block in layer.blocks()) for layer in downward)
         return self._as_maps(_products(self._alone(queries), means, own=0.5, others=0.5))
 
     @torch.no_grad()
@@ -164,18 +171,23 @@ class Attention:
             x = self._encoded.detach().requires_grad_()
             value = self._head(x)[:, keypoint].flatten(1).amax(1).sum()
         (gradient,) = torch.autograd.grad(value, x)
-        for i in reversed(range(len(self.layers))):
-            with torch.enable_grad(), _Watched() as watched:
-                x = self._inputs[i].detach().requires_grad_()
-                y = self._encoder_layers[i](x, self._positions(i))
-            of_mixed, gradient = torch.autograd.grad(y, [watched.mixed[0], x], gradient)
-            yield self._positive(self.layers[i], of_mixed)
+        for i in reversed(range(self.num_layers)):
+            of_mixed, gradient = self._backward(i, gradient)
+            yield _weighted_blocks(self.layer(i), of_mixed)
 
-    @staticmethod
-    def _positive(layer: Projections, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        # What is mixed is A v, so that its gradient g gives g v^T for A.
-        for rows, block in layer.blocks():
-            yield rows, (block * (gradient[:, :, rows] @ layer.v.mT)).relu().mean(1)
+    def _backward(self, i: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient (B, N, D) for what layer i gives -> that for what it mixes (B, M, N, D / M), for its input."""
+        with torch.enable_grad(), _Watched() as watched:
+            x = self._inputs[i].detach().requires_grad_()
+            y = self._encoder_layers[i](x, self._positions(i))
+        of_mixed, of_input = torch.autograd.grad(y, [watched.mixed[0], x], gradient)
+        return of_mixed, of_input
+
+
+def _weighted_blocks(layer: Projections, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The heads' mean of the positive part of A times its gradient: of A v it is g, which makes g v^T for A."""
+    for rows, block in layer.blocks():
+        yield rows, (block * (gradient[:, :, rows] @ layer.v.mT)).relu().mean(1)
 
 
 def _at(x: Tensor, queries: Tensor) -> Tensor:

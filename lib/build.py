@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from transpose import checkpoint, config, distributed, heatmap, log
+from transpose import checkpoint, config, distributed, figures, heatmap, log
 from transpose import skeleton as skeletons
 from transpose.core import loss, pckh
 from transpose.core.evaluate import CocoEvaluation, Evaluation
@@ -730,7 +730,10 @@ def monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) -> Mon
             debug.SAVE_BATCH_IMAGES_PRED,
             debug.SAVE_HEATMAPS_GT,
             debug.SAVE_HEATMAPS_PRED,
+            debug.SAVE_ATTENTION,
         )
+        if wanted.attention:
+            figures.check_package()
     return Monitor(log_folder, folder / "pictures", wanted, kind, cfg.DATASET.COLOR_RGB)
 
 

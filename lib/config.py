@@ -162,6 +162,7 @@ _C.DEBUG.SAVE_BATCH_IMAGES_GT = False
 _C.DEBUG.SAVE_BATCH_IMAGES_PRED = False
 _C.DEBUG.SAVE_HEATMAPS_GT = False
 _C.DEBUG.SAVE_HEATMAPS_PRED = False
+_C.DEBUG.SAVE_ATTENTION = 0  # persons of the test set whose dependency areas are drawn at each validation
 
 # Keys that the original's files set and nothing reads, with the value of another key that brings some of them to life.
 LEGACY: dict[str, tuple[str, str] | None] = {
@@ -443,6 +444,7 @@ def _check(cfg: CfgNode, where: str) -> None:
         "TRAIN.MOMENTUM": train.MOMENTUM,
         "TRAIN.CHECKPOINT_EVERY": train.CHECKPOINT_EVERY,
         "TRAIN.CLIP_GRAD": train.CLIP_GRAD,
+        "DEBUG.SAVE_ATTENTION": cfg.DEBUG.SAVE_ATTENTION,
     }
     for key, value in not_negative.items():
         need(value >= 0, f"{key} must not be negative, not {value}")

@@ -80,7 +80,7 @@ class Explanation:
 
     @property
     def num_layers(self) -> int:
-        return len(self.attention.layers)
+        return self.attention.num_layers
 
     @property
     def num_heads(self) -> int:

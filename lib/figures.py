@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg")
+# Endings, and what keeps the time and the program's name out of such a file, so that it is the same each time.
+FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"metadata": {"Software": None}},
+    ".jpg": {"pil_kwargs": {"quality": 85}},
+    ".svg": {"metadata": {"Date": None, "Creator": None}},
+}
 DPI = 200
 COLOURS = "inferno"  # perceptually uniform, legible in grey and to colour-blind eyes
 DIMMED = 0.5  # what is left of the photograph's brightness where there is no attention
 SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides all but a trace of the photograph
 SOLID = 0.9
 WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
-TITLE, ROW_LABEL, BAR, CAPTION_LINE = 0.36, 0.24, 0.13, 0.15
-BAR_LABELS = 0.45
+BAR, BAR_LABELS, LINE, LETTER = 0.13, 0.45, 0.14, 0.058
 INK = "#333333"
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
@@ -53,19 +57,19 @@ def check_package() -> None:
 def check_name(path: Path) -> None:
     """Raise UserError if no picture can be written under this name."""
     if path.suffix not in FORMATS:
-        raise UserError(f"{path}: a picture of attention ends in {' or '.join(FORMATS)}")
+        raise UserError(f"{path}: a picture of attention ends in {', '.join(FORMATS)}")
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: str | Path) -> None:
     """Write the figure in the format that the file's name ends with: the same bytes for the same figure."""
     import matplotlib
 
+    path = Path(path)
     check_name(path)
     kind = path.suffix.removeprefix(".")
-    anonymous = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     with matplotlib.rc_context(STYLE):
         checkpoint.write_atomically(
-            path, lambda file: figure.savefig(file, format=kind, dpi=figure.dpi, metadata=anonymous)
+            path, lambda file: figure.savefig(file, format=kind, dpi=figure.dpi, **FORMATS[path.suffix])
         )
 
 
@@ -133,23 +137,32 @@ def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
 
 
 def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figure":
-    """The paper's figure: rows of layers, columns of queries, each starred; at the left the crop with its skeleton."""
+    """The paper's figure: rows of layers, columns of starred queries, the crop with its skeleton at the left.
+
+    Of fewer queries than layers each has a row, and the layers have columns.
+    """
     import matplotlib
 
     check_package()
-    rows, columns = maps.values.shape[:2]
+    places = [words(query.label.replace("_", "\n", 1)) for query in maps.queries]
+    turned = len(maps.rows) > len(places)
+    down, across = (places, maps.rows) if turned else (maps.rows, places)
+    rows, columns = len(down), len(across)
     aspect = explanation.size[0] / explanation.size[1]
     spanned = min(rows, 2)
-    fixed = 2 * MARGIN + 1.5 * ROW_LABEL + GAP + BAR + BAR_LABELS
-    cell = min(WIDEST_CELL, (WIDTH - fixed - (columns + spanned) * GAP) / (columns + spanned))
+    row_label = LINE * (1.5 + any("\n" in label for label in down))
+    head = LINE * (1.5 + any("\n" in label for label in across))
+    fixed = 2 * MARGIN + row_label + BAR + BAR_LABELS + (columns + spanned + 1) * GAP
+    cell = min(WIDEST_CELL, (WIDTH - fixed) / (columns + spanned))
     tall = cell / aspect
     shown_height = spanned * tall + (spanned - 1) * GAP
     shown = shown_height * aspect
-    left = MARGIN + shown + GAP + ROW_LABEL * (1 + any("\n" in label for label in maps.rows) / 2)
-    width = left + columns * (cell + GAP) + BAR + BAR_LABELS + MARGIN
+    left, top = MARGIN + shown + GAP + row_label, MARGIN + head
+    width = left + columns * (cell + GAP) + GAP + BAR + BAR_LABELS + MARGIN
     inner = rows * (tall + GAP) - GAP
-    caption = textwrap.wrap(f"{MODES[maps.mode]}; lower right: the map's largest", int((width - 2 * MARGIN) / 0.058))
-    height = MARGIN + TITLE + inner + 0.08 + CAPTION_LINE * len(caption) + MARGIN / 2
+    text = f"{MODES[maps.mode]}; lower right: the map's largest"
+    caption = textwrap.wrap(text, int((width - left) / LETTER))
+    height = top + inner + LINE * (0.5 + len(caption)) + MARGIN
     figure = _figure(width, height)
 
     def axes(x: float, y: float, wide: float, high: float) -> "Axes":
@@ -159,25 +172,25 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     def write(x: float, y: float, text: str, **options: Any) -> None:
         figure.text(x / width, 1 - y / height, text, **options)
 
-    top = MARGIN + TITLE
     with matplotlib.rc_context(STYLE):
-        person = axes(MARGIN, top, shown, shown_height)
-        _show(person, with_skeleton(explanation), explanation)
-        for i, query in enumerate(maps.queries):
-            x = left + i * (cell + GAP)
-            label = query.label.replace("_", "\n", 1)
-            write(x + cell / 2, top - 0.05, words(label), ha="center", va="bottom", linespacing=1.0)
-            for row in range(rows):
-                place = axes(x, top + row * (tall + GAP), cell, tall)
-                weights = maps.values[row, i]
-                _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
-                _star(place, query, size=9 * (cell / 0.9) ** 0.5)
-                _note(place, largest(weights, maps.mode))
-        for row, label in enumerate(maps.rows):
+        _show(axes(MARGIN, top, shown, shown_height), with_skeleton(explanation), explanation)
+        for row, column in np.ndindex(rows, columns):
+            place = axes(left + column * (cell + GAP), top + row * (tall + GAP), cell, tall)
+            layer, query = (column, row) if turned else (row, column)
+            weights = maps.values[layer, query]
+            _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
+            _star(place, maps.queries[query], size=9 * (cell / 0.9) ** 0.5)
+            _note(place, largest(weights, maps.mode))
+        longest = max(len(word) for label in across for word in label.split("\n"))
+        fontsize = min(8, 8 * cell / (LETTER * longest))
+        for column, label in enumerate(across):
+            middle = left + column * (cell + GAP) + cell / 2
+            write(middle, top - 0.05, label, ha="center", va="bottom", linespacing=1.0, fontsize=fontsize)
+        for row, label in enumerate(down):
             middle = top + row * (tall + GAP) + tall / 2
             write(left - 0.05, middle, label, ha="right", va="center", rotation=90, linespacing=1.0)
         _colour_bar(axes(left + columns * (cell + GAP) + GAP, top, BAR, shown_height))
-        write(left if len(caption) == 1 else MARGIN, top + inner + 0.08, "\n".join(caption), va="top", linespacing=1.2)
+        write(left, top + inner + LINE / 2, "\n".join(caption), va="top", linespacing=1.2)
     return figure
 
 
@@ -214,11 +227,20 @@ def _show(place: "Axes", picture: np.ndarray, explanation: Explanation) -> None:
     """The picture in crop pixels, whose outer edges are half a pixel beyond the outer pixels' centres."""
     width, height = explanation.size
     place.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased")
+    place.autoscale(False)
     place.set_axis_off()
 
 
 def _star(place: "Axes", query: Query, size: float) -> None:
-    place.plot(*query.point, marker="*", markersize=size, color="white", markeredgecolor="black", markeredgewidth=0.7)
+    place.plot(
+        *query.point,
+        marker="*",
+        markersize=size,
+        color="white",
+        markeredgecolor="black",
+        markeredgewidth=0.7,
+        clip_on=False,
+    )
 
 
 def _note(place: "Axes", text: str) -> None:
@@ -294,9 +316,9 @@ def pairs(statistics: Statistics) -> "Figure":
 
     check_package()
     joints, layers = len(statistics.names), len(statistics.pairs)
-    side, label = min(3.6, (WIDTH - 1.9) / min(layers, 4)), 0.95
-    columns = min(layers, 4)
-    rows = -(-layers // columns)
+    rows = -(-layers // 4)
+    columns = -(-layers // rows)
+    side, label = min(3.6, (WIDTH - 1.9) / columns), 0.95
     width, height = label + columns * (side + 0.12) + 0.75, rows * (side + 0.3) + label
     figure = _figure(width, height)
     most = max(float(np.nanmax(statistics.pairs)), 4.0)

@@ -10,7 +10,10 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from transpose import draw, geometry, heatmap
+from transpose import draw, figures, geometry, heatmap
+from transpose.dataset.crops import Crops
+from transpose.explain import explain
+from transpose.models.transpose import TransPose
 from transpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,7 @@ class Pictures:
     images_pred: bool = False
     heatmaps_gt: bool = False
     heatmaps_pred: bool = False
+    attention: int = 0  # of how many persons
 
 
 class Monitor:
@@ -71,6 +75,19 @@ class Monitor:
             self._picture(f"{prefix}_hm_gt", draw.heatmaps(crops, target.float().cpu().numpy(), truth), step)
         if self.wanted.heatmaps_pred:
             self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)
+
+    def attention(self, network: TransPose, crops: Crops, kernel_size: int, step: int) -> None:
+        """The dependency areas of some persons of the test set, always the same, evenly spread."""
+        if not self.wanted.attention or not self._writes():
+            return
+        training = network.training
+        network.eval()
+        for i in np.linspace(0, len(crops) - 1, min(self.wanted.attention, len(crops))).round().astype(int).tolist():
+            person = explain(network, crops, i, kernel_size)
+            if found := person.found(threshold=0):
+                grid = figures.rendered(figures.grid(person, person.maps(found)))
+                self._picture(f"valid_attention_{i}", grid[..., ::-1], step)
+        network.train(training)
 
     def _picture(self, name: str, image: np.ndarray, step: int) -> None:
         self.picture_dir.mkdir(parents=True, exist_ok=True)

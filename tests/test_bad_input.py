@@ -333,6 +333,7 @@ def value_for_a_section(place: Place) -> list:
     misspelt=({"MODEL.NAME": "transpos_r"}, ["MODEL.NAME", "'transpos_r'", "the nearest is transpose_r"]),
     depth=({"MODEL.EXTRA.NUM_LAYERS": 51}, ["MODEL.EXTRA.NUM_LAYERS", "51", "the nearest is 50"]),
     batch=({"TRAIN.BATCH_SIZE_PER_GPU": -4}, ["TRAIN.BATCH_SIZE_PER_GPU must be positive, not -4"]),
+    less_than_none=({"DEBUG.SAVE_ATTENTION": -1}, ["DEBUG.SAVE_ATTENTION must not be negative, not -1"]),
     not_a_number=({"TRAIN.LR": float("nan")}, ["TRAIN.LR must be positive, not nan"]),
     seed=({"SEED": 2**63}, ["SEED must be", f"not {2**63}"]),
     pixels=({"DATASET.MAX_IMAGE_PIXELS": 0}, ["DATASET.MAX_IMAGE_PIXELS must be positive, not 0"]),

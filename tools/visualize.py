@@ -1,6 +1,6 @@
 """See what keypoints look at: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE [--box X,Y,W,H] …
 
-In place of --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights that tools/test.py would test.
+Without --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights that tools/test.py would test.
 """
 
 import argparse
@@ -22,8 +22,10 @@ DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
 def arguments() -> argparse.Namespace:
     parser = cli.parser("Draw what a network attends to when it finds a person's keypoints.", cfg_required=False)
     add = parser.add_argument
-    add("--model", help="in place of --cfg: name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--config", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add(
+        "--model",
+        help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint (--cfg: what it was trained with)",
+    )
     add("--image", required=True, type=Path, metavar="FILE", help="photograph")
     add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
@@ -39,7 +41,13 @@ def arguments() -> argparse.Namespace:
     add("--threshold", type=float, default=0.0, metavar="W", help="leave out weights below it (%(default)s)")
     result = parser.add_argument_group("the pictures")
     add = result.add_argument
-    add("--out", type=Path, default=Path("attention.png"), metavar="FILE", help="the grid, PNG or SVG (%(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("attention.png"),
+        metavar="FILE",
+        help="the grid, PNG, JPG or SVG (%(default)s)",
+    )
     add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
     add("--overwrite", action="store_true", help="replace pictures that are there already")
     return parser.parse_args()
@@ -91,10 +99,10 @@ def main() -> None:
 
 def check(given: argparse.Namespace) -> None:
     """Raise UserError for options that do not go together."""
-    if bool(given.cfg) == bool(given.model):
-        raise UserError("name the network by --model or by --cfg, one of the two")
+    if not given.cfg and not given.model:
+        raise UserError("name the network: --model, or --cfg for the weights that tools/test.py would test")
     if given.model and given.opts:
-        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs override a yaml given by --cfg")
+        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs are for --cfg without --model")
     if given.box and len(given.box) != 4:
         raise UserError(f"--box is X,Y,W,H, four numbers, not {len(given.box)}")
     for point in given.point or []:
@@ -112,17 +120,20 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from transpose import build, log
     from transpose.detector import Detector, network, whole_image
-    from transpose.predictor import Predictor
+    from transpose.inference import usable_device
+    from transpose.predictor import Predictor, trained_network
 
+    usable_device(given.device)
+    if given.model:
+        log.start()
+        trained = trained_network(given.model, given.cfg or None)
+    else:
+        cfg = cli.configuration(given)
+        trained = build.tested(cfg, build.run_folder(cfg, Path(given.cfg).stem))
     detector = whole_image if given.detector == "whole-image" else None
     if detector is None and not given.box:
         detector = Detector(network(given.detector), device=given.device)
-    options = {"device": given.device, "detector": detector}
-    if given.model:
-        log.start()
-        return Predictor.from_pretrained(given.model, given.config, **options)
-    cfg = cli.configuration(given)
-    return Predictor(build.tested(cfg, build.run_folder(cfg, Path(given.cfg).stem)), **options)
+    return Predictor(trained, device=given.device, detector=detector)
 
 
 def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":

@@ -47,16 +47,17 @@ class SelfAttention(nn.Module):
         """(B, N, D) -> (B, M, N, D / M)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def projections(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, M, N, D / M) of tokens (B, N, D)."""
         dim = self.out_proj.in_features
-        q, k = F.linear(x, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
-        return self._split(q), self._split(k)
+        asking = x if positions is None else x + positions
+        q, k = F.linear(asking, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
+        v = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        return self._split(q), self._split(k), self._split(v)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, N, D); N x N maps are materialised only in training on a processor with dropout."""
-        dim = self.out_proj.in_features
-        q, k = self._queries_and_keys(x if positions is None else x + positions)
-        v = self._split(F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :]))
+        q, k, v = self.projections(x, positions)
         dropout = self.dropout if self.training else 0.0
         if dropout and x.device.type == "cpu":
             # PyTorch has no fused kernel for it, and its fallback looks for fully masked rows, which there are none of.
