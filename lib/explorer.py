@@ -3,6 +3,7 @@
 Boxes are x, y, w, h in pixels of the photograph; places on its picture are its pixels; a crop's picture has its own.
 """
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 from transpose import draw, figures, skeleton
 from transpose.dataset.crops import decode
 from transpose.dataset.people import annotated_people, read_annotations
+from transpose.detector import Detector
 from transpose.errors import UserError
 from transpose.explain import Explanation, Place
 from transpose.export import Exported
 from transpose.persons import People
 from transpose.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 25_000_000  # of a visitor's photograph
 MOST_PERSONS = 30
@@ -164,6 +168,25 @@ def boxes_from(text: str) -> list[list[float]]:
     if not boxes or any(len(box) != 4 for box in boxes):
         raise UserError("a box is four numbers, X,Y,W,H in pixels of the photograph; one box a line")
     return boxes
+
+
+class DetectorOnDemand:
+    """torchvision's detector, loaded when it is first asked. What keeps it away is for the log, not for visitors."""
+
+    def __init__(self, device: str | None = None):
+        self.device = device
+        self._detector: Detector | None = None
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Detector`. Raises UserError if its weights cannot be had."""
+        try:
+            self._detector = self._detector or Detector(device=self.device)
+        except UserError as error:
+            logger.warning("the detector: %s", error)
+            raise UserError(
+                "there is no detector here, as its weights could not be had; draw a box, or take the whole image"
+            ) from None
+        return self._detector(image)
 
 
 class Explorer:

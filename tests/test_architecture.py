@@ -57,7 +57,7 @@ MAY_IMPORT = {
         *("detector", "persons", "photograph", "explain"),
     },
     "explorer": {
-        *("predictor", "export", "explain", "figures", "persons", "dataset", "draw", "skeleton"),
+        *("predictor", "detector", "export", "explain", "figures", "persons", "dataset", "draw", "skeleton"),
     },
     "web": {"explorer", "explain", "draw"},
 }

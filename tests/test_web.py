@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from goldens import ANNOTATIONS, IMAGES, sample_people
 from test_bad_input import run_anew, run_preloaded, sentence, without_torch  # noqa: F401
+from test_detector import Stub
 from test_predictor import BOXES, PHOTOGRAPH, predictor, run  # noqa: F401
 
-from transpose import explorer
+from transpose import detector, explorer
 from transpose.errors import UserError
 from transpose.explorer import Explorer, Sample, Scene
 from transpose.predictor import Predictor
@@ -139,6 +141,33 @@ def test_nobody_found_is_said(run):  # noqa: F811
         blind.find(explorer.uploaded(CONTENT))
 
 
+def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, monkeypatch, caplog):  # noqa: F811
+    def unreachable(url, path):
+        raise UserError(f"{url}: cannot be reached; put it at {path}")
+
+    monkeypatch.setattr(detector.download, "fetch", unreachable)
+    monkeypatch.setattr(detector, "FOLDER", "models/nowhere")
+    offline = Explorer(Predictor.from_pretrained(run, device="cpu", detector=explorer.DetectorOnDemand("cpu")))
+    with pytest.raises(UserError, match="there is no detector here") as caught:
+        offline.find(explorer.uploaded(CONTENT))
+    assert "/" not in str(caught.value)
+    assert "models/nowhere" in caplog.text
+
+
+def test_the_detector_is_loaded_once(run, monkeypatch):  # noqa: F811
+    loaded = []
+
+    def network():
+        loaded.append(Stub())
+        return loaded[-1]
+
+    monkeypatch.setattr(detector, "network", network)
+    ask = Explorer(Predictor.from_pretrained(run, device="cpu", detector=explorer.DetectorOnDemand("cpu")))
+    for _ in range(2):
+        assert len(ask.find(explorer.uploaded(CONTENT)).people) == 2
+    assert len(loaded) == 1 and len(loaded[0].batches) == 2
+
+
 @pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "one,2,3,4", "1 2 3 4"])
 def test_boxes_that_are_no_numbers(text):
     with pytest.raises(UserError, match="a box is four numbers, X,Y,W,H"):
@@ -169,11 +198,12 @@ class Click:
 
 
 @pytest.fixture(scope="module")
-def page(ask):
+def page(ask) -> Iterator:
     pytest.importorskip("gradio")
     from transpose import web
 
-    return web.Page(ask, [Sample(PHOTOGRAPH, np.array(BOXES))], "<b>weights</b>", max_pixels=200_000)
+    with web.private_folder():
+        yield web.Page(ask, [Sample(PHOTOGRAPH, np.array(BOXES))], "<b>weights</b>", max_pixels=200_000)
 
 
 HOW = "dependency", 0.0

@@ -1,6 +1,8 @@
 """Look into a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from transpose import cli
@@ -35,11 +37,17 @@ def main() -> None:
 
     figures.check_package()
     log.start()
-    ask = explorer.Explorer(
-        Predictor.from_pretrained(given.model, given.cfg, device=given.device, most_persons=explorer.MOST_PERSONS)
+    predictor = Predictor.from_pretrained(
+        given.model,
+        given.cfg,
+        device=given.device,
+        detector=explorer.DetectorOnDemand(given.device),
+        most_persons=explorer.MOST_PERSONS,
     )
+    ask = explorer.Explorer(predictor)
     annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
     samples = explorer.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files go then too
     with transpose.web.private_folder():
         page = transpose.web.Page(ask, samples, f"Weights: {given.model}", given.max_pixels)
         log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
