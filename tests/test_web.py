@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from goldens import ANNOTATIONS, IMAGES, sample_people
-from test_bad_input import run_anew, run_preloaded, sentence, without_torch  # noqa: F401
+from test_bad_input import run_anew, sentence, without_torch  # noqa: F401
 from test_detector import Stub
 from test_predictor import BOXES, PHOTOGRAPH, predictor, run  # noqa: F401
 
@@ -289,9 +289,9 @@ def test_without_gradio_the_tool_says_how_to_get_it(tmp_path, without_torch):  #
     assert sentence(outcome) == "the web page needs the package gradio: pip install 'gradio>=6.31,<7'"
 
 
-def test_a_model_that_is_not_there(tmp_path, run_preloaded):  # noqa: F811
+def test_a_model_that_is_not_there(tmp_path):
     pytest.importorskip("gradio")
-    outcome = run_preloaded("web_demo", ["--model", "nothing"], tmp_path, {})
+    outcome = run_anew("web_demo", ["--model", "nothing"], tmp_path, {})
     assert sentence(outcome).startswith("nothing: there is no such file or folder, and the zoo has no model")
 
 
