@@ -40,9 +40,11 @@ def address(run, tmp_path_factory) -> Iterator[str]:  # noqa: F811
     model = os.environ.get("WEB_MODEL") or str(run)
     command = [sys.executable, str(ROOT / "tools/web_demo.py"), "--model", model, "--port", str(port)]
     limits = ["--max-megabytes", "2", "--max-pixels", "4000000"]
-    log = tmp_path_factory.mktemp("log") / "server.log"
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "log"
     with log.open("w") as output:
-        server = subprocess.Popen([*command, *limits], stdout=output, stderr=output)
+        environment = os.environ | {"TMPDIR": str(folder)}
+        server = subprocess.Popen([*command, *limits], stdout=output, stderr=output, env=environment)
     url = f"http://127.0.0.1:{port}/"
     for _ in range(240):
         try:
@@ -51,9 +53,11 @@ def address(run, tmp_path_factory) -> Iterator[str]:  # noqa: F811
         except urllib.error.URLError:
             assert server.poll() is None, log.read_text()
             time.sleep(0.5)
+    assert len(list(folder.glob("transpose-web-*"))) == 1
     yield url
     server.terminate()
     server.wait()
+    assert not list(folder.glob("transpose-web-*"))  # visitors' photographs go with the program
     assert "Traceback" not in log.read_text()
 
 
