@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 
+SPACE := build/space
 DEMO := experiments/coco_sample/demo.yaml
 DEMO_RUN := output/coco/transpose_r/demo
 DEMO_RESULTS := $(DEMO_RUN)/results/keypoints_val2017_results_0.json
@@ -15,7 +16,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint types bench bench-data soak clean
+.PHONY: help venv demo notebook space test test-slow test-web lint types bench bench-data soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,11 +38,25 @@ demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, dr
 	@echo "== The model has memorised these photographs; its AP says nothing about others."
 	@echo "== Picture: $(DEMO_PICTURE); weights and results: $(DEMO_RUN); TensorBoard logs: log"
 
+notebook: $(STAMP) ## run demo.ipynb with the demo's checkpoint and keep its outputs
+	$(PY) tools/run_notebook.py
+
+space: ## put together a Hugging Face Space of the web explorer in build/space (docs/web.md)
+	rm -rf $(SPACE) && mkdir -p $(SPACE)/tools $(SPACE)/data
+	cp -r lib LICENSE tools/space/README.md tools/space/app.py $(SPACE)
+	cp tools/transpose.py tools/web_demo.py $(SPACE)/tools
+	cp -r data/coco_sample $(SPACE)/data
+	cat requirements.txt tools/space/requirements.txt > $(SPACE)/requirements.txt
+
 test: $(STAMP) ## run the tests, in two processes
 	$(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 	$(PY) -m pytest -m slow
+
+test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system's, or CHROMIUM=…
+	$(PY) -m pip install --disable-pip-version-check --quiet "gradio>=6.31,<7" playwright $(CONSTRAINTS:%=-c %)
+	$(PY) -m pytest -m web
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

@@ -55,6 +55,16 @@ def _extent(points: np.ndarray) -> float:
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 
+def box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A copy of the BGR image (H, W, 3) with a box: x, y, w, h in its pixels, drawn along the outermost that it has."""
+    canvas = image.copy()
+    first, last = _fixed_point(box[:2]), _fixed_point(box[:2] + box[2:] - 1)
+    width = _line_width(max(image.shape[:2]) / 250)
+    for colour, line in ((OUTLINE, width + 2), (COLOURS[MIDDLE], width)):
+        cv2.rectangle(canvas, first, last, colour, line, cv2.LINE_AA, SUBPIXEL_BITS)
+    return canvas
+
+
 def _person(canvas: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, skeleton: Skeleton, extent: float) -> None:
     sides = np.zeros(skeleton.num_joints, int)
     for left, right in skeleton.pairs:

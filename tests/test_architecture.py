@@ -56,6 +56,10 @@ MAY_IMPORT = {
         *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
         *("detector", "persons", "photograph", "explain"),
     },
+    "explorer": {
+        *("predictor", "detector", "export", "explain", "figures", "persons", "dataset", "draw", "skeleton"),
+    },
+    "web": {"explorer", "explain", "draw"},
 }
 ONLY_THESE_PACKAGES = {
     "models": {"torch", "torchvision"},

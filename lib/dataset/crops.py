@@ -158,11 +158,17 @@ def _refuse_bytes(count: int, where: str, max_pixels: int) -> None:
         )
 
 
-def decode(content: bytes, where: str, oriented: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    content: bytes,
+    where: str,
+    oriented: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    limit: str = "DATASET.MAX_IMAGE_PIXELS",
+) -> np.ndarray:
     """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
 
-    `where` is what an error calls the file. Raises UserError if it is empty, cut off, no image, or larger than
-    `max_pixels`, which its header tells before anything is decoded.
+    `where` is what an error calls the file, and `limit` what sets `max_pixels`. Raises UserError if it is empty, cut
+    off, no image, or larger than `max_pixels`, which its header tells before anything is decoded.
     """
     if not content:
         raise UserError(f"{where}: the image file is empty")
@@ -174,8 +180,7 @@ def decode(content: bytes, where: str, oriented: bool = False, max_pixels: int =
     width, height = size or _size(content, where)
     if width * height > max_pixels:
         raise UserError(
-            f"{where}: refused before decoding, it is {width} x {height} and DATASET.MAX_IMAGE_PIXELS allows "
-            f"{max_pixels:,} pixels"
+            f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
         )
     flags = cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
     try:

@@ -1,0 +1,16 @@
+"""The web explorer as a Hugging Face Space; the Space's variable MODEL names what tools/web_demo.py is to show."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent / "tools"
+
+sys.path.insert(0, str(TOOLS))
+sys.argv = [
+    *("web_demo.py", "--model", os.environ.get("MODEL", "tp_r_a4")),
+    *("--host", "0.0.0.0", "--port", os.environ.get("GRADIO_SERVER_PORT", "7860")),
+    *("--max-megabytes", "10", "--max-pixels", "12000000"),
+]
+runpy.run_path(str(TOOLS / "web_demo.py"), run_name="__main__")
