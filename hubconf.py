@@ -7,7 +7,7 @@ import importlib.util as _importer
 import sys as _sys
 from pathlib import Path as _Path
 
-dependencies = ["torch", "torchvision", "numpy", "tqdm"]
+dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm"]
 
 
 def _package() -> None:

@@ -710,6 +710,8 @@ def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK
     torch.backends.cudnn.deterministic = cfg.CUDNN.DETERMINISTIC
     torch.backends.cudnn.enabled = cfg.CUDNN.ENABLED
+    torch.backends.cudnn.allow_tf32 = cfg.CUDNN.TF32
+    torch.backends.cuda.matmul.allow_tf32 = cfg.CUDNN.TF32_MATMUL
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS asks for
         torch.backends.cudnn.benchmark = False

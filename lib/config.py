@@ -32,6 +32,8 @@ _C.CUDNN = CfgNode()
 _C.CUDNN.BENCHMARK = True
 _C.CUDNN.DETERMINISTIC = False
 _C.CUDNN.ENABLED = True
+_C.CUDNN.TF32 = True  # on a GPU, convolutions in TF32, which is PyTorch's default; false: in full float32
+_C.CUDNN.TF32_MATMUL = False  # on a GPU, matrix products in TF32 too
 
 _C.MODEL = CfgNode()
 _C.MODEL.NAME = "transpose_r"  # transpose_r or transpose_h

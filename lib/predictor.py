@@ -163,7 +163,15 @@ class Predictor:
         waiting: deque[_Cropped] = deque()
         samples: list[dict[str, np.ndarray]] = []
         keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        for cropped in self._cropped(requests):
+        crops, broken = self._cropped(requests), None
+        while True:
+            try:
+                cropped = next(crops)
+            except StopIteration:
+                break
+            except UserError as error:  # those before it are not lost
+                broken = error
+                break
             waiting.append(cropped)
             samples += cropped.samples
             while len(samples) >= self.batch_size or (samples and len(waiting) > self.batch_size):
@@ -175,6 +183,8 @@ class Predictor:
             keypoints += self._predict(samples)
         for cropped in waiting:
             yield self._people(cropped, keypoints)
+        if broken is not None:
+            raise broken
 
     def explain(
         self, image: Source, boxes: Any = None, *, color: str = "RGB", oriented: bool = True

@@ -39,8 +39,7 @@ STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
 
 def claim(folder: Path, regardless: bool) -> None:
     """Make the run's folder the first process's own. Raises UserError if another run has it, unless `regardless`."""
-    if distributed.rank() == 0:
-        lock.claim(folder, regardless)
+    if distributed.rank() == 0 and lock.claim(folder, regardless):
         checkpoint.remove_leftovers(folder)
 
 
@@ -161,9 +160,12 @@ class Training:
         self.best = {self.evaluation.main: -1.0, "epoch": -1}
 
     @property
-    def result(self) -> nn.Module:
+    def result(self) -> TransPose:
         """The network that is validated and kept: the moving average if there is one."""
-        return self.model if self.averaged is None else self.averaged.module
+        if self.averaged is None:
+            return self.model
+        assert isinstance(self.averaged.module, TransPose)
+        return self.averaged.module
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -235,6 +237,9 @@ class Training:
                 if validate:
                     self._save()  # whatever ends the validation, the epoch is not lost
             if validate:
+                # All leave or none: one that stays would wait for the others.
+                if any(distributed.gather(self.interruption.signal is not None)):
+                    raise Interrupted
                 with self.interruption.at_once():
                     self._validate()
             self.epoch, self.epoch_step = self.epoch + 1, 0
@@ -279,6 +284,11 @@ class Training:
                 if taken and (reports or saves):
                     self._refuse_broken(taken, title, rate)
                     taken.clear()
+                if (reports or saves) and self.scaler.get_scale() < 1:
+                    raise UserError(
+                        f"{title} step {step.number + 1}: float16 finds no scale at which the gradients are finite: "
+                        "the training has diverged; train with TRAIN.PRECISION bfloat16 or a smaller TRAIN.LR"
+                    )
                 if reports and meter.samples:
                     each = (time.perf_counter() - began) / (self.epoch_step - start)
                     left = self.plan.steps * (self.epochs - self.epoch) - self.epoch_step
@@ -332,15 +342,18 @@ class Training:
                 "gradient norm": str(norm),
                 "micro-batches": described,
             }
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+            except OSError as error:
+                logger.warning("%s: cannot write (%s): %s", path, error.strerror, json.dumps(record))
         wrong = next((f"the loss is {loss}" for loss, _ in batches if not math.isfinite(loss)), None)
         return f"{title} step {step.number + 1}: {wrong or f'the gradient is {norm}'} (its samples: {path})"
 
     def _validate(self) -> None:
         # Each process has its own batch norm statistics; the first one's are judged because they are saved.
         distributed.share(self.model.buffers())
-        distributed.share(self.averaged.buffers() if self.averaged is not None else [])
+        distributed.share(self.averaged.module.buffers() if self.averaged is not None else [])
         predictions = self.evaluation.predict(self.result, self._watch if self.monitor else None)
         if distributed.rank() > 0:
             return
@@ -351,7 +364,7 @@ class Training:
         logger.info("epoch %d on %s\n%s", epoch, self.evaluation.name, markdown_table(self.name, metrics))
         if self.monitor is not None:
             self.monitor.scalars("valid", metrics, self.step)
-            self.monitor.attention(self.model, self.evaluation.crops, self.evaluation.kernel_size, self.step)
+            self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.kernel_size, self.step)
         main = self.evaluation.main
         if metrics[main] > self.best[main]:
             self.best = {main: metrics[main], "epoch": epoch}

@@ -166,3 +166,10 @@ def test_the_moving_average_is_what_is_validated_and_kept(make_run: Callable, tm
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-7)
     assert not torch.equal(kept["final_layer.weight"], state["state_dict"]["final_layer.weight"])
     assert torch.equal(state["averaged"]["module.final_layer.weight"], kept["final_layer.weight"])
+
+
+def test_gradients_that_no_scale_of_float16_makes_finite_stop_the_run(make_run: Callable) -> None:
+    run = make_run()
+    run.scaler.get_scale = lambda: 0.5
+    with pytest.raises(UserError, match=r"epoch 1/1 step \d+: float16 finds no scale .*TRAIN\.PRECISION bfloat16"):
+        run.run()

@@ -399,3 +399,19 @@ def test_detections_of_no_photographs_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"film.mp4: boxes are found in photographs; predict.py reads videos"):
         detected(monkeypatch, written(tmp_path / "film.mp4"), "--out", tmp_path / "boxes.json")
     assert not (tmp_path / "boxes.json").exists()
+
+
+def test_what_was_found_before_a_broken_photograph_is_saved(photographs, run, command, tmp_path):  # noqa: F811
+    first = sorted(photographs.glob("*.jpg"))[0]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(first, folder / "a.jpg")
+    (folder / "b.jpg").write_bytes(first.read_bytes()[:2000])
+    shutil.copy(first, folder / "c.jpg")
+    arguments = [str(folder), "--model", str(run), "--detector", "whole-image", "--device", "cpu", "--out", "kept"]
+    outcome = command(*arguments, "--save", "json", "csv", "coco")
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
+    assert "b.jpg" in outcome.stderr and "the 1 photographs before it are saved" in outcome.stderr
+    kept = tmp_path / "kept"
+    assert sorted(path.name for path in kept.iterdir()) == ["a.json", "images.json", "keypoints.csv", "keypoints.json"]
+    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 from runs import ROOT
 
-from transpose import checkpoint, generators, training
+from transpose import checkpoint, generators, lock, training
 from transpose.errors import UserError
 
 STATE = {"config": {}, "state_dict": {"w": torch.arange(12.0)}, "optimizer": {}, "epoch": 1, "best": {"AP": 0.5}}
@@ -119,8 +119,9 @@ CLAIMS = """
 import sys, time; sys.path.insert(0, {tools!r})
 from pathlib import Path
 from transpose import cli, lock
-cli.run(lambda: lock.claim(Path({folder!r}), {regardless}))
-print("claimed", flush=True)
+own = []
+cli.run(lambda: own.append(lock.claim(Path({folder!r}), {regardless})))
+print("claimed" if own[0] else "shared", flush=True)
 time.sleep({seconds})
 """
 
@@ -145,7 +146,18 @@ def test_a_second_run_in_a_folder_is_refused_unless_told(owner: subprocess.Popen
     assert second.returncode == 2 and error.count("\n") == 1
     assert f"process {owner.pid} on " in error and "TRAIN.IGNORE_LOCK True" in error and str(tmp_path) in error
     told = claiming(tmp_path, 0, regardless=True)
-    assert told.communicate(timeout=60)[0] == "claimed\n"
+    assert told.communicate(timeout=60)[0] == "shared\n"
+
+
+def test_who_only_shares_a_folder_leaves_what_the_owner_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / ".checkpoint.pth.abc.part"
+    for own in (False, True):
+        part.touch()
+        monkeypatch.setattr(lock, "claim", lambda *_, own=own: own)
+        training.claim(tmp_path, regardless=True)
+        assert part.exists() != own
 
 
 def test_a_killed_run_leaves_its_folder_free(owner: subprocess.Popen, tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def main() -> None:
     out = arguments.out or trained.weights.with_name(f"{trained.weights.stem}{kinds}{suffix}")
     if out.suffix != suffix:
         raise UserError(f"--out {out}: a file of the format {arguments.format} ends in {suffix}")
-    if out.exists() and not arguments.overwrite:
-        raise UserError(f"{out}: there is such a file; choose another with --out, or say --overwrite")
+    for file in (out, *([out.with_suffix(".bin")] if arguments.format == "openvino" else [])):
+        if file.exists() and not arguments.overwrite:
+            raise UserError(f"{file}: there is such a file; choose another with --out, or say --overwrite")
     found = export.export(
         trained,
         out,

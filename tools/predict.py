@@ -171,8 +171,17 @@ def photographs(
     files = list(names)
     stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
     table, results, sizes = [], [], []
+    broken = None
     with log.Progress(len(files), "photographs") as progress:
-        for file, number, people in zip(files, numbers.ids, progress.follow(stream), strict=True):
+        pending = zip(files, numbers.ids, progress.follow(stream), strict=True)
+        while True:
+            try:
+                file, number, people = next(pending)
+            except StopIteration:
+                break
+            except UserError as error:
+                broken = error
+                break
             if "image" in forms:
                 people.save(given.out / f"{names[file]}.jpg", given.threshold)
             if "json" in forms:
@@ -186,8 +195,11 @@ def photographs(
         write(given.out / "keypoints.csv", "".join(table))
     if "coco" in forms:
         write(given.out / "keypoints.json", json.dumps(results))
-        write(given.out / "images.json", json.dumps(sources.image_list(files, sizes, numbers)))
-    log.logger.info("%s: %d person(s) on %d photograph(s)", given.out, len(results), len(files))
+        done = replace(numbers, ids=numbers.ids[: len(sizes)])
+        write(given.out / "images.json", json.dumps(sources.image_list(files[: len(sizes)], sizes, done)))
+    log.logger.info("%s: %d person(s) on %d photograph(s)", given.out, len(results), len(sizes))
+    if broken is not None:
+        raise UserError(f"{broken}; the {len(sizes)} photographs before it are saved, the rest is not looked at")
 
 
 def film(

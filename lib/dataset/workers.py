@@ -63,6 +63,8 @@ class Loader(DataLoader):
                 raise
             raise explanation from None
         except (EOFError, ConnectionError, FileNotFoundError):
+            if not self.notes:
+                raise
             # What a dying process sent cannot be fetched from it any more; the signal of its death ends the sleep.
             time.sleep(PATIENCE)
             raise
