@@ -87,6 +87,15 @@ def test_small_persons_lie_over_large_ones_whatever_their_order():
     assert not changed(GREY, draw.persons(GREY, np.zeros((0, 5, 2)), np.zeros((0, 5)), HAND)).any()
 
 
+def test_a_box_runs_along_its_outermost_pixels_on_a_copy():
+    before = GREY.copy()
+    drawn = changed(GREY, draw.box(GREY, np.array([20, 30, 60, 50])))
+    assert (before == GREY).all()
+    assert drawn[30, 20:80].all() and drawn[79, 20:80].all() and drawn[30:80, 20].all() and drawn[30:80, 79].all()
+    assert not drawn[34:76, 24:76].any() and not drawn[:26].any() and not drawn[:, 84:].any()
+    assert draw.box(GREY, np.array([-1e7, -5, 3e7, 9])).shape == GREY.shape
+
+
 def test_large_persons_have_wider_lines():
     def share(size: int) -> float:
         image = np.zeros((2 * size, 2 * size, 3), np.uint8)

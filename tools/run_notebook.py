@@ -29,15 +29,14 @@ def main() -> None:
     except ModuleNotFoundError:
         raise UserError("running a notebook needs two packages: pip install nbclient ipykernel") from None
 
-    from transpose import checkpoint
-
     os.environ["TRANSPOSE_MODEL"] = given.model
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
     # No times, so that equal outputs are equal files.
     nbclient.NotebookClient(notebook, kernel_name="python3", resources=folder, record_timing=False).execute()
-    text = nbformat.writes(notebook) + "\n"
-    checkpoint.write_atomically(given.out, lambda file: file.write(text.encode()))
+    part = given.out.with_name(f"{given.out.name}.part")
+    part.write_text(nbformat.writes(notebook) + "\n")
+    part.replace(given.out)
 
 
 if __name__ == "__main__":
