@@ -168,6 +168,7 @@ def _pytorch(model: TransPose, how: Inference) -> Forward:
 
 
 def _openvino(model: TransPose, how: Inference) -> Forward:
+    needed("openvino", "openvino")
     compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
 
     def forward(images: Tensor) -> Tensor:
