@@ -9,7 +9,8 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# Seconds in which a signal is the same request once more: a scheduler and torchrun both hand it to every process.
+# Under torchrun the seconds in which a signal is the same request once more: a scheduler hands it to every process, and
+# so does torchrun.
 ECHO = 2.0
 
 
@@ -40,7 +41,7 @@ class Interruption:
             self.signal, self._came = number, now
             if self._raises:
                 raise Interrupted
-        elif now - self._came > ECHO:
+        elif now - self._came > (ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -1,5 +1,7 @@
 """A run may end anywhere: the same command goes on to the same losses, predictions, AP and weights, bit for bit."""
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -73,9 +75,13 @@ def assert_same_run(folder: Path, reference: Path) -> None:
                 state.get("config", {}).pop(place, None)
         assert one.keys() == other.keys()
         assert not [key for key in one if not same(one[key], other[key])], name
-    for name in ("keypoints_val2017_results_0.json", "metrics_val2017_0.json"):
-        one, other = ((run_folder(f) / "results" / name).read_bytes() for f in (folder, reference))
-        assert one == other, name
+    predictions, metrics = (
+        (run_folder(folder) / "results" / name).read_bytes()
+        for name in ("keypoints_val2017_results_0.json", "metrics_val2017_0.json")
+    )
+    assert predictions == (run_folder(reference) / "results/keypoints_val2017_results_0.json").read_bytes()
+    assert metrics == (run_folder(reference) / "results/metrics_val2017_0.json").read_bytes()
+    assert json.loads(metrics)["results_sha256"] == hashlib.sha256(predictions).hexdigest()
 
 
 class Started:
@@ -227,7 +233,19 @@ def held_back() -> Iterator[Callable[[str], subprocess.Popen]]:
         process.stdout.close()
 
 
-def test_a_second_signal_ends_at_once_and_an_echo_does_not(held_back: Callable[[str], subprocess.Popen]) -> None:
+def test_a_second_signal_ends_at_once(held_back: Callable[[str], subprocess.Popen]) -> None:
+    process = held_back(WAITS_FOR_EVER)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == -signal.SIGINT
+
+
+def test_an_echo_of_torchruns_does_not(
+    held_back: Callable[[str], subprocess.Popen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     process = held_back(WAITS_FOR_EVER)
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)

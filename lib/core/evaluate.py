@@ -3,6 +3,7 @@
 N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: https://cocodataset.org/#keypoints-eval
 """
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -141,16 +142,22 @@ class Evaluation(ABC):
         `weights` is what the summary beside the results calls the weights.
         """
 
+    def _results_file(self, folder: Path) -> Path:
+        return folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
+
     def write_results(self, folder: Path, results: list[dict[str, Any]]) -> Path:
         """Into the run's `folder`; returns the file."""
-        path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
+        path = self._results_file(folder)
         checkpoint.write_atomically(path, lambda file: file.write(msgspec.json.encode(results)))
         logger.info("results: %s", path)
         return path
 
     def write_summary(self, folder: Path, weights: str, metrics: dict[str, float]) -> None:
-        """The metrics, and what was measured, beside the results."""
-        summary = json_tricks.dumps({"weights": weights, "measured": self.describe(), "metrics": metrics}, indent=2)
+        """The metrics, what was measured, and the results' checksum, beside the results."""
+        with self._results_file(folder).open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
+        summary = json_tricks.dumps(content, indent=2)
         path = folder / "results" / f"metrics_{self.name}_{self.number}.json"
         checkpoint.write_atomically(path, lambda file: file.write(summary.encode()))
 
