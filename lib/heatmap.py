@@ -19,6 +19,16 @@ STENCIL = (
     *((0, -2), (0, -1), (0, 0), (0, 1), (0, 2)),
     *((1, -1), (1, 0), (1, 1), (2, 0)),
 )
+# Its central differences: the gradient's x and y, the Hessian's xx, yy and xy.
+DIFFERENCES = torch.tensor(
+    [
+        [0, 0, 0, 0, 0, -2, 0, 2, 0, 0, 0, 0, 0],
+        [0, 0, -2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0],
+        [0, 0, 0, 0, 1, 0, -2, 0, 1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, -2, 0, 0, 0, 0, 0, 1],
+        [0, 1, 0, -1, 0, 0, 0, 0, 0, -1, 0, 1, 0],
+    ]
+).div(4)
 SURE_STEP = 2  # pixels; a longer step comes from a Hessian so near singular that rounding matters
 # OpenCV's fixed kernels for sizes with a default sigma; from 11 up it computes a Gaussian.
 SMALL_KERNELS = {
@@ -85,22 +95,21 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """
     height, width = heatmaps.shape[-2:]
     xy, scores = peaks(heatmaps)
-    maps, (x, y) = heatmaps.flatten(0, 1), xy.flatten(0, 1).unbind(-1)
-    near_x, near_y = x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH)
-    inside = (near_x == x) & (near_y == y)
+    maps, places = heatmaps.flatten(0, 1), xy.flatten(0, 1)
+    near = places.clamp(torch.tensor(REACH), places.new_tensor([width, height]) - 1 - REACH)
+    inside = (near == places).all(1)
 
     # Rescaling adds a constant to the logarithm and raises what is positive: where the floor is far it changes nothing.
-    around, whole = _blurred_around(maps, near_x, near_y, kernel_size)
+    around = _blurred_around(maps, near, kernel_size)
     step = _newton_step(around.log())
-    sure = whole & (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
+    sure = (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
         rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
-        exact = _rescaled_around(maps[doubtful].double(), x[doubtful], y[doubtful], rows, columns)
+        exact = _rescaled_around(maps[doubtful].double(), *places[doubtful].unbind(1), rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    whole = xy.flatten(0, 1)
-    refined = (whole + step).float()  # a Hessian next to singular leads farther than float32 goes
-    refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, whole.float())
+    refined = (places + step).float()  # a Hessian next to singular leads farther than float32 goes
+    refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, places.float())
     return refined.view(xy.shape), scores.float()
 
 
@@ -139,26 +148,30 @@ def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor
     return torch.stack([torch.outer(rows[middle + y], rows[middle + x]).flatten() for y, x in STENCIL])
 
 
-def _blurred_around(maps: Tensor, x: Tensor, y: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """The blurred maps' values (13, N) on the stencil around places x, y (N) of maps (N, H, W), from the pixels that
-    they depend on; and for which (N) they are right: not in the first map's first corner and the last one's last.
+def _blurred_around(maps: Tensor, places: Tensor, kernel_size: int) -> Tensor:
+    """The blurred maps' values (13, N) on the stencil around places (N, 2) of maps (N, H, W), from the pixels that they
+    depend on.
     """
     count, height, width = maps.shape
     reach = min(REACH + kernel_size // 2, max(height, width))
     length = 2 * reach + 1
     across = torch.arange(-reach, reach + 1, device=maps.device)
-    rows, columns = y[:, None] + across, x[:, None] + across
+    spots = places[:, :, None] + across
+    inside = (spots >= 0) & (spots < places.new_tensor([[width], [height]]))
     first = torch.arange(0, maps.numel(), height * width, device=maps.device)
-    wanted = (first + x - reach)[:, None] + rows * width
+    wanted = (first + spots[:, 0, 0])[:, None] + spots[:, 1] * width
     begin = wanted.clamp(0, maps.numel() - length)
     pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten()).double()
     patches = pixels.view(count, length, length)
+    # Before the first map and after the last there is nothing to read: those rows were read farther in.
+    map_, row = (begin != wanted).nonzero(as_tuple=True)
+    if len(map_):
+        back = across + reach + (wanted - begin)[map_, row][:, None]
+        patches[map_, row] = patches[map_, row].gather(1, back.clamp(0, length - 1))
     # What a row takes from beyond the map is its neighbours'.
-    inside = (rows >= 0) & (rows < height)
-    patches *= inside[:, :, None]
-    patches *= ((columns >= 0) & (columns < width))[:, None]
-    blurred = _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
-    return blurred, ((begin == wanted) | ~inside).all(1)
+    patches *= inside[:, 1, :, None]
+    patches *= inside[:, 0, None, :]
+    return _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
 
 
 def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -175,10 +188,7 @@ def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: 
 
 def _newton_step(log: Tensor) -> Tensor:
     """-H^-1 g (N, 2) by central differences on the stencil (13, N) of a peak; not finite for a singular Hessian."""
-    up2, up_left, up, up_right, left2, left, center, right, right2, down_left, down, down_right, down2 = log.unbind()
-    gx, gy = (right - left) / 2, (down - up) / 2
-    hxx, hyy = (right2 - 2 * center + left2) / 4, (down2 - 2 * center + up2) / 4
-    hxy = (down_right - down_left - up_right + up_left) / 4
+    gx, gy, hxx, hyy, hxy = DIFFERENCES.to(log) @ log
     return torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], -1) / (hxx * hyy - hxy**2)[:, None]
 
 
