@@ -7,6 +7,7 @@ N boxes or crops, K points. Boxes are COCO's x, y, w, h and all coordinates are 
 y down. `scale` is the lineage's: the crop's width and height in units of `PIXEL_STD` image pixels.
 """
 
+import ctypes
 import math
 
 import numpy as np
@@ -45,8 +46,8 @@ def crop_areas(scale: np.ndarray) -> np.ndarray:
 
 
 def _single(value: float) -> float:
-    """Rounded to float32."""
-    return float(np.float32(value))
+    """Rounded to float32; NumPy takes three times as long."""
+    return ctypes.c_float(value).value
 
 
 def _triangle(x: float, y: float, up_x: float, up_y: float) -> tuple[float, ...]:

@@ -333,11 +333,12 @@ class Crops(Dataset):
             prefer_upper = draw.random() < chosen.upper_body
             half = half_body_crop(keypoints, visible, self.skeleton, self.aspect, prefer_upper)
             center, scale = half or (center, scale)
-        scale = scale * np.clip(1 + chosen.scale * draw.standard_normal(), 1 - chosen.scale, 1 + chosen.scale)
+        factor = min(max(1 + chosen.scale * draw.standard_normal(), 1 - chosen.scale), 1 + chosen.scale)
+        scale = scale * np.float64(factor)  # the product is float64, as published
         rotation = 0.0
         if draw.random() <= ROTATION_PROBABILITY:
             bound = 2 * chosen.rotation
-            rotation = float(np.clip(chosen.rotation * draw.standard_normal(), -bound, bound))
+            rotation = min(max(chosen.rotation * draw.standard_normal(), -bound), bound)
         return center, scale, rotation, chosen.flip and draw.random() <= 0.5
 
 
