@@ -161,6 +161,8 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     width = left + columns * (cell + GAP) + GAP + BAR + BAR_LABELS + MARGIN
     inner = rows * (tall + GAP) - GAP
     text = f"{MODES[maps.mode]}; lower right: the map's largest"
+    if threshold > 0:
+        text += f"; less than {in_words(threshold, maps.mode)} is left out"
     caption = textwrap.wrap(text, int((width - left) / LETTER))
     height = top + inner + LINE * (0.5 + len(caption)) + MARGIN
     figure = _figure(width, height)
@@ -180,7 +182,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
             weights = maps.values[layer, query]
             _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
             _star(place, maps.queries[query], size=9 * (cell / 0.9) ** 0.5)
-            _note(place, largest(weights, maps.mode))
+            _note(place, in_words(weights.max(), maps.mode))
         longest = max(len(word) for label in across for word in label.split("\n"))
         fontsize = min(8, 8 * cell / (LETTER * longest))
         for column, label in enumerate(across):
@@ -218,9 +220,9 @@ def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarra
     return drawn[..., ::-1].copy()
 
 
-def largest(weights: np.ndarray, mode: str) -> str:
-    """A map's largest weight in words: a share of all attention, but for relevance, which has no unit."""
-    return f"{weights.max():.2g}" if mode == "gradient" else f"{100 * weights.max():.2g} %"
+def in_words(weight: float, mode: str) -> str:
+    """A weight of a map as text: a share of all attention, but for relevance, which has no unit."""
+    return f"{weight:.2g}" if mode == "gradient" else f"{100 * weight:.2g} %"
 
 
 def _show(place: "Axes", picture: np.ndarray, explanation: Explanation) -> None:
@@ -345,5 +347,5 @@ def pairs(statistics: Statistics) -> "Figure":
         colours.ax.minorticks_off()
         colours.ax.tick_params(length=0)
         colours.outline.set_visible(False)
-        colours.set_label("attention, in multiples of even", fontsize=7.5)
+        colours.set_label("attention of row to column, in multiples of even", fontsize=7.5)
     return figure
