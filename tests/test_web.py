@@ -275,6 +275,7 @@ def test_help_comes_at_once(tmp_path, without_torch):  # noqa: F811
     [
         (["--port", "99999"], "--port is a number from 1 to 65535, not 99999"),
         (["--max-megabytes", "-1"], "--max-megabytes and --max-pixels must be positive"),
+        (["--max-megabytes", "nan"], "--max-megabytes and --max-pixels must be positive"),
         (["--max-pixels", "0"], "--max-megabytes and --max-pixels must be positive"),
     ],
 )
@@ -300,5 +301,7 @@ def test_a_port_that_is_taken(page):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port"):
+        with pytest.raises(
+            UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port or --host"
+        ):
             page.serve(port=port, forever=False)
