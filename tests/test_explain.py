@@ -490,6 +490,22 @@ def test_a_grid_says_what_its_threshold_leaves_out(person):
     assert caption("gradient", 0.001).endswith("; less than 0.001 is left out")
 
 
+@pytest.mark.filterwarnings("error")
+def test_figures_of_a_set_bear_few_keypoints_and_one_that_nobody_shows(person):
+    unseen = replace(person, scores=np.where(np.arange(17) == 3, 0, 1).astype(np.float32))
+    measured = attention_stats.statistics([unseen])
+    assert np.isnan(measured.distance[:, 3]).all()
+    pictures = [figures.rendered(make(measured)) for make in (figures.measures, figures.pairs)]
+    assert all(picture.min() < 100 for picture in pictures)
+
+    first = {name: getattr(measured, name)[..., :1] for name in ("distance", "entropy", "inside")}
+    first |= {name: getattr(measured, name)[:1] for name in ("persons", "even_distance", "even_inside")}
+    figure = figures.measures(replace(measured, names=measured.names[:1], **first))
+    figures.rendered(figure)
+    (legend,) = (legend.get_window_extent() for legend in figure.legends)
+    assert not any(legend.overlaps(place.get_window_extent()) for place in figure.axes)
+
+
 def test_a_star_on_the_border_moves_nothing(person):
     corner = replace(person, peaks=np.full((17, 2), -0.8))
     figure = figures.grid(corner, corner.maps(["nose"]))
