@@ -56,7 +56,7 @@ test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 
 test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system's, or CHROMIUM=…
 	$(PY) -m pip install --disable-pip-version-check --quiet "gradio>=6.31,<7" playwright $(CONSTRAINTS:%=-c %)
-	$(PY) -m pytest -m web
+	$(PY) -m pytest -m "web or not web" tests/test_web.py tests/test_web_browser.py
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

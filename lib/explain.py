@@ -35,7 +35,10 @@ OVER_LAYERS = ("rollout", "gradient")  # which join all heads, and the layers up
 
 @dataclass(frozen=True)
 class Query:
-    """The place whose attention is asked for: `token` counts the cells of the encoder's grid row by row."""
+    """The place whose attention is asked for: `token` counts the cells of the encoder's grid row by row.
+
+    `label` is a keypoint's name, or where a point lies in the image, in its pixels.
+    """
 
     label: str
     point: tuple[float, float]
@@ -88,17 +91,19 @@ class Explanation:
 
     def in_crop(self, point: Sequence[float]) -> tuple[float, float]:
         """A point in image pixels -> crop pixels. Raises UserError for one outside of the crop."""
-        linear, shift = self.to_crop[:, :2], self.to_crop[:, 2]
-        x, y = (linear @ point + shift).tolist()
+        x, y = (self.to_crop[:, :2] @ point + self.to_crop[:, 2]).tolist()
         width, height = self.size
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
-            left, top, right, bottom = np.linalg.solve(
-                linear, np.array([[0, 0], self.size]).T - 0.5 - shift[:, None]
-            ).T.flat
+            (left, top), (right, bottom) = self.in_image((-0.5, -0.5)), self.in_image((width - 0.5, height - 0.5))
             raise UserError(
                 f"the point ({point[0]:g}, {point[1]:g}) lies outside of the person's crop, which shows the image's "
                 f"x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f}"
             )
+        return x, y
+
+    def in_image(self, point: Sequence[float]) -> tuple[float, float]:
+        """A point in crop pixels -> image pixels."""
+        x, y = np.linalg.solve(self.to_crop[:, :2], np.asarray(point) - self.to_crop[:, 2]).tolist()
         return x, y
 
     def in_box(self) -> np.ndarray:
@@ -116,7 +121,9 @@ class Explanation:
             x, y = self.peaks[keypoint].tolist()
             return Query(place, (x, y), int(self.tokens[keypoint]), keypoint)
         x, y = place
-        return Query(f"({x:.0f}, {y:.0f})", (x, y), token_at(x, y, self.attention.grid, self.attention.stride))
+        token = token_at(x, y, self.attention.grid, self.attention.stride)
+        label = ", ".join(f"{round(value, 1) + 0.0:g}" for value in self.in_image(place))  # no -0
+        return Query(f"({label})", (x, y), token)
 
     def found(self, threshold: float = 0.2) -> list[str]:
         """The names of the keypoints scored so, or more."""

@@ -84,7 +84,7 @@ class Scene:
         pictures, labels = [], []
         for label, (weights,) in zip(maps.rows, maps.values, strict=True):
             pictures.append(figures.rendered(figures.single(explanation, weights, query, threshold))[..., ::-1])
-            labels.append(f"{label}, largest {figures.largest(weights, mode)}".replace("–", "-"))
+            labels.append(f"{label}, largest {figures.in_words(weights.max(), mode)}".replace("–", "-"))
         height, width = pictures[0].shape[:2]
         cell = MAP_HEIGHT * width // height, MAP_HEIGHT
         return draw.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)[..., ::-1].copy()

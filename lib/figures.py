@@ -32,7 +32,7 @@ DIMMED = 0.5  # what is left of the photograph's brightness where there is no at
 SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides all but a trace of the photograph
 SOLID = 0.9
 WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
-BAR, BAR_LABELS, LINE, LETTER = 0.13, 0.45, 0.14, 0.058
+BAR, BAR_LABELS, LINE, LETTER, LEGEND = 0.13, 0.45, 0.14, 0.058, 0.25
 INK = "#333333"
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
@@ -161,6 +161,8 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     width = left + columns * (cell + GAP) + GAP + BAR + BAR_LABELS + MARGIN
     inner = rows * (tall + GAP) - GAP
     text = f"{MODES[maps.mode]}; lower right: the map's largest"
+    if threshold > 0:
+        text += f"; less than {in_words(threshold, maps.mode)} is left out"
     caption = textwrap.wrap(text, int((width - left) / LETTER))
     height = top + inner + LINE * (0.5 + len(caption)) + MARGIN
     figure = _figure(width, height)
@@ -180,7 +182,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
             weights = maps.values[layer, query]
             _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
             _star(place, maps.queries[query], size=9 * (cell / 0.9) ** 0.5)
-            _note(place, largest(weights, maps.mode))
+            _note(place, in_words(weights.max(), maps.mode))
         longest = max(len(word) for label in across for word in label.split("\n"))
         fontsize = min(8, 8 * cell / (LETTER * longest))
         for column, label in enumerate(across):
@@ -218,9 +220,9 @@ def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarra
     return drawn[..., ::-1].copy()
 
 
-def largest(weights: np.ndarray, mode: str) -> str:
-    """A map's largest weight in words: a share of all attention, but for relevance, which has no unit."""
-    return f"{weights.max():.2g}" if mode == "gradient" else f"{100 * weights.max():.2g} %"
+def in_words(weight: float, mode: str) -> str:
+    """A weight of a map as text: a share of all attention, but for relevance, which has no unit."""
+    return f"{weight:.2g}" if mode == "gradient" else f"{100 * weight:.2g} %"
 
 
 def _show(place: "Axes", picture: np.ndarray, explanation: Explanation) -> None:
@@ -280,7 +282,8 @@ def measures(statistics: Statistics) -> "Figure":
 
     check_package()
     joints, layers = len(statistics.names), len(statistics.distance)
-    figure = _figure(WIDTH, 0.95 + 0.19 * joints)
+    height = 0.95 + 0.19 * joints
+    figure = _figure(WIDTH, height)
     panels = (
         ("mean distance (input pixels)", statistics.distance, statistics.even_distance),
         ("entropy (bits)", statistics.entropy, np.full(joints, np.log2(statistics.tokens))),
@@ -290,7 +293,7 @@ def measures(statistics: Statistics) -> "Figure":
     with matplotlib.rc_context(STYLE):
         places = figure.subplots(1, len(panels), sharey=True)
         for place, (label, values, even) in zip(places, panels, strict=True):
-            place.hlines(lines, np.nanmin(values, 0), np.nanmax(values, 0), color="#dddddd", linewidth=1, zorder=1)
+            place.hlines(lines, values.min(0), values.max(0), color="#dddddd", linewidth=1, zorder=1)
             place.scatter(even, lines, marker="|", s=45, color="#999999", label="spread evenly", zorder=2)
             for layer in range(layers):
                 colour = _colours()(0.12 + 0.7 * layer / max(layers - 1, 1))
@@ -305,7 +308,7 @@ def measures(statistics: Statistics) -> "Figure":
         places[0].set_ylim(joints - 0.5, -0.5)
         handles, labels = places[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncols=layers + 1, frameon=False, handletextpad=0.1)
-        figure.tight_layout(rect=(0, 0, 1, 0.94), pad=0.4, w_pad=1.5)
+        figure.tight_layout(rect=(0, 0, 1, 1 - LEGEND / height), pad=0.4, w_pad=1.5)
     return figure
 
 
@@ -345,5 +348,5 @@ def pairs(statistics: Statistics) -> "Figure":
         colours.ax.minorticks_off()
         colours.ax.tick_params(length=0)
         colours.outline.set_visible(False)
-        colours.set_label("attention, in multiples of even", fontsize=7.5)
+        colours.set_label("attention of row to column, in multiples of even", fontsize=7.5)
     return figure

@@ -213,7 +213,7 @@ class Page:
                 prevent_thread_lock=not forever,
             )
         except OSError:
-            raise UserError(f"port {port} of {host} cannot be had; choose another with --port") from None
+            raise UserError(f"port {port} of {host} cannot be had; choose another with --port or --host") from None
 
 
 def private_folder() -> tempfile.TemporaryDirectory:

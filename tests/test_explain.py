@@ -4,6 +4,8 @@ import copy
 import csv
 import io
 import math
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +34,7 @@ from transpose.skeleton import COCO
 
 QUERIES = torch.tensor([[0, 5, 17], [3, 40, 17]])  # of two crops
 KEYPOINTS = [4, 0, 16]
+PAGE = (ROOT / "docs/explain.md").read_text()
 
 
 # Rows, columns and products
@@ -313,7 +316,7 @@ def test_all_found_keypoints_are_asked_by_default(person):
         ({"places": ["nose"], "layers": [-1]}, ["no layer -1"]),
         ({"places": ["nose"], "heads": [4]}, ["no head 4", "has 4"]),
         ({"places": [(64.0, 3.0)]}, ["(64.0, 3.0)", "outside of the crop"]),
-        ({"places": [(4.0, 3.0)], "mode": "gradient"}, ["(4, 3)", "is a point"]),
+        ({"places": [(4.0, 3.0)], "mode": "gradient"}, [") is a point"]),
         ({"places": ["nose"], "mode": "rollout", "heads": [0]}, ["rollout joins all heads"]),
         ({"places": ["nose"], "mode": "influence"}, ["'influence'", "dependency, affect, rollout, gradient"]),
         ({"places": []}, ["no keypoint was found"]),
@@ -328,6 +331,9 @@ def test_what_there_is_not_is_refused_in_a_sentence(person, asked, said):
 def test_points_of_the_image(person):
     x, y = 100.0, 150.0
     assert person.in_crop((x, y)) == pytest.approx(tuple(geometry.apply(person.to_crop, np.array([x, y]))))
+    assert person.in_image(person.in_crop((x, y))) == pytest.approx((x, y))
+    (query,) = person.maps([person.in_crop((x, y + 0.25))]).queries
+    assert query.label == "(100, 150.2)"  # the place that was named, not where it lies in the crop
     with pytest.raises(UserError, match=r"the point \(490, 10\) lies outside of the person's crop, which shows"):
         person.in_crop((490, 10))
 
@@ -474,13 +480,76 @@ def test_no_text_of_a_grid_leaves_it_or_lies_on_another(person, rows, columns):
         assert not any(box.overlaps(other) for other in boxes[:i]), texts[i]
 
 
+def test_a_grid_says_what_its_threshold_leaves_out(person):
+    def caption(mode: str, threshold: float) -> str:
+        texts = figures.grid(person, person.maps(["nose"], mode), threshold).texts
+        return " ".join(texts[-1].get_text().split())
+
+    assert "left out" not in caption("dependency", 0.0)
+    assert caption("dependency", 0.00075).endswith("; less than 0.075 % is left out")
+    assert caption("gradient", 0.001).endswith("; less than 0.001 is left out")
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_a_set_bear_few_keypoints_and_one_that_nobody_shows(person):
+    unseen = replace(person, scores=np.where(np.arange(17) == 3, 0, 1).astype(np.float32))
+    measured = attention_stats.statistics([unseen])
+    assert np.isnan(measured.distance[:, 3]).all()
+    pictures = [figures.rendered(make(measured)) for make in (figures.measures, figures.pairs)]
+    assert all(picture.min() < 100 for picture in pictures)
+
+    first = {name: getattr(measured, name)[..., :1] for name in ("distance", "entropy", "inside")}
+    first |= {name: getattr(measured, name)[:1] for name in ("persons", "even_distance", "even_inside")}
+    figure = figures.measures(replace(measured, names=measured.names[:1], **first))
+    figures.rendered(figure)
+    (legend,) = (legend.get_window_extent() for legend in figure.legends)
+    assert not any(legend.overlaps(place.get_window_extent()) for place in figure.axes)
+
+
 def test_a_star_on_the_border_moves_nothing(person):
     corner = replace(person, peaks=np.full((17, 2), -0.8))
     figure = figures.grid(corner, corner.maps(["nose"]))
     assert all(place.get_xlim() == (-0.5, 63.5) and place.get_ylim() == (95.5, -0.5) for place in figure.axes[:-1])
 
 
-# The tools
+# The tools and the page
+
+
+def test_the_program_of_the_page_runs(run, tmp_path, monkeypatch, capsys):  # noqa: F811
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    stage(run, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    (said,) = re.findall(r"print\(.*\)  # (.*) and 1, but for rounding\n", program)
+    printed, total = capsys.readouterr().out.strip().rsplit(" ", 1)
+    assert printed == said and float(total) == pytest.approx(1)
+    assert cv2.imread("wrist.png") is not None
+
+
+def test_the_commands_of_the_page_make_its_pictures(run, run_preloaded: Run, tmp_path):  # noqa: F811
+    stage(run, tmp_path)
+    blocks = [
+        block.replace("\\\n", " ") for _, block in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    ]
+    (first,) = [shlex.split(block) for block in blocks if "visualize" in block]
+    (keypoints,) = re.findall(r"the command above with `--keypoints (\S+)`", PAGE)
+    (tmp_path / "docs").mkdir()
+    for name, more in (("dependency", []), ("gradient", ["--keypoints", keypoints, "--mode", "gradient"])):
+        made, kept = (folder / "docs" / f"{name}.jpg" for folder in (tmp_path, ROOT))
+        assert f"({kept.name})" in PAGE
+        made.write_text("an older one")
+        assert first[:2] == ["python", "tools/visualize.py"]
+        done = run_preloaded("visualize", [*first[2:], *more, "--out", f"docs/{name}.jpg"], tmp_path, {})
+        assert done.returncode == 0, done.stderr
+        assert cv2.imread(str(made)).shape == cv2.imread(str(kept)).shape
+
+
+def stage(folder: Path, root: Path) -> None:
+    """What the page's commands find in a clone, with this run's folder as the demo's."""
+    (root / "output/coco/transpose_r").mkdir(parents=True)
+    (root / "output/coco/transpose_r/demo").symlink_to(folder)
+    for name in ("data", "experiments"):
+        (root / name).symlink_to(ROOT / name)
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -496,7 +565,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
     grid = tmp_path / "a" / "grid.svg"
     assert grid.read_text().startswith("<?xml")
     singles = sorted(path.name for path in (tmp_path / "each").iterdir())
-    assert len(singles) == 3 and {"left_wrist_dependency_layer_1.svg", "nose_dependency_layer_1.svg"} < set(singles)
+    assert singles == [f"{place}_dependency_layer_1.svg" for place in ("100_150", "left_wrist", "nose")]
 
     grid.write_text("mine")
     again = run_preloaded("visualize", arguments(run, *options), tmp_path, {})
@@ -512,6 +581,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--keypoints", "nose,left_rist"], ["left_rist", "'left_wrist'"]),
         (["--point", "490,10"], ["(490, 10)", "outside of the person's crop"]),
         (["--point", "490"], ["--point is X,Y"]),
+        (["--threshold", "nan"], ["--threshold is a weight, 0 or more, not nan"]),
         (["--box", "1,2,3"], ["--box is X,Y,W,H"]),
         (["--box", "900,10,50,50"], ["900", "outside of the image, which is 500 x 332"]),
         (["--image", "none.jpg"], ["none.jpg", "cannot read the image"]),

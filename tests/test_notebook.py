@@ -41,10 +41,23 @@ def test_it_runs_with_drawn_weights(run, tmp_path):  # noqa: F811
 def test_what_is_kept_was_run_in_order_and_is_light():
     kept = cells(NOTEBOOK)
     assert [cell["execution_count"] for cell in kept] == list(range(1, len(kept) + 1))
-    assert not any(output["output_type"] in ("error", "stderr") for cell in kept for output in cell["outputs"])
+    outputs = [output for cell in kept for output in cell["outputs"]]
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert NOTEBOOK.stat().st_size < 1_500_000
     assert len(pictures(NOTEBOOK)) == 7
     assert "memorised the photographs" in NOTEBOOK.read_text()
+
+
+def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):  # noqa: F811
+    outcome = run_anew("run_notebook", ["--model", str(run), "--out", "none/run.ipynb"], tmp_path, without_torch)
+    assert sentence(outcome) == "none/run.ipynb: there is no folder none to write it into"
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    outcome = run_anew("run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
+    # Before it the kernel may say how it talks.
+    assert outcome.stderr.splitlines()[-1].startswith("error: nothing: there is no such file or folder")
+    assert not (tmp_path / "run.ipynb").exists()
 
 
 def test_an_untrained_demo_is_said(tmp_path, without_torch):  # noqa: F811

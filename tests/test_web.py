@@ -1,6 +1,8 @@
 """What the web page says to a visitor, without a browser (tests/test_web_browser.py has one)."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from goldens import ANNOTATIONS, IMAGES, sample_people
-from test_bad_input import run_anew, sentence, without_torch  # noqa: F401
+from goldens import ANNOTATIONS, IMAGES, ROOT, sample_people
+from test_bad_input import run_anew, sentence, surroundings, without_torch  # noqa: F401
 from test_detector import Stub
 from test_predictor import BOXES, PHOTOGRAPH, predictor, run  # noqa: F401
 
@@ -275,6 +277,7 @@ def test_help_comes_at_once(tmp_path, without_torch):  # noqa: F811
     [
         (["--port", "99999"], "--port is a number from 1 to 65535, not 99999"),
         (["--max-megabytes", "-1"], "--max-megabytes and --max-pixels must be positive"),
+        (["--max-megabytes", "nan"], "--max-megabytes and --max-pixels must be positive"),
         (["--max-pixels", "0"], "--max-megabytes and --max-pixels must be positive"),
     ],
 )
@@ -295,10 +298,25 @@ def test_a_model_that_is_not_there(tmp_path):
     assert sentence(outcome).startswith("nothing: there is no such file or folder, and the zoo has no model")
 
 
+def test_a_space_holds_all_that_its_page_imports(tmp_path):
+    space = tmp_path / "space"
+    subprocess.run(["make", "space", f"SPACE={space}"], cwd=ROOT, check=True, capture_output=True)
+    assert (space / "requirements.txt").read_text().startswith((ROOT / "requirements.txt").read_text())
+    assert explorer.samples(
+        *(space / "data/coco_sample" / path for path in ("annotations/person_keypoints_val2017.json", "images"))
+    )
+    pytest.importorskip("gradio")
+    environment = surroundings() | {"MODEL": "nothing", "PYTHONPATH": ""}
+    outcome = subprocess.run([sys.executable, "app.py"], cwd=space, env=environment, capture_output=True, text=True)
+    assert sentence(outcome).startswith("nothing: there is no such file or folder")
+
+
 def test_a_port_that_is_taken(page):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port"):
+        with pytest.raises(
+            UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port or --host"
+        ):
             page.serve(port=port, forever=False)

@@ -23,6 +23,8 @@ def main() -> None:
     given = arguments()
     if given.model == DEMO and not (NOTEBOOK.parent / DEMO).exists():
         raise UserError(f"{DEMO}: the demo is not trained yet; make demo does it, or --model names another model")
+    if not given.out.parent.is_dir():
+        raise UserError(f"{given.out}: there is no folder {given.out.parent} to write it into")
     try:
         import nbclient
         import nbformat
@@ -33,7 +35,13 @@ def main() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
     # No times, so that equal outputs are equal files.
-    nbclient.NotebookClient(notebook, kernel_name="python3", resources=folder, record_timing=False).execute()
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", resources=folder, record_timing=False)
+    try:
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        if error.ename != UserError.__name__:
+            raise
+        raise UserError(error.evalue) from None
     part = given.out.with_name(f"{given.out.name}.part")
     part.write_text(nbformat.writes(notebook) + "\n")
     part.replace(given.out)

@@ -4,6 +4,7 @@ Without --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights
 """
 
 import argparse
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,8 +86,9 @@ def main() -> None:
     if given.singles:
         for row, label in enumerate(maps.rows):
             for column, query in enumerate(maps.queries):
-                name = f"{query.label}_{given.mode}_{label}".replace("\n", "_").replace(" ", "_").replace("–", "-")
-                singles[given.singles / f"{name}{given.out.suffix}"] = (row, column)
+                place = re.sub(r"[^\w.-]+", "_", query.label).strip("_")  # whatever a skeleton calls its keypoints
+                shown = re.sub(r"\s", "_", label.replace("–", "-"))
+                singles[given.singles / f"{place}_{given.mode}_{shown}{given.out.suffix}"] = (row, column)
     check_free(singles, given.overwrite)
     figures.save(figures.grid(explanation, maps, given.threshold), given.out)
     for path, (row, column) in singles.items():
@@ -108,6 +110,8 @@ def check(given: argparse.Namespace) -> None:
     for point in given.point or []:
         if len(point) != 2:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+    if not given.threshold >= 0:
+        raise UserError(f"--threshold is a weight, 0 or more, not {given.threshold:g}")
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """Look into a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
 
 import argparse
+import math
 import signal
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def main() -> None:
     given = arguments()
     if not 0 < given.port < 65536:
         raise UserError(f"--port is a number from 1 to 65535, not {given.port}")
-    if given.max_megabytes <= 0 or given.max_pixels < 1:
+    if not 0 < given.max_megabytes < math.inf or given.max_pixels < 1:
         raise UserError("--max-megabytes and --max-pixels must be positive")
 
     import transpose.web  # first of all, as it says so if Gradio is not there
