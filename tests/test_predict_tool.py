@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -262,7 +263,8 @@ class Camera:
 
 
 def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    of_files = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera(source) if source == 0 else of_files(source))
     camera = Video(0)
     assert camera.rate == video.USUAL_RATE and camera.length is None
     seconds = iter([0.0, 0.1, 0.1, 0.5, 1.0])
@@ -294,6 +296,55 @@ def test_a_recording_is_whole_or_not_there(tmp_path, caplog):
     no_folder = pytest.raises(UserError, match=r"file/film.mp4: cannot write \((Not a directory|File exists)\)")
     with no_folder, Recording(tmp_path / "file" / "film.mp4", 10) as recording:
         recording.add(frame)
+
+
+@pytest.mark.parametrize("missing", [1_000_000, 400, 100])  # most frames, some of the header, the last frame
+def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), dtype=np.uint8)
+
+    def record(name: str) -> None:
+        with Recording(tmp_path / name, 10) as recording:
+            for frame in noise:
+                recording.add(frame)
+
+    record("whole.mp4")
+    (tmp_path / "film.mp4").write_bytes(b"what stood there")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = (tmp_path / "whole.mp4").stat().st_size - missing
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))  # a file that grows further is refused by the system
+    try:
+        with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 60 frames .* disk may be full"):
+            record("film.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "whole.mp4"]
+    assert (tmp_path / "film.mp4").read_bytes() == b"what stood there"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rate", [0.5, 23.976, 30_000 / 1001, 240])
+@pytest.mark.parametrize("length", [1, 12, 13])
+def test_a_whole_recording_is_kept_whatever_its_rate_and_length(rate, length, tmp_path):
+    with Recording(tmp_path / "film.mp4", rate) as recording:
+        for _ in range(length):
+            recording.add(np.zeros((10, 20, 3), np.uint8))
+    assert sum(1 for _ in Video(tmp_path / "film.mp4").frames()) == length
+
+
+def test_a_recording_that_cannot_take_its_place_is_told(tmp_path):
+    (tmp_path / "film.mp4").mkdir()
+    with (
+        pytest.raises(UserError, match=r"film.mp4: cannot write \(Is a directory\)"),
+        Recording(tmp_path / "film.mp4", 9) as recording,
+    ):
+        recording.add(np.zeros((10, 20, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_a_camera_that_ends_before_its_first_frame_was_due_leaves_no_empty_video(tmp_path):
+    with Recording(tmp_path / "camera0.mp4", 10) as recording:
+        recording.add(np.zeros((10, 20, 3), np.uint8), until=0.01)
+    assert not list(tmp_path.iterdir())
 
 
 def test_frames_are_shown_until_q(monkeypatch):
