@@ -208,13 +208,25 @@ class Predictor:
 
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
-        while group := list(islice(requests, self.images_at_once)):
-            pixels = [request.photograph.pixels() for request in group]
+        broken = None
+        while broken is None:
+            group: list[_Request] = []
+            pixels: list[np.ndarray] = []
+            try:
+                for request in islice(requests, self.images_at_once):
+                    pixels.append(request.photograph.pixels())
+                    group.append(request)
+            except UserError as error:  # those before it are not lost
+                broken = error
+            if not group:
+                break
             lacking = [i for i, request in enumerate(group) if request.boxes is None]
             found = dict(zip(lacking, self._detect([pixels[i] for i in lacking]), strict=True)) if lacking else {}
             for i, request in enumerate(group):
                 boxes, scores = found.get(i, (request.boxes, request.scores))
                 yield self._crops(request.photograph, pixels[i], boxes, scores)
+        if broken is not None:
+            raise broken
 
     @property
     def images_at_once(self) -> int:

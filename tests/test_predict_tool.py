@@ -236,7 +236,10 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     said = []
     monkeypatch.setattr(log.logger, "warning", lambda text, *values: said.append(text % values))
     predict.film(given(), bright, whole, tmp_path / "film", ["json"], None)
-    assert said == [f"{source}: ends after {FRAMES} of the {FRAMES + 3} frames that it states"]
+    wanted = (
+        f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
+    )
+    assert said == [wanted]
     assert len((tmp_path / "film.jsonl").read_text().splitlines()) == FRAMES and brightness(source)
 
 
@@ -452,17 +455,96 @@ def test_detections_of_no_photographs_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "boxes.json").exists()
 
 
-def test_what_was_found_before_a_broken_photograph_is_saved(photographs, run, command, tmp_path):  # noqa: F811
+@pytest.fixture
+def mixed(photographs, tmp_path) -> Path:
+    """A folder of five photographs, of which the fourth is cut off."""
     first = sorted(photographs.glob("*.jpg"))[0]
     folder = tmp_path / "mixed"
     folder.mkdir()
-    shutil.copy(first, folder / "a.jpg")
-    (folder / "b.jpg").write_bytes(first.read_bytes()[:2000])
-    shutil.copy(first, folder / "c.jpg")
-    arguments = [str(folder), "--model", str(run), "--detector", "whole-image", "--device", "cpu", "--out", "kept"]
-    outcome = command(*arguments, "--save", "json", "csv", "coco")
-    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
-    assert "b.jpg" in outcome.stderr and "the 1 photographs before it are saved" in outcome.stderr
+    for name in "abcde":
+        shutil.copy(first, folder / f"{name}.jpg")
+    (folder / "d.jpg").write_bytes(first.read_bytes()[:2000])
+    return folder
+
+
+@pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
+def test_what_was_found_before_a_broken_photograph_is_saved(by, mixed, run, command, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(detector, "network", lambda name: Stub())
+    arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
+    said = command(*arguments, "--save", "json", "csv", "coco").stderr
+    assert "d.jpg" in said and "the 3 photograph(s) before it are saved, the rest is not looked at" in said
     kept = tmp_path / "kept"
-    assert sorted(path.name for path in kept.iterdir()) == ["a.json", "images.json", "keypoints.csv", "keypoints.json"]
-    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 1
+    own = ["a.json", "b.json", "c.json"]
+    assert sorted(path.name for path in kept.iterdir()) == [*own, "images.json", "keypoints.csv", "keypoints.json"]
+    persons = 1 if by == "whole-image" else 2
+    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 3 * persons
+    listed = json.loads((kept / "images.json").read_bytes())["images"]
+    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_nothing_is_written_if_the_first_photograph_is_broken(mixed, run, command, tmp_path, monkeypatch):  # noqa: F811
+    arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "csv", "coco"]
+    said = sentence(command(mixed / "d.jpg", mixed / "a.jpg", *arguments))
+    assert said.endswith("the JPEG is truncated") and not (tmp_path / "predictions").exists()
+    with pytest.raises(UserError, match=r"d.jpg: the JPEG is truncated$"):
+        detected(monkeypatch, mixed / "d.jpg", mixed / "a.jpg", "--out", tmp_path / "found.json")
+    assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_detections_before_a_broken_photograph_are_saved(batch, mixed, tmp_path, monkeypatch):
+    out = tmp_path / "found.json"
+    says = r"d.jpg: the JPEG is truncated; the 3 photograph\(s\) before it are saved, the rest is not looked at$"
+    with pytest.raises(UserError, match=says):
+        detected(monkeypatch, mixed, "--out", out, "--batch", batch)
+    assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3]
+    listed = json.loads((tmp_path / "found_images.json").read_bytes())["images"]
+    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def crowd_at(frame: int) -> Callable:
+    """A detector that sees one person, and in that frame two."""
+    return lambda image: ([[9, 9, 40, 50]] * (1 + (round((image.mean() - 10) / 30) == frame)), None)
+
+
+def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):  # noqa: F811
+    source = written(tmp_path / "film.mp4")
+    alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
+    says = r"2 boxes, more than most_persons 1; .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
+    with pytest.raises(UserError, match=says):
+        predict.film(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
+    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
+
+    at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), most_persons=1)
+    with pytest.raises(UserError, match=r"most_persons 1; leave out the least sure ones, or allow more$"):
+        predict.film(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
+    assert not (tmp_path / "none").exists()
+
+
+class Silent:
+    """In place of cv2.VideoWriter: writes nothing and says nothing, as that does on a full disk."""
+
+    fourcc = cv2.VideoWriter.fourcc
+
+    def __init__(self, path: str, *_: Any):
+        Path(path).touch()
+
+    def isOpened(self) -> bool:
+        return True
+
+    def write(self, image: np.ndarray) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
+    source = Video(written(tmp_path / "film.mp4"))
+    monkeypatch.setattr(cv2, "VideoWriter", Silent)
+    with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 7 frames are there"):
+        predict.film(given(), bright, source, tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.csv", "film.jsonl"]
+    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == FRAMES

@@ -45,12 +45,19 @@ def main() -> None:
     )
 
     detections, sizes = [], []
+    broken = None
     with log.Progress(len(found.photographs), "photographs") as progress:
         for start in range(0, len(found.photographs), given.batch):
             files = found.photographs[start : start + given.batch]
-            pixels = [
-                Photograph(file, str(file), oriented=given.honour_exif).pixels() for file in progress.follow(files)
-            ]
+            pixels = []
+            try:
+                for file in progress.follow(files):
+                    pixels.append(Photograph(file, str(file), oriented=given.honour_exif).pixels())
+            except UserError as error:
+                done = len(sizes) + len(pixels)
+                if not done:
+                    raise
+                broken = sources.cut_short(error, done, "photograph")
             boxes_and_scores = detector.batch([image[..., ::-1].copy() for image in pixels])
             for number, (boxes, scores) in zip(numbers.ids[start:], boxes_and_scores, strict=False):
                 detections += [
@@ -58,6 +65,8 @@ def main() -> None:
                     for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
                 ]
             sizes += [(image.shape[1], image.shape[0]) for image in pixels]
+            if broken is not None:
+                break
 
     def write(path: Path, content: object) -> None:
         checkpoint.write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
@@ -66,6 +75,8 @@ def main() -> None:
     if not given.annotations:
         write(listed, sources.image_list(found.photographs, sizes, numbers))
     log.logger.info("%s: %d boxes in %d photographs", given.out, len(detections), len(sizes))
+    if broken is not None:
+        raise broken
 
 
 if __name__ == "__main__":

@@ -180,7 +180,9 @@ def photographs(
             except StopIteration:
                 break
             except UserError as error:
-                broken = error
+                if not sizes:
+                    raise
+                broken = sources.cut_short(error, len(sizes), "photograph")
                 break
             if "image" in forms:
                 people.save(given.out / f"{names[file]}.jpg", given.threshold)
@@ -195,11 +197,10 @@ def photographs(
         write(given.out / "keypoints.csv", "".join(table))
     if "coco" in forms:
         write(given.out / "keypoints.json", json.dumps(results))
-        done = replace(numbers, ids=numbers.ids[: len(sizes)])
-        write(given.out / "images.json", json.dumps(sources.image_list(files[: len(sizes)], sizes, done)))
+        write(given.out / "images.json", json.dumps(sources.image_list(files, sizes, numbers)))
     log.logger.info("%s: %d person(s) on %d photograph(s)", given.out, len(results), len(sizes))
     if broken is not None:
-        raise UserError(f"{broken}; the {len(sizes)} photographs before it are saved, the rest is not looked at")
+        raise broken
 
 
 def film(
@@ -210,8 +211,11 @@ def film(
     forms: list[str],
     window: "Window | None",
 ) -> None:
-    """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for."""
-    from transpose import log
+    """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
+
+    A user's mistake that shows after some frames ends it as well; what was made of them is saved before it is raised.
+    """
+    from transpose import log, sources
     from transpose.tracking import Tracker
     from transpose.video import Recording
 
@@ -223,33 +227,50 @@ def film(
     if given.track or given.smooth:
         stream = map(Tracker(video.rate, smooth=given.smooth), stream)
     table, lines, persons, frames = [], [], 0, 0
-    with (
-        Recording(target.with_suffix(".mp4"), video.rate) as recording,
-        log.Progress(video.length, video.name) as progress,
-        contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext(),
-    ):
-        for people in progress.follow(stream):
-            people = replace(people, photograph=replace(people.photograph, label=f"{video.name} frame {frames}"))
-            if "video" in forms or window is not None:
-                picture = people.draw(given.threshold)
-            if "video" in forms:
-                recording.add(picture, until=time.monotonic() - begun if live else None)
-            if "json" in forms:
-                lines.append(people.to_json() + "\n")
-            if "csv" in forms:
-                table.append(people.to_csv(header=not table))
-            persons, frames = persons + len(people), frames + 1
-            if window is not None:
-                window.show(picture)
-                if live and window.closed:
-                    break
+    broken = None
+    try:
+        with (
+            Recording(target.with_suffix(".mp4"), video.rate) as recording,
+            log.Progress(video.length, video.name) as progress,
+            contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext(),
+        ):
+            try:
+                for people in progress.follow(stream):
+                    photograph = replace(people.photograph, label=f"{video.name} frame {frames}")
+                    people = replace(people, photograph=photograph)
+                    if "video" in forms or window is not None:
+                        picture = people.draw(given.threshold)
+                    if "video" in forms:
+                        recording.add(picture, until=time.monotonic() - begun if live else None)
+                    if "json" in forms:
+                        lines.append(people.to_json() + "\n")
+                    if "csv" in forms:
+                        table.append(people.to_csv(header=not table))
+                    persons, frames = persons + len(people), frames + 1
+                    if window is not None:
+                        window.show(picture)
+                        if live and window.closed:
+                            break
+            except UserError as error:  # the recording ends well all the same
+                if not frames:
+                    raise
+                broken = sources.cut_short(error, frames, "frame")
+    except UserError as error:  # or it cannot; the other forms may yet be saved
+        if not frames:
+            raise
+        broken = error
     if "json" in forms:
         write(target.with_suffix(".jsonl"), "".join(lines))
     if "csv" in forms:
         write(target.with_suffix(".csv"), "".join(table))
-    if video.length and frames < video.length:
-        log.logger.warning("%s: ends after %d of the %d frames that it states", video.name, frames, video.length)
+    if broken is None and video.length and frames < video.length:
+        log.logger.warning(
+            "%s: %d of the %d frames that it states could be read; what was found in them is saved",
+            *(video.name, frames, video.length),
+        )
     log.logger.info("%s: %d person(s) on %d frame(s) of %s", target.parent, persons, frames, video.name)
+    if broken is not None:
+        raise broken
 
 
 def write(path: Path, text: str) -> None:
