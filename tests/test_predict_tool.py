@@ -391,6 +391,8 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
         ),
         (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
+        (["one.jpg", "--max-pixels", "271999"], ["image 0 (one.jpg): refused", "640 x 425 and --max-pixels"]),
+        (["one.jpg", "--max-pixels", "0"], ["max_pixels must be 1 or more, not 0"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
     ],
@@ -447,6 +449,16 @@ def test_detections_are_ready_for_the_test_and_for_predict(photographs, tmp_path
         detected(monkeypatch, photographs, "--out", out)
     detected(monkeypatch, photographs, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
     assert len(people.detected_people(out, sample_annotations(), 17, threshold=0)) == 9
+
+
+def test_detections_of_large_photographs_are_refused(photographs, tmp_path, monkeypatch):
+    one, out = photographs / "000000000785.jpg", tmp_path / "found.json"
+    with pytest.raises(UserError, match=r"785.jpg: refused .* 640 x 425 and --max-pixels .* allows 271,999 pixels$"):
+        detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425 - 1)
+    with pytest.raises(UserError, match="--max-pixels must be 1 or more, not 0"):
+        detected(monkeypatch, one, "--out", out, "--max-pixels", 0)
+    detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425)
+    assert len(json.loads(out.read_bytes())) == 3
 
 
 def test_detections_of_no_photographs_are_refused(tmp_path, monkeypatch):

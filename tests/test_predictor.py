@@ -276,6 +276,21 @@ def test_the_limit_of_persons_can_be_moved(run):
     assert len(many(PHOTOGRAPH, np.tile(BOXES[0], (101, 1)))) == 101
 
 
+def test_the_limit_of_pixels_can_be_moved_and_is_named(run, pixels, tmp_path):
+    for most in (500 * 332, None):
+        assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(PHOTOGRAPH, BOXES)) == 3
+    few = Predictor.from_pretrained(run, device="cpu", max_pixels=500 * 332 - 1)
+    says = r"it is 500 x 332 and --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
+    for ask in (few, few.explain):
+        with pytest.raises(UserError, match=says):
+            ask(PHOTOGRAPH, BOXES)
+    assert len(few(pixels, BOXES)) == 3  # decoded already
+    with pytest.raises(UserError, match=r"bytes, more than any image of the 9 pixels that --max-pixels \(in Python"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=9)(PHOTOGRAPH, BOXES)
+    with pytest.raises(UserError, match="max_pixels must be 1 or more, not 0"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=0)
+
+
 def test_any_function_is_a_detector(run, pixels):
     seen = []
 

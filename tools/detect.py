@@ -18,12 +18,14 @@ def main() -> None:
     add("--weights", type=Path, metavar="FILE", help="its weights; else torchvision's, downloaded on first use")
     add("--score", type=float, default=0.05, metavar="S", help="leave out boxes scored less (%(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="photographs at a time (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--honour-exif", action="store_true", help="turn photographs as EXIF says, which tools/test.py does not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     add("--overwrite", action="store_true", help="replace files that are there already")
     given = parser.parse_args()
 
     from transpose import checkpoint, log, sources
+    from transpose.dataset.crops import MAX_PIXELS
     from transpose.detector import Detector, network
     from transpose.inference import usable_device
     from transpose.photograph import Photograph
@@ -39,6 +41,9 @@ def main() -> None:
     for path in [given.out] if given.annotations else [given.out, listed]:
         if path.exists() and not given.overwrite:
             raise UserError(f"{path}: there already; --overwrite replaces it, --out chooses another")
+    max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
+    if max_pixels < 1:
+        raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
     usable_device(given.device)
     detector = Detector(
         network(given.detector, given.weights), threshold=given.score, batch_size=given.batch, device=given.device
@@ -52,7 +57,8 @@ def main() -> None:
             pixels = []
             try:
                 for file in progress.follow(files):
-                    pixels.append(Photograph(file, str(file), oriented=given.honour_exif).pixels())
+                    photograph = Photograph(file, str(file), oriented=given.honour_exif, max_pixels=max_pixels)
+                    pixels.append(photograph.pixels())
             except UserError as error:
                 done = len(sizes) + len(pixels)
                 if not done:

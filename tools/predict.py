@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="whole-image: one person each (%(default)s)")
     add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes scored less (%(default)s)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn photographs as EXIF says: COCO's annotations do not")
     how = parser.add_argument_group("how the network is run; by default as its recipe tests it")
     add = how.add_argument
@@ -153,6 +154,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         device=given.device,
         detector=detector,
         most_persons=given.most_persons,
+        max_pixels=given.max_pixels,
     )
 
 
