@@ -136,7 +136,8 @@ class Predictor:
     ) -> People | list[People]:
         """The `People` of an image, or a list of them for a list of images.
 
-        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit;
+        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit, or
+        a `Photograph` of one of them, which says itself what follows and what errors and results call it;
         `color` is the order of an array's or tensor's channels, RGB or BGR. `oriented`: files and PIL images are
         turned as EXIF says, and so are the pixels that boxes and keypoints count in.
         `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
@@ -145,12 +146,12 @@ class Predictor:
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, boxes, scores, color=color, oriented=oriented))
-        (found,) = self.stream([images], [boxes], [scores], color=color, oriented=oriented)
+        (found,) = self._stream(self._requests([images], [boxes], [scores], color, oriented, alone=True))
         return found
 
     def stream(
         self,
-        images: Iterable[Source],
+        images: Iterable[Source | Photograph],
         boxes: Iterable | None = None,
         scores: Iterable | None = None,
         *,
@@ -161,9 +162,9 @@ class Predictor:
 
         Arguments as in a call, one entry an image. Persons of successive images share batches.
         """
-        if color not in COLORS:
-            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
-        requests = self._requests(images, boxes, scores, color, oriented)
+        return self._stream(self._requests(images, boxes, scores, color, oriented))
+
+    def _stream(self, requests: Iterator[_Request]) -> Iterator[People]:
         waiting: deque[_Cropped] = deque()
         samples: list[dict[str, np.ndarray]] = []
         keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
@@ -201,8 +202,7 @@ class Predictor:
         if isinstance(self.trained, Exported):
             raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
         network = self.trained.network.eval()
-        label = f"image ({image})" if isinstance(image, str | PathLike) else "the image"
-        photograph = Photograph(image, label, color, oriented, self.max_pixels)
+        photograph = Photograph(image, _label(image), color, oriented, self.max_pixels)
         pixels = photograph.pixels()
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
@@ -211,22 +211,30 @@ class Predictor:
         return (explain(network, crops, i, self.kernel_size) for i in range(len(crops)))
 
     def _requests(
-        self, images: Iterable[Source], boxes: Iterable | None, scores: Iterable | None, color: str, oriented: bool
+        self,
+        images: Iterable[Source | Photograph],
+        boxes: Iterable | None,
+        scores: Iterable | None,
+        color: str,
+        oriented: bool,
+        alone: bool = False,
     ) -> Iterator[_Request]:
+        if color not in COLORS:
+            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
         if boxes is None and scores is not None:
             raise UserError("there are scores, but no boxes that they could be of")
         columns = [column for column in (images, boxes, scores) if column is not None]
         ended = object()
         for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
-            label = f"image {number}"
             if any(entry is ended for entry in row):
-                raise UserError(f"{label}: images, boxes and scores must be as many; one of them ends before it")
+                raise UserError(f"image {number}: images, boxes and scores must be as many; one of them ends before it")
             image, own_boxes, own_scores = (*row, None, None)[:3]
-            if isinstance(image, str | PathLike):
-                label += f" ({image})"
+            if not isinstance(image, Photograph):
+                label = _label(image, None if alone else number)
+                image = Photograph(image, label, color, oriented, self.max_pixels)
             if own_boxes is None and own_scores is not None:
-                raise UserError(f"{label}: it has scores, but no boxes that they could be of")
-            yield _Request(Photograph(image, label, color, oriented, self.max_pixels), own_boxes, own_scores)
+                raise UserError(f"{image.label}: it has scores, but no boxes that they could be of")
+            yield _Request(image, own_boxes, own_scores)
 
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
@@ -340,6 +348,13 @@ class _Held:
 
     def read(self, name: str, owner: str) -> np.ndarray:
         return self.pixels
+
+
+def _label(image: Source, number: int | None = None) -> str:
+    """What errors and results call an image: its path, else its number among several."""
+    if isinstance(image, str | PathLike):
+        return str(image)
+    return "the image" if number is None else f"image {number}"
 
 
 def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:

@@ -373,14 +373,14 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["empty"], ["empty: no photograph or video there; known endings are .jpg"]),
         (["*.gif"], ["*.gif: no photograph or video there"]),
         (["notes.txt"], ["notes.txt: neither a photograph nor a video by its name"]),
-        (["broken.jpg"], ["image 0 (broken.jpg): not an image that can be decoded"]),
+        (["broken.jpg"], ["broken.jpg: not an image that can be decoded"]),
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
         (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for photographs"]),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
         (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
-        (["one.jpg", "--boxes", "far.json"], ["image 0 (one.jpg): box 0", "lies outside of the image"]),
+        (["one.jpg", "--boxes", "far.json"], ["one.jpg: box 0", "lies outside of the image"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) is not valid JSON"]),
         (["one.jpg", "--boxes", "object.json"], ["object.json: the detection file (--boxes) has another format"]),
         (["one.jpg", "--show"], ["--show: there is no display here"]),
@@ -391,7 +391,7 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
         ),
         (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
-        (["one.jpg", "--max-pixels", "271999"], ["image 0 (one.jpg): refused", "640 x 425 and --max-pixels"]),
+        (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425 and --max-pixels"]),
         (["one.jpg", "--max-pixels", "0"], ["max_pixels must be 1 or more, not 0"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
@@ -522,7 +522,7 @@ def crowd_at(frame: int) -> Callable:
 def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):  # noqa: F811
     source = written(tmp_path / "film.mp4")
     alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
-    says = r"2 boxes, more than most_persons 1; .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
+    says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
     with pytest.raises(UserError, match=says):
         predict.film(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,14 +217,13 @@ def film(
     A user's mistake that shows after some frames ends it as well; what was made of them is saved before it is raised.
     """
     from transpose import log, sources
+    from transpose.photograph import Photograph
     from transpose.tracking import Tracker
     from transpose.video import Recording
 
     live, begun = isinstance(video.source, int), time.monotonic()
-    if live:  # nobody waits for a batch there
-        stream = (predictor(frame, color="BGR") for frame in video.frames())
-    else:
-        stream = predictor.stream(video.frames(), color="BGR")
+    seen = (Photograph(frame, f"{video.name} frame {i}", "BGR") for i, frame in enumerate(video.frames()))
+    stream = map(predictor, seen) if live else predictor.stream(seen)  # live nobody waits for a batch
     if given.track or given.smooth:
         stream = map(Tracker(video.rate, smooth=given.smooth), stream)
     table, lines, persons, frames = [], [], 0, 0
@@ -238,8 +236,6 @@ def film(
         ):
             try:
                 for people in progress.follow(stream):
-                    photograph = replace(people.photograph, label=f"{video.name} frame {frames}")
-                    people = replace(people, photograph=photograph)
                     if "video" in forms or window is not None:
                         picture = people.draw(given.threshold)
                     if "video" in forms:
