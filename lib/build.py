@@ -43,10 +43,6 @@ logger = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
-IMAGENET_SOURCES = {
-    "transpose_r": "https://download.pytorch.org/models/resnet50-19c8e357.pth",
-    "transpose_h": "HRNet's model zoo (pose_hrnet, ImageNet), https://github.com/leoxiaobin/deep-high-resolution-net.pytorch",
-}
 
 
 def skeleton(cfg: CfgNode, annotations: people.ImageSet) -> Skeleton:
@@ -146,7 +142,7 @@ def check_start(cfg: CfgNode) -> None:
     if not m.INIT_FROM and m.INIT_WEIGHTS and m.PRETRAINED and not Path(m.PRETRAINED).is_file():
         raise UserError(
             f"{m.PRETRAINED}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
-            f"{IMAGENET_SOURCES[m.NAME]}, or train without them: MODEL.PRETRAINED ''"
+            f"{weights.imagenet_source(m.NAME)}, or train without them: MODEL.PRETRAINED ''"
         )
 
 

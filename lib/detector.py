@@ -43,7 +43,10 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
     if weights is None:
         weights = repository_root() / FOLDER / published.url.rsplit("/", 1)[1]
         if not weights.exists():
-            download.fetch(published.url, weights)
+            try:
+                download.fetch(published.url, weights)
+            except UserError as error:
+                raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
     model = make(weights=None, weights_backbone=None)
     try:
         model.load_state_dict(checkpoint.read(weights))

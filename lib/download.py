@@ -61,8 +61,11 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
             )
         if not sha256 and not published_sum(path):
             _record(path, found)
-        os.fsync(file.fileno())
-        os.replace(part, path)
+        try:
+            os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot write ({error.strerror}); {part} holds what came") from None
         _tag(part).unlink(missing_ok=True)
     logger.info("%s: %.1f MB, sha256 %s", path, path.stat().st_size / 1e6, found)
     return path

@@ -204,10 +204,7 @@ class Explorer:
 
     def find(self, scene: Scene, boxes: Any = None) -> Scene:
         """The people in these boxes, else in the detector's. Raises UserError if there is nobody, or it fails."""
-        try:
-            people = self.predictor(scene.pixels, boxes, color="BGR")
-        except UserError as error:
-            raise UserError(str(error).removeprefix("image 0: ")) from None
+        people = self.predictor(scene.pixels, boxes, color="BGR")
         assert isinstance(people, People)
         if not len(people):
             raise UserError("the detector finds no person in this photograph; draw a box, or take the whole image")

@@ -13,11 +13,12 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from transpose.dataset.crops import content_of, decode
+from transpose.dataset.crops import MAX_PIXELS, content_of, decode
 from transpose.errors import UserError
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
 COLORS = ("RGB", "BGR")
+LIMIT = "--max-pixels (in Python max_pixels)"
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL
 
 
@@ -29,6 +30,7 @@ class Photograph:
     label: str  # what an error calls it
     color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
     oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
+    max_pixels: int = MAX_PIXELS  # a file of more is refused before it is decoded
 
     @property
     def name(self) -> str:
@@ -39,7 +41,8 @@ class Photograph:
         """(H, W, 3) uint8, BGR. Raises UserError for what is no image."""
         source = self.source
         if isinstance(source, str | PathLike):
-            return decode(content_of(Path(source), self.label), self.label, self.oriented)
+            content = content_of(Path(source), self.label, self.max_pixels, LIMIT)
+            return decode(content, self.label, self.oriented, self.max_pixels, LIMIT)
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)[..., ::-1].copy()
         if isinstance(source, Tensor):

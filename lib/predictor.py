@@ -21,7 +21,7 @@ from transpose.build import Trained
 from transpose.core.evaluate import rescore
 from transpose.core.predict import predict_batch, to_image
 from transpose.dataset import people
-from transpose.dataset.crops import Crops
+from transpose.dataset.crops import MAX_PIXELS, Crops
 from transpose.detector import Detector
 from transpose.errors import UserError
 from transpose.explain import Explanation, explain
@@ -64,7 +64,8 @@ class Predictor:
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
     (N, 4) and scores (N), by default `Detector()`, whose weights are downloaded when it is first needed. More than
-    `most_persons` in an image are refused. Raises UserError for values that nothing can run with.
+    `most_persons` in an image are refused, and so are files of more than `max_pixels`, before they are decoded (134
+    million by default). Raises UserError for values that nothing can run with.
     """
 
     def __init__(
@@ -80,15 +81,18 @@ class Predictor:
         device: str | torch.device | None = None,
         detector: Detect | None = None,
         most_persons: int = MOST_PERSONS,
+        max_pixels: int | None = None,
     ):
         recipe = trained.card if isinstance(trained, Exported) else trained
         own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
         self.trained, self.skeleton, self.most_persons = trained, trained.skeleton, most_persons
+        self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
         self.flip_test = recipe.flip_test if flip_test is None else flip_test
         self.kernel_size = recipe.kernel_size if kernel_size is None else kernel_size
         self.batch_size = own_batch_size if batch_size is None else batch_size
         self.rgb, self.score_threshold = recipe.rgb, recipe.score_threshold
-        for name, value in (("batch_size", self.batch_size), ("most_persons", most_persons)):
+        least_1 = {"batch_size": self.batch_size, "most_persons": most_persons, "max_pixels": self.max_pixels}
+        for name, value in least_1.items():
             if value < 1:
                 raise UserError(f"{name} must be 1 or more, not {value}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -132,7 +136,8 @@ class Predictor:
     ) -> People | list[People]:
         """The `People` of an image, or a list of them for a list of images.
 
-        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit;
+        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit, or
+        a `Photograph` of one of them, which says itself what follows and what errors and results call it;
         `color` is the order of an array's or tensor's channels, RGB or BGR. `oriented`: files and PIL images are
         turned as EXIF says, and so are the pixels that boxes and keypoints count in.
         `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
@@ -141,12 +146,12 @@ class Predictor:
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, boxes, scores, color=color, oriented=oriented))
-        (found,) = self.stream([images], [boxes], [scores], color=color, oriented=oriented)
+        (found,) = self._stream(self._requests([images], [boxes], [scores], color, oriented, alone=True))
         return found
 
     def stream(
         self,
-        images: Iterable[Source],
+        images: Iterable[Source | Photograph],
         boxes: Iterable | None = None,
         scores: Iterable | None = None,
         *,
@@ -157,9 +162,9 @@ class Predictor:
 
         Arguments as in a call, one entry an image. Persons of successive images share batches.
         """
-        if color not in COLORS:
-            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
-        requests = _requests(images, boxes, scores, color, oriented)
+        return self._stream(self._requests(images, boxes, scores, color, oriented))
+
+    def _stream(self, requests: Iterator[_Request]) -> Iterator[People]:
         waiting: deque[_Cropped] = deque()
         samples: list[dict[str, np.ndarray]] = []
         keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
@@ -197,8 +202,7 @@ class Predictor:
         if isinstance(self.trained, Exported):
             raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
         network = self.trained.network.eval()
-        label = f"image ({image})" if isinstance(image, str | PathLike) else "the image"
-        photograph = Photograph(image, label, color, oriented)
+        photograph = Photograph(image, _label(image), color, oriented, self.max_pixels)
         pixels = photograph.pixels()
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
@@ -206,15 +210,53 @@ class Predictor:
         crops = self._cut(photograph, pixels, boxes, None)
         return (explain(network, crops, i, self.kernel_size) for i in range(len(crops)))
 
+    def _requests(
+        self,
+        images: Iterable[Source | Photograph],
+        boxes: Iterable | None,
+        scores: Iterable | None,
+        color: str,
+        oriented: bool,
+        alone: bool = False,
+    ) -> Iterator[_Request]:
+        if color not in COLORS:
+            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
+        if boxes is None and scores is not None:
+            raise UserError("there are scores, but no boxes that they could be of")
+        columns = [column for column in (images, boxes, scores) if column is not None]
+        ended = object()
+        for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
+            if any(entry is ended for entry in row):
+                raise UserError(f"image {number}: images, boxes and scores must be as many; one of them ends before it")
+            image, own_boxes, own_scores = (*row, None, None)[:3]
+            if not isinstance(image, Photograph):
+                label = _label(image, None if alone else number)
+                image = Photograph(image, label, color, oriented, self.max_pixels)
+            if own_boxes is None and own_scores is not None:
+                raise UserError(f"{image.label}: it has scores, but no boxes that they could be of")
+            yield _Request(image, own_boxes, own_scores)
+
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
-        while group := list(islice(requests, self.images_at_once)):
-            pixels = [request.photograph.pixels() for request in group]
+        broken = None
+        while broken is None:
+            group: list[_Request] = []
+            pixels: list[np.ndarray] = []
+            try:
+                for request in islice(requests, self.images_at_once):
+                    pixels.append(request.photograph.pixels())
+                    group.append(request)
+            except UserError as error:  # those before it are not lost
+                broken = error
+            if not group:
+                break
             lacking = [i for i, request in enumerate(group) if request.boxes is None]
             found = dict(zip(lacking, self._detect([pixels[i] for i in lacking]), strict=True)) if lacking else {}
             for i, request in enumerate(group):
                 boxes, scores = found.get(i, (request.boxes, request.scores))
                 yield self._crops(request.photograph, pixels[i], boxes, scores)
+        if broken is not None:
+            raise broken
 
     @property
     def images_at_once(self) -> int:
@@ -308,6 +350,13 @@ class _Held:
         return self.pixels
 
 
+def _label(image: Source, number: int | None = None) -> str:
+    """What errors and results call an image: its path, else its number among several."""
+    if isinstance(image, str | PathLike):
+        return str(image)
+    return "the image" if number is None else f"image {number}"
+
+
 def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) and scores (N), float64, of an image of `size` (width, height), all of which show some of it.
 
@@ -334,25 +383,6 @@ def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) ->
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
             raise UserError(f"{where} lies outside of the image, which is {size[0]} x {size[1]} pixels")
     return table, certainty
-
-
-def _requests(
-    images: Iterable[Source], boxes: Iterable | None, scores: Iterable | None, color: str, oriented: bool
-) -> Iterator[_Request]:
-    if boxes is None and scores is not None:
-        raise UserError("there are scores, but no boxes that they could be of")
-    columns = [column for column in (images, boxes, scores) if column is not None]
-    ended = object()
-    for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
-        label = f"image {number}"
-        if any(entry is ended for entry in row):
-            raise UserError(f"{label}: images, boxes and scores must be as many; one of them ends before it")
-        image, own_boxes, own_scores = (*row, None, None)[:3]
-        if isinstance(image, str | PathLike):
-            label += f" ({image})"
-        if own_boxes is None and own_scores is not None:
-            raise UserError(f"{label}: it has scores, but no boxes that they could be of")
-        yield _Request(Photograph(image, label, color, oriented), own_boxes, own_scores)
 
 
 def trained_network(source: str | PathLike, config: str | PathLike | None = None) -> Trained | Exported:

@@ -111,12 +111,18 @@ def numbering(photographs: Sequence[Path], annotations: Path | None = None) -> N
 def image_list(
     photographs: Sequence[Path], sizes: Sequence[tuple[int, int]], numbers: Numbering
 ) -> dict[str, list[dict[str, Any]]]:
-    """What a COCO file says of images of `sizes` (width, height) without annotations, as COCO's image_info files do."""
+    """What a COCO file says of the first images, those of `sizes` (width, height), without annotations, as COCO's
+    image_info files do."""
     images = [
         {"id": number, "file_name": file.name, "width": width, "height": height}
-        for number, file, (width, height) in zip(numbers.ids, photographs, sizes, strict=True)
+        for number, file, (width, height) in zip(numbers.ids, photographs, sizes, strict=False)
     ]
     return {"images": images, "categories": [numbers.category]}
+
+
+def cut_short(error: UserError, done: int, what: str) -> UserError:
+    """What ended a command after so many photographs or frames, with the word that what was made of them is saved."""
+    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is not looked at")
 
 
 def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:

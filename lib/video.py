@@ -54,7 +54,10 @@ class Video:
 
 
 class Recording:
-    """An .mp4 that appears at `path` when it is finished, and not at all if an exception ends it. Without sound."""
+    """An .mp4 that appears at `path` when it is finished, and not at all if an exception ends it. Without sound.
+
+    Leaving it raises UserError if the file is not whole, as on a full disk, or cannot take its place.
+    """
 
     def __init__(self, path: Path, rate: float):
         self.path, self.rate, self.length = path, rate, 0
@@ -73,10 +76,11 @@ class Recording:
         size = frame.shape[1], frame.shape[0]
         if self._writer is None:
             self._size = size
-            with _no_folder(self.path):
+            with _writing(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, size)
+            with _quiet():
+                self._writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, size)
             if size[0] % 2 or size[1] % 2:
                 logger.warning(
                     "%s: its format has even sizes alone: the last column or row of pixels is cut off", self.path
@@ -87,7 +91,8 @@ class Recording:
             raise UserError(f"{self.path}: frame {self.length} is {size} in size, those before it are {self._size}")
         times = 1 if until is None else round(until * self.rate) - self.length
         for _ in range(times):
-            self._writer.write(frame)
+            with _quiet():
+                self._writer.write(frame)
             self.length += 1
 
     def __exit__(
@@ -95,19 +100,54 @@ class Recording:
     ) -> None:
         if self._writer is None:
             return
-        self._writer.release()
-        if kind is None:
-            os.replace(self._unfinished, self.path)
-        else:
+        try:
+            with _quiet():
+                self._writer.release()
+            if kind is None and self.length:
+                with _writing(self.path):
+                    self._check()
+                    os.replace(self._unfinished, self.path)
+        finally:
             self._unfinished.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Raise UserError or OSError if not all frames are in the file: OpenCV's writer does not say when it fails.
+
+        The header is written last and the first error ends all writing, so that what the header says and the last
+        frame tell of the whole; to decode everything again would take as long as to write it.
+        """
+        with self._unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        with _quiet():
+            film = cv2.VideoCapture(str(self._unfinished))
+            count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+            film.set(cv2.CAP_PROP_POS_FRAMES, self.length - 1)
+            whole = count == self.length and film.read()[0]
+            film.release()
+        if not whole:
+            raise UserError(
+                f"{self.path}: cannot write, not all of the {self.length} frames are there afterwards: the disk may be "
+                "full; what stood there is untouched"
+            )
 
 
 @contextlib.contextmanager
-def _no_folder(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror})") from None
+        raise UserError(f"{path}: cannot write ({error.strerror}); what stood there is untouched") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what OpenCV says on the console of each frame that it cannot write."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 class Window:

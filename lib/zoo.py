@@ -14,15 +14,11 @@ from transpose.errors import UserError
 from transpose.models.hrnet import Stage
 from transpose.models.transpose import MODELS as KINDS
 from transpose.models.transpose import TransPose
-from transpose.models.weights import load_weights, unwrap
+from transpose.models.weights import BACKBONES, load_weights, unwrap
 
 RELEASE = "https://github.com/yangsenius/TransPose/releases/download/Hub"
 FOLDER = "models/pytorch/transpose_coco"  # under the repository's root, as the recipes' TEST.MODEL_FILE
 IMAGENET_FOLDER = "models/pytorch/imagenet"  # as the recipes' MODEL.PRETRAINED
-HRNET = (
-    "folder imagenet of HRNet's model zoo, https://drive.google.com/drive/folders/1hOTihvbyIxsm5ygDpbUuJ7O_tzv4oXjC or "
-    "https://1drv.ms/f/s!AhIXJn_J-blW231MH2krnmLq5kkQ"
-)
 IMAGE_SIZE = 192, 256  # width, height
 KEYPOINTS = 17
 BLUR_KERNEL = 11  # of DARK's decoding, with which and with the flip test on the published APs were measured
@@ -47,18 +43,6 @@ class Released:
     @property
     def url(self) -> str:
         return f"{RELEASE}/{self.file}"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """ImageNet weights that training starts from; those without a `url` are on shares that only a browser opens."""
-
-    file: str
-    source: str
-
-    @property
-    def url(self) -> str:
-        return self.source if self.source.startswith("https:") else ""
 
 
 def transpose_r(layers: int, kinds: Mapping[str, type] = KINDS) -> TransPose:
@@ -141,11 +125,6 @@ MODELS = {
         published_ap=0.758,
         published_ap_gt=0.781,
     ),
-}
-BACKBONES = {
-    "resnet50": Backbone("resnet50-19c8e357.pth", "https://download.pytorch.org/models/resnet50-19c8e357.pth"),
-    "hrnet_w32": Backbone("hrnet_w32-36af842e.pth", HRNET),
-    "hrnet_w48": Backbone("hrnet_w48-8ef0771d.pth", HRNET),
 }
 HUB_NAMES = {released.hub_name: name for name, released in MODELS.items()}
 

@@ -83,6 +83,17 @@ def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
     assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"]
 
 
+def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypatch, tmp_path):
+    def fetch(url, path):
+        raise UserError(f"{url}: cannot be reached (Name or service not known)")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
+    says = r"^the weights of the detector fasterrcnn, which finds the persons: https://.*: cannot be reached \(Name"
+    with pytest.raises(UserError, match=says):
+        detector.network()
+
+
 def test_what_is_no_detector_is_told(tmp_path):
     with pytest.raises(UserError, match="there is no detector 'yolo'; there are fasterrcnn, retinanet"):
         detector.network("yolo")

@@ -1,7 +1,9 @@
 """Downloads against a server of this machine, over TLS with a certificate made for the test."""
 
+import errno
 import hashlib
 import multiprocessing
+import os
 import resource
 import ssl
 import threading
@@ -302,6 +304,22 @@ def _hold(path: Path, held, release) -> None:
     with download._opened(path):
         held.set()
         release.wait(20)
+
+
+def test_a_disk_that_refuses_the_name_is_told(does, url, path, monkeypatch):
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(
+        UserError, match=r"weights\.pth: cannot write \(No space left on device\); .*part holds what came"
+    ):
+        fetch(url, path, SUM)
+    assert files(path) == {"weights.pth.part", "weights.pth.part.tag"}
 
 
 def test_a_second_download_of_the_same_file_waits_to_be_told(does, url, path):

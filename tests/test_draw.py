@@ -217,8 +217,10 @@ def test_the_tool_draws_the_photograph_with_persons_first(tmp_path):
     [
         (None, "cannot read the results file"),
         ("[{", "not valid JSON"),
-        (json.dumps(RESULT), "a list of persons"),
-        ("[1]", "result number 1 has no 'image_id'"),
+        ('[{"score": ' + "[" * 100_000 + "]" * 100_000 + "}]", "not valid JSON"),
+        (json.dumps(RESULT), "the results file has another format: expected `array`, got `object`"),
+        ("[1]", "the results file has another format: expected `object`, got `int` - at `$[0]`, counted from 0"),
+        ("[{}]", "result number 1 has no 'image_id'"),
         (json.dumps([RESULT, RESULT | {"keypoints": [1] * 50}]), "result number 2: 'keypoints' must list 51"),
         (json.dumps([RESULT | {"image_id": 1}]), "none of its 1 results is of an image"),
         (json.dumps([RESULT | {"score": 0.1}]), "no person is scored 0.3 or more"),

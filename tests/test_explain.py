@@ -584,6 +584,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--threshold", "nan"], ["--threshold is a weight, 0 or more, not nan"]),
         (["--box", "1,2,3"], ["--box is X,Y,W,H"]),
         (["--box", "900,10,50,50"], ["900", "outside of the image, which is 500 x 332"]),
+        (["--max-pixels", "165999"], ["388056.jpg: refused before decoding, it is 500 x 332 and --max-pixels"]),
         (["--image", "none.jpg"], ["none.jpg", "cannot read the image"]),
         (["--image", str(ROOT / "README.md")], ["README.md", "not an image"]),
         (["--out", "picture.jpeg"], ["picture.jpeg", ".png, .jpg, .svg"]),

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -235,7 +236,10 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     said = []
     monkeypatch.setattr(log.logger, "warning", lambda text, *values: said.append(text % values))
     predict.film(given(), bright, whole, tmp_path / "film", ["json"], None)
-    assert said == [f"{source}: ends after {FRAMES} of the {FRAMES + 3} frames that it states"]
+    wanted = (
+        f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
+    )
+    assert said == [wanted]
     assert len((tmp_path / "film.jsonl").read_text().splitlines()) == FRAMES and brightness(source)
 
 
@@ -262,7 +266,8 @@ class Camera:
 
 
 def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    of_files = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera(source) if source == 0 else of_files(source))
     camera = Video(0)
     assert camera.rate == video.USUAL_RATE and camera.length is None
     seconds = iter([0.0, 0.1, 0.1, 0.5, 1.0])
@@ -296,6 +301,55 @@ def test_a_recording_is_whole_or_not_there(tmp_path, caplog):
         recording.add(frame)
 
 
+@pytest.mark.parametrize("missing", [1_000_000, 400, 100])  # most frames, some of the header, the last frame
+def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), dtype=np.uint8)
+
+    def record(name: str) -> None:
+        with Recording(tmp_path / name, 10) as recording:
+            for frame in noise:
+                recording.add(frame)
+
+    record("whole.mp4")
+    (tmp_path / "film.mp4").write_bytes(b"what stood there")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = (tmp_path / "whole.mp4").stat().st_size - missing
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))  # a file that grows further is refused by the system
+    try:
+        with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 60 frames .* disk may be full"):
+            record("film.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "whole.mp4"]
+    assert (tmp_path / "film.mp4").read_bytes() == b"what stood there"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rate", [0.5, 23.976, 30_000 / 1001, 240])
+@pytest.mark.parametrize("length", [1, 12, 13])
+def test_a_whole_recording_is_kept_whatever_its_rate_and_length(rate, length, tmp_path):
+    with Recording(tmp_path / "film.mp4", rate) as recording:
+        for _ in range(length):
+            recording.add(np.zeros((10, 20, 3), np.uint8))
+    assert sum(1 for _ in Video(tmp_path / "film.mp4").frames()) == length
+
+
+def test_a_recording_that_cannot_take_its_place_is_told(tmp_path):
+    (tmp_path / "film.mp4").mkdir()
+    with (
+        pytest.raises(UserError, match=r"film.mp4: cannot write \(Is a directory\)"),
+        Recording(tmp_path / "film.mp4", 9) as recording,
+    ):
+        recording.add(np.zeros((10, 20, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_a_camera_that_ends_before_its_first_frame_was_due_leaves_no_empty_video(tmp_path):
+    with Recording(tmp_path / "camera0.mp4", 10) as recording:
+        recording.add(np.zeros((10, 20, 3), np.uint8), until=0.01)
+    assert not list(tmp_path.iterdir())
+
+
 def test_frames_are_shown_until_q(monkeypatch):
     shown, keys = [], iter([255, ord("q")])
     monkeypatch.setenv("DISPLAY", ":0")
@@ -319,14 +373,14 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["empty"], ["empty: no photograph or video there; known endings are .jpg"]),
         (["*.gif"], ["*.gif: no photograph or video there"]),
         (["notes.txt"], ["notes.txt: neither a photograph nor a video by its name"]),
-        (["broken.jpg"], ["image 0 (broken.jpg): not an image that can be decoded"]),
+        (["broken.jpg"], ["broken.jpg: not an image that can be decoded"]),
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
         (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for photographs"]),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
         (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
-        (["one.jpg", "--boxes", "far.json"], ["image 0 (one.jpg): box 0", "lies outside of the image"]),
+        (["one.jpg", "--boxes", "far.json"], ["one.jpg: box 0", "lies outside of the image"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) is not valid JSON"]),
         (["one.jpg", "--boxes", "object.json"], ["object.json: the detection file (--boxes) has another format"]),
         (["one.jpg", "--show"], ["--show: there is no display here"]),
@@ -337,6 +391,8 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
         ),
         (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
+        (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425 and --max-pixels"]),
+        (["one.jpg", "--max-pixels", "0"], ["max_pixels must be 1 or more, not 0"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
     ],
@@ -395,23 +451,112 @@ def test_detections_are_ready_for_the_test_and_for_predict(photographs, tmp_path
     assert len(people.detected_people(out, sample_annotations(), 17, threshold=0)) == 9
 
 
+def test_detections_of_large_photographs_are_refused(photographs, tmp_path, monkeypatch):
+    one, out = photographs / "000000000785.jpg", tmp_path / "found.json"
+    with pytest.raises(UserError, match=r"785.jpg: refused .* 640 x 425 and --max-pixels .* allows 271,999 pixels$"):
+        detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425 - 1)
+    with pytest.raises(UserError, match="--max-pixels must be 1 or more, not 0"):
+        detected(monkeypatch, one, "--out", out, "--max-pixels", 0)
+    detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425)
+    assert len(json.loads(out.read_bytes())) == 3
+
+
 def test_detections_of_no_photographs_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"film.mp4: boxes are found in photographs; predict.py reads videos"):
         detected(monkeypatch, written(tmp_path / "film.mp4"), "--out", tmp_path / "boxes.json")
     assert not (tmp_path / "boxes.json").exists()
 
 
-def test_what_was_found_before_a_broken_photograph_is_saved(photographs, run, command, tmp_path):  # noqa: F811
+@pytest.fixture
+def mixed(photographs, tmp_path) -> Path:
+    """A folder of five photographs, of which the fourth is cut off."""
     first = sorted(photographs.glob("*.jpg"))[0]
     folder = tmp_path / "mixed"
     folder.mkdir()
-    shutil.copy(first, folder / "a.jpg")
-    (folder / "b.jpg").write_bytes(first.read_bytes()[:2000])
-    shutil.copy(first, folder / "c.jpg")
-    arguments = [str(folder), "--model", str(run), "--detector", "whole-image", "--device", "cpu", "--out", "kept"]
-    outcome = command(*arguments, "--save", "json", "csv", "coco")
-    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
-    assert "b.jpg" in outcome.stderr and "the 1 photographs before it are saved" in outcome.stderr
+    for name in "abcde":
+        shutil.copy(first, folder / f"{name}.jpg")
+    (folder / "d.jpg").write_bytes(first.read_bytes()[:2000])
+    return folder
+
+
+@pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
+def test_what_was_found_before_a_broken_photograph_is_saved(by, mixed, run, command, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(detector, "network", lambda name: Stub())
+    arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
+    said = command(*arguments, "--save", "json", "csv", "coco").stderr
+    assert "d.jpg" in said and "the 3 photograph(s) before it are saved, the rest is not looked at" in said
     kept = tmp_path / "kept"
-    assert sorted(path.name for path in kept.iterdir()) == ["a.json", "images.json", "keypoints.csv", "keypoints.json"]
-    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 1
+    own = ["a.json", "b.json", "c.json"]
+    assert sorted(path.name for path in kept.iterdir()) == [*own, "images.json", "keypoints.csv", "keypoints.json"]
+    persons = 1 if by == "whole-image" else 2
+    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 3 * persons
+    listed = json.loads((kept / "images.json").read_bytes())["images"]
+    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_nothing_is_written_if_the_first_photograph_is_broken(mixed, run, command, tmp_path, monkeypatch):  # noqa: F811
+    arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "csv", "coco"]
+    said = sentence(command(mixed / "d.jpg", mixed / "a.jpg", *arguments))
+    assert said.endswith("the JPEG is truncated") and not (tmp_path / "predictions").exists()
+    with pytest.raises(UserError, match=r"d.jpg: the JPEG is truncated$"):
+        detected(monkeypatch, mixed / "d.jpg", mixed / "a.jpg", "--out", tmp_path / "found.json")
+    assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_detections_before_a_broken_photograph_are_saved(batch, mixed, tmp_path, monkeypatch):
+    out = tmp_path / "found.json"
+    says = r"d.jpg: the JPEG is truncated; the 3 photograph\(s\) before it are saved, the rest is not looked at$"
+    with pytest.raises(UserError, match=says):
+        detected(monkeypatch, mixed, "--out", out, "--batch", batch)
+    assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3]
+    listed = json.loads((tmp_path / "found_images.json").read_bytes())["images"]
+    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def crowd_at(frame: int) -> Callable:
+    """A detector that sees one person, and in that frame two."""
+    return lambda image: ([[9, 9, 40, 50]] * (1 + (round((image.mean() - 10) / 30) == frame)), None)
+
+
+def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):  # noqa: F811
+    source = written(tmp_path / "film.mp4")
+    alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
+    says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
+    with pytest.raises(UserError, match=says):
+        predict.film(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
+    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
+
+    at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), most_persons=1)
+    with pytest.raises(UserError, match=r"most_persons 1; leave out the least sure ones, or allow more$"):
+        predict.film(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
+    assert not (tmp_path / "none").exists()
+
+
+class Silent:
+    """In place of cv2.VideoWriter: writes nothing and says nothing, as that does on a full disk."""
+
+    fourcc = cv2.VideoWriter.fourcc
+
+    def __init__(self, path: str, *_: Any):
+        Path(path).touch()
+
+    def isOpened(self) -> bool:
+        return True
+
+    def write(self, image: np.ndarray) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
+    source = Video(written(tmp_path / "film.mp4"))
+    monkeypatch.setattr(cv2, "VideoWriter", Silent)
+    with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 7 frames are there"):
+        predict.film(given(), bright, source, tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.csv", "film.jsonl"]
+    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == FRAMES

@@ -18,6 +18,7 @@ from transpose.build import Trained
 from transpose.core.evaluate import CocoEvaluation, results
 from transpose.errors import UserError
 from transpose.persons import People
+from transpose.photograph import Photograph
 from transpose.predictor import Predictor
 
 DEMO = ROOT / "experiments/coco_sample/demo.yaml"
@@ -211,7 +212,7 @@ def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
         (torch.zeros(3, 4, 5), r"a tensor must be uint8 \(3, H, W\), 0 to 255, not float32 \(3, 4, 5\)"),
         (PIL.Image.new("F", (4, 4)), "a PIL image of mode F has no 8-bit colours; convert it to RGB"),
         (7, "an image is a path, a NumPy array, a PIL image or a tensor, not a int"),
-        ("nowhere.jpg", r"image 0 \(nowhere.jpg\): cannot read the image \(No such file"),
+        ("nowhere.jpg", r"^nowhere.jpg: cannot read the image \(No such file"),
         (str(ROOT / "README.md"), "README.md.*not an image that can be decoded"),
         (str(ROOT), r"cannot read the image \(Is a directory\)"),
     ],
@@ -225,9 +226,9 @@ def test_what_is_no_image_is_told(image, sentence, predictor):
 def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(PHOTOGRAPH.read_bytes()[:20_000])
-    with pytest.raises(UserError, match=r"cut.jpg\): the JPEG is truncated"):
+    with pytest.raises(UserError, match=r"cut.jpg: the JPEG is truncated"):
         predictor(path, BOXES)
-    with PIL.Image.open(path) as image, pytest.raises(UserError, match="image 0: not an image that can be decoded"):
+    with PIL.Image.open(path) as image, pytest.raises(UserError, match=r"^the image: not an image that can be decoded"):
         predictor(image, BOXES)
 
 
@@ -256,8 +257,22 @@ def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
     ],
 )
 def test_boxes_that_are_none_are_told(boxes, scores, sentence, predictor):
-    with pytest.raises(UserError, match=rf"image 0 \(.*388056.jpg\): .*{sentence}|image 0 .*: {sentence}"):
+    with pytest.raises(UserError, match=rf"^{PHOTOGRAPH}: .*{sentence}"):
         predictor(PHOTOGRAPH, boxes, scores)
+
+
+def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predictor, pixels):
+    outside = [[9000, 0, 3, 3]]
+    for images, boxes, name in (
+        (pixels, outside, "the image"),
+        ([pixels, pixels], [BOXES, outside], "image 1"),
+        ([pixels, PHOTOGRAPH], [BOXES, outside], str(PHOTOGRAPH)),
+        (Photograph(pixels, "film.mp4 frame 3"), outside, "film.mp4 frame 3"),
+    ):
+        with pytest.raises(UserError, match=rf"^{re.escape(name)}: box 0 .* lies outside of the image"):
+            predictor(images, boxes)
+    with pytest.raises(UserError, match=r"^the image: box 0 .* lies outside of the image"):
+        predictor.explain(pixels, outside)
 
 
 def test_lists_must_be_of_one_length(predictor):
@@ -274,6 +289,21 @@ def test_the_limit_of_persons_can_be_moved(run):
         Predictor.from_pretrained(run, device="cpu", most_persons=2)(PHOTOGRAPH, BOXES)
     many = Predictor.from_pretrained(run, device="cpu", most_persons=101)
     assert len(many(PHOTOGRAPH, np.tile(BOXES[0], (101, 1)))) == 101
+
+
+def test_the_limit_of_pixels_can_be_moved_and_is_named(run, pixels, tmp_path):
+    for most in (500 * 332, None):
+        assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(PHOTOGRAPH, BOXES)) == 3
+    few = Predictor.from_pretrained(run, device="cpu", max_pixels=500 * 332 - 1)
+    says = r"it is 500 x 332 and --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
+    for ask in (few, few.explain):
+        with pytest.raises(UserError, match=says):
+            ask(PHOTOGRAPH, BOXES)
+    assert len(few(pixels, BOXES)) == 3  # decoded already
+    with pytest.raises(UserError, match=r"bytes, more than any image of the 9 pixels that --max-pixels \(in Python"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=9)(PHOTOGRAPH, BOXES)
+    with pytest.raises(UserError, match="max_pixels must be 1 or more, not 0"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=0)
 
 
 def test_any_function_is_a_detector(run, pixels):
@@ -366,7 +396,7 @@ def test_what_is_no_number_never_comes_out(run, tmp_path):
     for file in run.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     checkpoint.save(tmp_path / "final_state.pth", state)
-    with pytest.raises(UserError, match=r"image 1 .*person 0 .* are no finite numbers: the weights are broken"):
+    with pytest.raises(UserError, match=rf"^{PHOTOGRAPH}: .*person 0 .* are no finite numbers: the weights are broken"):
         Predictor.from_pretrained(tmp_path, device="cpu")([PHOTOGRAPH] * 2, [[], BOXES])
 
 

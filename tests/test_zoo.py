@@ -1,6 +1,7 @@
 """The five released models by name: the recipes' networks, the files' places, torch.hub."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,17 @@ def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_pa
         zoo.backbone("hrnet_w32", tmp_path)
     with pytest.raises(UserError, match="no ImageNet weights 'vgg'; there are resnet50, hrnet_w32"):
         zoo.backbone("vgg")
+
+
+@pytest.mark.parametrize("backbone", zoo.BACKBONES)
+def test_a_training_whose_imagenet_weights_are_missing_names_where_the_zoo_has_them_from(backbone):
+    entry = zoo.BACKBONES[backbone]
+    published = PUBLISHED["tp_h_s" if entry.model == "transpose_h" else "tp_r_a4"]
+    cfg = config.load(ROOT / "experiments/coco" / published["config"], ["MODEL.PRETRAINED", "no.pth"])
+    with pytest.raises(
+        UserError, match=rf"no.pth: the ImageNet weights .* get them from {re.escape(entry.source)}, or"
+    ):
+        build.check_start(cfg)
 
 
 def test_the_table_tells_what_is_here(fetched, tmp_path):

@@ -18,12 +18,14 @@ def main() -> None:
     add("--weights", type=Path, metavar="FILE", help="its weights; else torchvision's, downloaded on first use")
     add("--score", type=float, default=0.05, metavar="S", help="leave out boxes scored less (%(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="photographs at a time (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--honour-exif", action="store_true", help="turn photographs as EXIF says, which tools/test.py does not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     add("--overwrite", action="store_true", help="replace files that are there already")
     given = parser.parse_args()
 
     from transpose import checkpoint, log, sources
+    from transpose.dataset.crops import MAX_PIXELS
     from transpose.detector import Detector, network
     from transpose.inference import usable_device
     from transpose.photograph import Photograph
@@ -39,18 +41,29 @@ def main() -> None:
     for path in [given.out] if given.annotations else [given.out, listed]:
         if path.exists() and not given.overwrite:
             raise UserError(f"{path}: there already; --overwrite replaces it, --out chooses another")
+    max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
+    if max_pixels < 1:
+        raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
     usable_device(given.device)
     detector = Detector(
         network(given.detector, given.weights), threshold=given.score, batch_size=given.batch, device=given.device
     )
 
     detections, sizes = [], []
+    broken = None
     with log.Progress(len(found.photographs), "photographs") as progress:
         for start in range(0, len(found.photographs), given.batch):
             files = found.photographs[start : start + given.batch]
-            pixels = [
-                Photograph(file, str(file), oriented=given.honour_exif).pixels() for file in progress.follow(files)
-            ]
+            pixels = []
+            try:
+                for file in progress.follow(files):
+                    photograph = Photograph(file, str(file), oriented=given.honour_exif, max_pixels=max_pixels)
+                    pixels.append(photograph.pixels())
+            except UserError as error:
+                done = len(sizes) + len(pixels)
+                if not done:
+                    raise
+                broken = sources.cut_short(error, done, "photograph")
             boxes_and_scores = detector.batch([image[..., ::-1].copy() for image in pixels])
             for number, (boxes, scores) in zip(numbers.ids[start:], boxes_and_scores, strict=False):
                 detections += [
@@ -58,6 +71,8 @@ def main() -> None:
                     for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
                 ]
             sizes += [(image.shape[1], image.shape[0]) for image in pixels]
+            if broken is not None:
+                break
 
     def write(path: Path, content: object) -> None:
         checkpoint.write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
@@ -66,6 +81,8 @@ def main() -> None:
     if not given.annotations:
         write(listed, sources.image_list(found.photographs, sizes, numbers))
     log.logger.info("%s: %d boxes in %d photographs", given.out, len(detections), len(sizes))
+    if broken is not None:
+        raise broken
 
 
 if __name__ == "__main__":

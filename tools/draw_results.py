@@ -1,6 +1,5 @@
 """Draw a results file: python tools/draw_results.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -78,18 +77,13 @@ def read_persons(path: Path, num_joints: int, image_ids: list[int], least: float
 
 def read_results(path: Path, num_joints: int) -> list[dict[str, Any]]:
     """A COCO results list, each entry with a whole image_id, a number as score, and 3 x `num_joints` numbers."""
-    try:
-        results = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the results file ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: the results file is not valid JSON or is truncated ({error})") from None
-    if not isinstance(results, list):
-        raise UserError(f"{path}: a results file is a list of persons, this is a {type(results).__name__}")
+    from transpose.dataset.records import read_json
+
+    results = read_json(path, "results file", list[dict[str, Any]])
     for number, result in enumerate(results, start=1):
         where = f"{path}: result number {number}"
         for key in ("image_id", "score", "keypoints"):
-            if not isinstance(result, dict) or key not in result:
+            if key not in result:
                 raise UserError(f"{where} has no '{key}': not a COCO keypoint results file")
         if not isinstance(result["image_id"], int) or not is_number(result["score"]):
             raise UserError(f"{where} must have a whole number as 'image_id' and a number as 'score'")

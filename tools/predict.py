@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +45,7 @@ def arguments() -> argparse.Namespace:
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="whole-image: one person each (%(default)s)")
     add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes scored less (%(default)s)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn photographs as EXIF says: COCO's annotations do not")
     how = parser.add_argument_group("how the network is run; by default as its recipe tests it")
     add = how.add_argument
@@ -153,6 +153,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         device=given.device,
         detector=detector,
         most_persons=given.most_persons,
+        max_pixels=given.max_pixels,
     )
 
 
@@ -180,7 +181,9 @@ def photographs(
             except StopIteration:
                 break
             except UserError as error:
-                broken = error
+                if not sizes:
+                    raise
+                broken = sources.cut_short(error, len(sizes), "photograph")
                 break
             if "image" in forms:
                 people.save(given.out / f"{names[file]}.jpg", given.threshold)
@@ -195,11 +198,10 @@ def photographs(
         write(given.out / "keypoints.csv", "".join(table))
     if "coco" in forms:
         write(given.out / "keypoints.json", json.dumps(results))
-        done = replace(numbers, ids=numbers.ids[: len(sizes)])
-        write(given.out / "images.json", json.dumps(sources.image_list(files[: len(sizes)], sizes, done)))
+        write(given.out / "images.json", json.dumps(sources.image_list(files, sizes, numbers)))
     log.logger.info("%s: %d person(s) on %d photograph(s)", given.out, len(results), len(sizes))
     if broken is not None:
-        raise UserError(f"{broken}; the {len(sizes)} photographs before it are saved, the rest is not looked at")
+        raise broken
 
 
 def film(
@@ -210,46 +212,63 @@ def film(
     forms: list[str],
     window: "Window | None",
 ) -> None:
-    """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for."""
-    from transpose import log
+    """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
+
+    A user's mistake that shows after some frames ends it as well; what was made of them is saved before it is raised.
+    """
+    from transpose import log, sources
+    from transpose.photograph import Photograph
     from transpose.tracking import Tracker
     from transpose.video import Recording
 
     live, begun = isinstance(video.source, int), time.monotonic()
-    if live:  # nobody waits for a batch there
-        stream = (predictor(frame, color="BGR") for frame in video.frames())
-    else:
-        stream = predictor.stream(video.frames(), color="BGR")
+    seen = (Photograph(frame, f"{video.name} frame {i}", "BGR") for i, frame in enumerate(video.frames()))
+    stream = map(predictor, seen) if live else predictor.stream(seen)  # live nobody waits for a batch
     if given.track or given.smooth:
         stream = map(Tracker(video.rate, smooth=given.smooth), stream)
     table, lines, persons, frames = [], [], 0, 0
-    with (
-        Recording(target.with_suffix(".mp4"), video.rate) as recording,
-        log.Progress(video.length, video.name) as progress,
-        contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext(),
-    ):
-        for people in progress.follow(stream):
-            people = replace(people, photograph=replace(people.photograph, label=f"{video.name} frame {frames}"))
-            if "video" in forms or window is not None:
-                picture = people.draw(given.threshold)
-            if "video" in forms:
-                recording.add(picture, until=time.monotonic() - begun if live else None)
-            if "json" in forms:
-                lines.append(people.to_json() + "\n")
-            if "csv" in forms:
-                table.append(people.to_csv(header=not table))
-            persons, frames = persons + len(people), frames + 1
-            if window is not None:
-                window.show(picture)
-                if live and window.closed:
-                    break
+    broken = None
+    try:
+        with (
+            Recording(target.with_suffix(".mp4"), video.rate) as recording,
+            log.Progress(video.length, video.name) as progress,
+            contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext(),
+        ):
+            try:
+                for people in progress.follow(stream):
+                    if "video" in forms or window is not None:
+                        picture = people.draw(given.threshold)
+                    if "video" in forms:
+                        recording.add(picture, until=time.monotonic() - begun if live else None)
+                    if "json" in forms:
+                        lines.append(people.to_json() + "\n")
+                    if "csv" in forms:
+                        table.append(people.to_csv(header=not table))
+                    persons, frames = persons + len(people), frames + 1
+                    if window is not None:
+                        window.show(picture)
+                        if live and window.closed:
+                            break
+            except UserError as error:  # the recording ends well all the same
+                if not frames:
+                    raise
+                broken = sources.cut_short(error, frames, "frame")
+    except UserError as error:  # or it cannot; the other forms may yet be saved
+        if not frames:
+            raise
+        broken = error
     if "json" in forms:
         write(target.with_suffix(".jsonl"), "".join(lines))
     if "csv" in forms:
         write(target.with_suffix(".csv"), "".join(table))
-    if video.length and frames < video.length:
-        log.logger.warning("%s: ends after %d of the %d frames that it states", video.name, frames, video.length)
+    if broken is None and video.length and frames < video.length:
+        log.logger.warning(
+            "%s: %d of the %d frames that it states could be read; what was found in them is saved",
+            *(video.name, frames, video.length),
+        )
     log.logger.info("%s: %d person(s) on %d frame(s) of %s", target.parent, persons, frames, video.name)
+    if broken is not None:
+        raise broken
 
 
 def write(path: Path, text: str) -> None:

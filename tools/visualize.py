@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     add("--image", required=True, type=Path, metavar="FILE", help="photograph")
     add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn the photograph as EXIF says: COCO's boxes do not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     what = parser.add_argument_group("what is asked")
@@ -137,7 +138,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     detector = whole_image if given.detector == "whole-image" else None
     if detector is None and not given.box:
         detector = Detector(network(given.detector), device=given.device)
-    return Predictor(trained, device=given.device, detector=detector)
+    return Predictor(trained, device=given.device, detector=detector, max_pixels=given.max_pixels)
 
 
 def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":

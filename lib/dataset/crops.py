@@ -36,6 +36,7 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
 MAX_PIXELS = 2**27  # of an image; 400 MB decoded
+LIMIT = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
 MOST_BYTES = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
 
 
@@ -132,8 +133,8 @@ class ImageReader:
             raise UserError(f"{where}: cannot read the zip ({error})") from None
 
 
-def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of an image file; `where` is what an error calls it.
+def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT) -> bytes:
+    """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
 
     Raises UserError for what is no file (a pipe would keep its reader waiting), and for one larger than any image of
     `max_pixels`.
@@ -142,7 +143,7 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{where}: cannot read the image ({'Is a directory' if path.is_dir() else 'Is no file'})")
-        _refuse_bytes(status.st_size, where, max_pixels)
+        _refuse_bytes(status.st_size, where, max_pixels, limit)
         return path.read_bytes()
     except UserError:
         raise
@@ -150,11 +151,11 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS) -> bytes:
         raise UserError(f"{where}: cannot read the image ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _refuse_bytes(count: int, where: str, max_pixels: int) -> None:
+def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT) -> None:
     if count > MOST_BYTES * max_pixels:
         raise UserError(
             f"{where}: refused before reading, it has {count:,} bytes, more than any image of the {max_pixels:,} "
-            "pixels that DATASET.MAX_IMAGE_PIXELS allows"
+            f"pixels that {limit} allows"
         )
 
 
@@ -163,7 +164,7 @@ def decode(
     where: str,
     oriented: bool = False,
     max_pixels: int = MAX_PIXELS,
-    limit: str = "DATASET.MAX_IMAGE_PIXELS",
+    limit: str = LIMIT,
 ) -> np.ndarray:
     """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
 

@@ -6,6 +6,7 @@ State dicts are flat, key -> tensor. `source` is what an error message calls the
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,38 @@ from transpose.models.transpose import TransPose, TransPoseR
 
 DRAWN_STD = 0.001
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every key
+HRNET = (
+    "folder imagenet of HRNet's model zoo, https://drive.google.com/drive/folders/1hOTihvbyIxsm5ygDpbUuJ7O_tzv4oXjC or "
+    "https://1drv.ms/f/s!AhIXJn_J-blW231MH2krnmLq5kkQ"
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """ImageNet weights that training starts from, of the class of that name in `MODELS`; those without a `url` are on
+    shares that only a browser opens."""
+
+    model: str
+    file: str
+    source: str
+
+    @property
+    def url(self) -> str:
+        return self.source if self.source.startswith("https:") else ""
+
+
+BACKBONES = {
+    "resnet50": Backbone(
+        "transpose_r", "resnet50-19c8e357.pth", "https://download.pytorch.org/models/resnet50-19c8e357.pth"
+    ),
+    "hrnet_w32": Backbone("transpose_h", "hrnet_w32-36af842e.pth", HRNET),
+    "hrnet_w48": Backbone("transpose_h", "hrnet_w48-8ef0771d.pth", HRNET),
+}
+
+
+def imagenet_source(model: str) -> str:
+    """Where the ImageNet weights are to be had of a class of that name in `MODELS`."""
+    return next(backbone.source for backbone in BACKBONES.values() if backbone.model == model)
 
 
 def initialise(
