@@ -106,7 +106,8 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     doubtful = (inside & ~sure).nonzero()[:, 0]
     if len(doubtful):
         rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
-        exact = _rescaled_around(maps[doubtful].double(), *places[doubtful].unbind(1), rows, columns)
+        x, y = places[doubtful].unbind(1)
+        exact = _rescaled_around(maps[doubtful].double(), x, y, rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
     refined = (places + step).float()  # a Hessian next to singular leads farther than float32 goes
     refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, places.float())
