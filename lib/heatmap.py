@@ -6,6 +6,7 @@ map (CVPR 2020, arXiv 1910.06278).
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,13 @@ def blur_kernel(size: int) -> Tensor:
 
 def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Integer peaks (B, K, 2) as int64 x, y and their values (B, K); a map without a positive value peaks at (0, 0)."""
+    places, scores = _highest(heatmaps)
     width = heatmaps.shape[-1]
+    return torch.stack([places % width, places // width], -1), scores
+
+
+def _highest(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """The peaks as places (B, K) counted row by row, and their values (B, K)."""
     maps = heatmaps.flatten(2)
     if maps.device.type == "cpu" and maps.dtype != torch.bfloat16:  # which numpy has not
         # Several times as fast as PyTorch's; both give the first of equals.
@@ -81,8 +88,7 @@ def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     else:
         places = maps.argmax(-1)
     scores = maps.gather(-1, places[..., None])[..., 0]
-    xy = torch.stack([places % width, places // width], -1)
-    return xy * (scores > 0)[..., None], scores
+    return places * (scores > 0), scores
 
 
 @torch.no_grad()
@@ -94,24 +100,24 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     pixels to the border and those with a singular Hessian stay integer.
     """
     height, width = heatmaps.shape[-2:]
-    xy, scores = peaks(heatmaps)
-    maps, places = heatmaps.flatten(0, 1), xy.flatten(0, 1)
-    near = places.clamp(torch.tensor(REACH), places.new_tensor([width, height]) - 1 - REACH)
-    inside = (near == places).all(1)
+    highest, scores = _highest(heatmaps)
+    maps, places = heatmaps.flatten(0, 1), highest.flatten()
+    windows = _windows(kernel_size, width, height, maps.device)
+    xy, refinable = windows.xy[places], windows.refinable[places]
 
     # Rescaling adds a constant to the logarithm and raises what is positive: where the floor is far it changes nothing.
-    around = _blurred_around(maps, near, kernel_size)
+    around = _blurred_around(maps, places, windows)
     step = _newton_step(around.log())
     sure = (around.amin(0) > LOG_FLOOR) & (step.abs().amax(1) <= SURE_STEP)
-    doubtful = (inside & ~sure).nonzero()[:, 0]
+    doubtful = (refinable & ~sure).nonzero()[:, 0]
     if len(doubtful):
         rows, columns = (blur_matrix(kernel_size, length, maps.device) for length in (height, width))
-        x, y = places[doubtful].unbind(1)
+        x, y = xy[doubtful].unbind(1)
         exact = _rescaled_around(maps[doubtful].double(), x, y, rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    refined = (places + step).float()  # a Hessian next to singular leads farther than float32 goes
-    refined = torch.where((inside & refined.isfinite().all(1))[:, None], refined, places.float())
-    return refined.view(xy.shape), scores.float()
+    refined = (xy + step).float()  # a Hessian next to singular leads farther than float32 goes
+    refined = torch.where((refinable & refined.isfinite().all(1))[:, None], refined, xy.float())
+    return refined.view(*scores.shape, 2), scores.float()
 
 
 def decode_without_branches(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,37 +148,51 @@ def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
     return padded[steps - steps[:, None] + kernel_size // 2 + length].to(device)
 
 
-@cache
-def _stencil_blur(kernel_size: int, length: int, device: torch.device) -> Tensor:
-    """(13, length * length) float64: what makes the blurred stencil around the middle of a square patch of it."""
-    rows, middle = blur_matrix(kernel_size, length, device), length // 2
-    return torch.stack([torch.outer(rows[middle + y], rows[middle + x]).flatten() for y, x in STENCIL])
+class Windows(NamedTuple):
+    """For each place P = H * W of a map, counted row by row: what its refinement needs, and whether it has one.
 
-
-def _blurred_around(maps: Tensor, places: Tensor, kernel_size: int) -> Tensor:
-    """The blurred maps' values (13, N) on the stencil around places (N, 2) of maps (N, H, W), from the pixels that they
-    depend on.
+    A window are the L * L pixels that the blurred stencil depends on: around the place, or around the next one that is
+    two pixels away from every border.
     """
-    count, height, width = maps.shape
+
+    xy: Tensor  # (P, 2) int64
+    refinable: Tensor  # (P) bool: the window is the place's own
+    begin: Tensor  # (P, L) int64: where the window's rows begin, from the map's first pixel; this may lie outside
+    inside: Tensor  # (P, L * L) float32: 1 for a pixel that lies in the map, else 0
+    blur: Tensor  # (13, L * L) float64: what makes the blurred stencil of a window's pixels
+
+
+@cache
+def _windows(kernel_size: int, width: int, height: int, device: torch.device) -> Windows:
     reach = min(REACH + kernel_size // 2, max(height, width))
     length = 2 * reach + 1
-    across = torch.arange(-reach, reach + 1, device=maps.device)
-    spots = places[:, :, None] + across
-    inside = (spots >= 0) & (spots < places.new_tensor([[width], [height]]))
-    first = torch.arange(0, maps.numel(), height * width, device=maps.device)
-    wanted = (first + spots[:, 0, 0])[:, None] + spots[:, 1] * width
+    size = torch.tensor([width, height])
+    places = torch.arange(height * width)
+    xy = torch.stack([places % width, places // width], 1)
+    near = xy.clamp_min(REACH).minimum(size - 1 - REACH)
+    spots = near[:, :, None] + torch.arange(-reach, reach + 1)
+    columns_in, rows_in = ((spots >= 0) & (spots < size[:, None])).unbind(1)
+    inside = (rows_in[:, :, None] & columns_in[:, None]).flatten(1)
+    begin = spots[:, 0, :1] + spots[:, 1] * width
+    rows = blur_matrix(kernel_size, length, torch.device("cpu"))
+    blur = torch.stack([torch.outer(rows[reach + y], rows[reach + x]).flatten() for y, x in STENCIL])
+    return Windows(*(t.to(device) for t in (xy, (near == xy).all(1), begin, inside.float(), blur)))
+
+
+def _blurred_around(maps: Tensor, places: Tensor, windows: Windows) -> Tensor:
+    """The blurred maps' values (13, N) on the stencil around places (N) of maps (N, H, W)."""
+    count, area = len(maps), maps[0].numel()
+    length = windows.begin.shape[1]
+    wanted = windows.begin[places] + torch.arange(0, maps.numel(), area, device=maps.device)[:, None]
     begin = wanted.clamp(0, maps.numel() - length)
-    pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten()).double()
+    pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten())
     patches = pixels.view(count, length, length)
-    # Before the first map and after the last there is nothing to read: those rows were read farther in.
-    map_, row = (begin != wanted).nonzero(as_tuple=True)
-    if len(map_):
-        back = across + reach + (wanted - begin)[map_, row][:, None]
-        patches[map_, row] = patches[map_, row].gather(1, back.clamp(0, length - 1))
+    # Before the first map and after the last there is nothing to read: their outermost row was read farther in.
+    ends = slice(None, None, max(count - 1, 1))
+    back = torch.arange(length, device=maps.device) + (wanted[ends] - begin[ends])[:, :, None]
+    patches[ends] = patches[ends].gather(2, back.clamp(0, length - 1))
     # What a row takes from beyond the map is its neighbours'.
-    patches *= inside[:, 1, :, None]
-    patches *= inside[:, 0, None, :]
-    return _stencil_blur(kernel_size, length, maps.device) @ patches.view(count, -1).T
+    return windows.blur @ (patches.view(count, -1) * windows.inside[places]).T.double()
 
 
 def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
