@@ -24,13 +24,22 @@ EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", 
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """One image, whatever holds it. A file is read when its pixels are asked for, and not kept."""
+    """One image, whatever holds it. A file is read when its pixels are asked for, and not kept.
+
+    Raises UserError for a `color` that there is not.
+    """
 
     source: Source
     label: str  # what an error calls it
     color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
     oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
-    max_pixels: int = MAX_PIXELS  # a file of more is refused before it is decoded
+    max_pixels: int | None = None  # a file of more is refused before it is decoded; None: whoever reads it says
+
+    def __post_init__(self) -> None:
+        if self.color not in COLORS:
+            raise UserError(
+                f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {self.color!r}"
+            )
 
     @property
     def name(self) -> str:
@@ -41,8 +50,8 @@ class Photograph:
         """(H, W, 3) uint8, BGR. Raises UserError for what is no image."""
         source = self.source
         if isinstance(source, str | PathLike):
-            content = content_of(Path(source), self.label, self.max_pixels, LIMIT)
-            return decode(content, self.label, self.oriented, self.max_pixels, LIMIT)
+            most = self.max_pixels or MAX_PIXELS
+            return decode(content_of(Path(source), self.label, most, LIMIT), self.label, self.oriented, most, LIMIT)
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)[..., ::-1].copy()
         if isinstance(source, Tensor):

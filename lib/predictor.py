@@ -6,7 +6,7 @@ N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from os import PathLike
 from pathlib import Path
@@ -29,7 +29,7 @@ from transpose.export import Exported
 from transpose.inference import Forward, Inference, input_size, usable_device
 from transpose.models.weights import load_weights, unwrap
 from transpose.persons import People
-from transpose.photograph import COLORS, Photograph, Source
+from transpose.photograph import Photograph, Source
 
 MOST_PERSONS = 100  # of one image; what torchvision's detectors give at most
 LARGEST = 1e9  # pixels, of a box: float32 must hold its crop
@@ -63,9 +63,10 @@ class Predictor:
 
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
-    (N, 4) and scores (N), by default `Detector()`, whose weights are downloaded when it is first needed. More than
-    `most_persons` in an image are refused, and so are files of more than `max_pixels`, before they are decoded (134
-    million by default). Raises UserError for values that nothing can run with.
+    (N, 4) and scores (N), by default `Detector()`, whose weights are downloaded when it is first needed; the attribute
+    of that name may be exchanged later. More than `most_persons` in an image are refused, and so are files of more than
+    `max_pixels`, before they are decoded (134 million by default). Raises UserError for values that nothing can run
+    with.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Predictor:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive, not {self.kernel_size}")
         how = Inference(precision, backend, compiled)
-        self._detector = detector
+        self.detector = detector
         self._forward: Forward | None = None
         if isinstance(trained, Exported):
             if how != Inference() or (device and torch.device(device).type != "cpu"):
@@ -137,7 +138,7 @@ class Predictor:
         """The `People` of an image, or a list of them for a list of images.
 
         An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit, or
-        a `Photograph` of one of them, which says itself what follows and what errors and results call it;
+        a `Photograph` of one of them, which says itself what errors and results call it, its `color` and `oriented`;
         `color` is the order of an array's or tensor's channels, RGB or BGR. `oriented`: files and PIL images are
         turned as EXIF says, and so are the pixels that boxes and keypoints count in.
         `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
@@ -192,7 +193,7 @@ class Predictor:
             raise broken
 
     def explain(
-        self, image: Source, boxes: Any = None, *, color: str = "RGB", oriented: bool = True
+        self, image: Source | Photograph, boxes: Any = None, *, color: str = "RGB", oriented: bool = True
     ) -> Iterator[Explanation]:
         """What the network attends to on each person of an image, the surest box first where a detector finds them.
 
@@ -202,7 +203,7 @@ class Predictor:
         if isinstance(self.trained, Exported):
             raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
         network = self.trained.network.eval()
-        photograph = Photograph(image, _label(image), color, oriented, self.max_pixels)
+        photograph = self._photograph(image, None, color, oriented)
         pixels = photograph.pixels()
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
@@ -219,8 +220,6 @@ class Predictor:
         oriented: bool,
         alone: bool = False,
     ) -> Iterator[_Request]:
-        if color not in COLORS:
-            raise UserError(f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {color!r}")
         if boxes is None and scores is not None:
             raise UserError("there are scores, but no boxes that they could be of")
         columns = [column for column in (images, boxes, scores) if column is not None]
@@ -229,12 +228,15 @@ class Predictor:
             if any(entry is ended for entry in row):
                 raise UserError(f"image {number}: images, boxes and scores must be as many; one of them ends before it")
             image, own_boxes, own_scores = (*row, None, None)[:3]
-            if not isinstance(image, Photograph):
-                label = _label(image, None if alone else number)
-                image = Photograph(image, label, color, oriented, self.max_pixels)
+            photograph = self._photograph(image, None if alone else number, color, oriented)
             if own_boxes is None and own_scores is not None:
-                raise UserError(f"{image.label}: it has scores, but no boxes that they could be of")
-            yield _Request(image, own_boxes, own_scores)
+                raise UserError(f"{photograph.label}: it has scores, but no boxes that they could be of")
+            yield _Request(photograph, own_boxes, own_scores)
+
+    def _photograph(self, image: Source | Photograph, number: int | None, color: str, oriented: bool) -> Photograph:
+        if not isinstance(image, Photograph):
+            image = Photograph(image, _label(image, number), color, oriented)
+        return image if image.max_pixels else replace(image, max_pixels=self.max_pixels)
 
     def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
@@ -261,15 +263,15 @@ class Predictor:
     @property
     def images_at_once(self) -> int:
         """How many images are in memory at a time: as many as the detector takes."""
-        return self._detector.batch_size if isinstance(self._detector, Detector) else 1
+        return self.detector.batch_size if isinstance(self.detector, Detector) else 1
 
     def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
-        if self._detector is None:
-            self._detector = Detector(device=self.device)
+        if self.detector is None:
+            self.detector = Detector(device=self.device)
         in_rgb = [image[..., ::-1].copy() for image in images]
-        if isinstance(self._detector, Detector):
-            return self._detector.batch(in_rgb)
-        return [self._detector(image) for image in in_rgb]
+        if isinstance(self.detector, Detector):
+            return self.detector.batch(in_rgb)
+        return [self.detector(image) for image in in_rgb]
 
     def _crops(self, photograph: Photograph, pixels: np.ndarray, boxes: Any, scores: Any) -> _Cropped:
         crops = self._cut(photograph, pixels, boxes, scores)
@@ -283,7 +285,7 @@ class Predictor:
         count, kind = len(boxes), self.skeleton
         if count > self.most_persons:
             raise UserError(
-                f"{photograph.label}: {count} boxes, more than most_persons {self.most_persons}; "
+                f"{photograph.label}: {count} boxes, more than most_persons {self.most_persons} (--most-persons); "
                 "leave out the least sure ones, or allow more"
             )
         table = people.People(

@@ -332,7 +332,7 @@ def test_points_of_the_image(person):
     x, y = 100.0, 150.0
     assert person.in_crop((x, y)) == pytest.approx(tuple(geometry.apply(person.to_crop, np.array([x, y]))))
     assert person.in_image(person.in_crop((x, y))) == pytest.approx((x, y))
-    (query,) = person.maps([person.in_crop((x, y + 0.25))]).queries
+    (query,) = person.maps([person.in_crop((x, y + 0.23))]).queries
     assert query.label == "(100, 150.2)"  # the place that was named, not where it lies in the crop
     with pytest.raises(UserError, match=r"the point \(490, 10\) lies outside of the person's crop, which shows"):
         person.in_crop((490, 10))

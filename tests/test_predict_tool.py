@@ -417,6 +417,13 @@ def test_bad_input_is_one_sentence(arguments, words, photographs, run, command, 
     assert not (tmp_path / "predictions").exists()
 
 
+@pytest.mark.parametrize("options", ["--max-pixels 0", "--batch 0", "--kernel 4", "--precision half", "--box-score 2"])
+def test_options_are_checked_before_a_detector_is_fetched(options, photographs, run, command, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(detector, "network", None)
+    outcome = command(photographs / "000000000785.jpg", "--model", run, "--device", "cpu", *options.split())
+    assert "must" in sentence(outcome) or "there is no precision" in sentence(outcome)
+
+
 @pytest.mark.parametrize("tool", ["predict", "detect"])
 def test_help_comes_without_torch(tool, tmp_path, without_torch):  # noqa: F811
     asked = run_anew(tool, ["--help"], tmp_path, without_torch)
@@ -530,7 +537,9 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):  # noqa
     assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
 
     at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), most_persons=1)
-    with pytest.raises(UserError, match=r"most_persons 1; leave out the least sure ones, or allow more$"):
+    with pytest.raises(
+        UserError, match=r"most_persons 1 \(--most-persons\); leave out the least sure ones, or allow more$"
+    ):
         predict.film(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
     assert not (tmp_path / "none").exists()
 

@@ -253,11 +253,11 @@ def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
         ("all", None, "boxes and scores must be numbers"),
         (BOXES, [1, 1], r"3 boxes need as many scores, not the shape \(2,\)"),
         (None, [1], "it has scores, but no boxes that they could be of"),
-        (np.tile(BOXES[0], (101, 1)), None, "101 boxes, more than most_persons 100"),
+        (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than most_persons 100 \(--most-persons\)"),
     ],
 )
 def test_boxes_that_are_none_are_told(boxes, scores, sentence, predictor):
-    with pytest.raises(UserError, match=rf"^{PHOTOGRAPH}: .*{sentence}"):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*{sentence}"):
         predictor(PHOTOGRAPH, boxes, scores)
 
 
@@ -273,6 +273,20 @@ def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predict
             predictor(images, boxes)
     with pytest.raises(UserError, match=r"^the image: box 0 .* lies outside of the image"):
         predictor.explain(pixels, outside)
+
+
+def test_a_photograph_says_how_it_is_to_be_read(run, predictor, pixels):
+    turned = Photograph(np.ascontiguousarray(pixels[..., ::-1]), "the turned one", "BGR")
+    assert np.array_equal(predictor(turned, BOXES).keypoints, predictor(pixels, BOXES).keypoints)
+    assert len(list(predictor.explain(turned, BOXES[:1]))) == 1
+    with pytest.raises(UserError, match=r"^color must be RGB or BGR, the order of an array's channels, not 'bgr'$"):
+        Photograph(pixels, "the image", "bgr")
+    with pytest.raises(UserError, match="color must be RGB or BGR"):
+        predictor.explain(pixels, BOXES, color="bgr")
+    few = Predictor.from_pretrained(run, device="cpu", max_pixels=9)
+    with pytest.raises(UserError, match=r"^mine: .* 9 pixels that"):
+        few(Photograph(PHOTOGRAPH, "mine"), BOXES)
+    assert len(few(Photograph(PHOTOGRAPH, "mine", max_pixels=500 * 332), BOXES)) == 3
 
 
 def test_lists_must_be_of_one_length(predictor):
@@ -396,7 +410,9 @@ def test_what_is_no_number_never_comes_out(run, tmp_path):
     for file in run.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     checkpoint.save(tmp_path / "final_state.pth", state)
-    with pytest.raises(UserError, match=rf"^{PHOTOGRAPH}: .*person 0 .* are no finite numbers: the weights are broken"):
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*person 0 .* are no finite numbers: the weights are broken"
+    ):
         Predictor.from_pretrained(tmp_path, device="cpu")([PHOTOGRAPH] * 2, [[], BOXES])
 
 

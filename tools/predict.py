@@ -131,18 +131,14 @@ def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path 
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
-    from transpose.detector import Detector, network, whole_image
+    from transpose.detector import Detector, whole_image
     from transpose.inference import usable_device
     from transpose.predictor import Predictor, trained_network
 
     usable_device(given.device)
-    trained = trained_network(given.model, given.cfg)  # before a detector is downloaded in vain
-    detector = None
-    if given.detector == "whole-image":
-        detector = whole_image
-    elif not given.boxes:
-        detector = Detector(network(given.detector), threshold=given.box_score, device=given.device)
-    return Predictor(
+    trained = trained_network(given.model, given.cfg)
+    # The detector comes last: it may have to be downloaded, in vain if something here is wrong.
+    predictor = Predictor(
         trained,
         flip_test=given.flip,
         kernel_size=given.kernel,
@@ -151,10 +147,14 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         backend=given.backend,
         compiled=given.compile,
         device=given.device,
-        detector=detector,
         most_persons=given.most_persons,
         max_pixels=given.max_pixels,
     )
+    if given.detector == "whole-image":
+        predictor.detector = whole_image
+    elif not given.boxes:
+        predictor.detector = Detector(given.detector, threshold=given.box_score, device=given.device)
+    return predictor
 
 
 def photographs(
@@ -256,7 +256,7 @@ def film(
     except UserError as error:  # or it cannot; the other forms may yet be saved
         if not frames:
             raise
-        broken = error
+        broken = error if broken is None else UserError(f"{broken}; {error}")
     if "json" in forms:
         write(target.with_suffix(".jsonl"), "".join(lines))
     if "csv" in forms:

@@ -4,6 +4,7 @@ Without --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -111,7 +112,7 @@ def check(given: argparse.Namespace) -> None:
     for point in given.point or []:
         if len(point) != 2:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
-    if not given.threshold >= 0:
+    if not 0 <= given.threshold < math.inf:
         raise UserError(f"--threshold is a weight, 0 or more, not {given.threshold:g}")
 
 
@@ -124,7 +125,7 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from transpose import build, log
-    from transpose.detector import Detector, network, whole_image
+    from transpose.detector import Detector, whole_image
     from transpose.inference import usable_device
     from transpose.predictor import Predictor, trained_network
 
@@ -135,10 +136,12 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     else:
         cfg = cli.configuration(given)
         trained = build.tested(cfg, build.run_folder(cfg, Path(given.cfg).stem))
-    detector = whole_image if given.detector == "whole-image" else None
-    if detector is None and not given.box:
-        detector = Detector(network(given.detector), device=given.device)
-    return Predictor(trained, device=given.device, detector=detector, max_pixels=given.max_pixels)
+    predictor = Predictor(trained, device=given.device, max_pixels=given.max_pixels)
+    if given.detector == "whole-image":
+        predictor.detector = whole_image
+    elif not given.box:  # last, as it may have to be downloaded
+        predictor.detector = Detector(given.detector, device=given.device)
+    return predictor
 
 
 def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":
