@@ -299,7 +299,7 @@ def load(path: Path) -> Exported:
         raise UserError(f"{path}: cannot be loaded as {name} ({reason or type(error).__name__})") from None
     try:
         about = Card(**json.loads(text or ""))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f"{path}: holds no description of its input; it is none of tools/export.py's files") from None
     return Exported(path, about, run)
 

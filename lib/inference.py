@@ -125,7 +125,7 @@ def needed(package: str, backend: str) -> Any:
     except ModuleNotFoundError:
         raise UserError(
             f"{backend} needs the package {package}, which is not installed: pip install {PACKAGES[backend]}, or take "
-            "PyTorch (TEST.BACKEND pytorch)"
+            "the backend pytorch"
         ) from None
 
 

@@ -114,10 +114,13 @@ class Recording:
         """Raise UserError or OSError if not all frames are in the file: OpenCV's writer does not say when it fails.
 
         The header is written last and the first error ends all writing, so that what the header says and the last
-        frame tell of the whole; to decode everything again would take as long as to write it.
+        frame tell of the whole; to decode everything again would take as long as to write it. Where OpenCV has no
+        FFmpeg, whose counts are exact, nothing is compared.
         """
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
+        if cv2.CAP_FFMPEG not in cv2.videoio_registry.getBackends():
+            return
         with _quiet():
             film = cv2.VideoCapture(str(self._unfinished))
             count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))

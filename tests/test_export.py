@@ -243,9 +243,11 @@ def test_damaged_and_foreign_files_are_named(name, tmp_path):
         export.load(path)
 
 
-def test_a_network_that_is_not_ours_is_named(tmp_path):
+@pytest.mark.parametrize("card", [None, "[" * 100_000])
+def test_a_network_that_is_not_ours_is_named(card, tmp_path):
     path = tmp_path / "other.torchscript"
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+    extra = {export.KEY: card} if card else {}
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path), _extra_files=extra)
     with pytest.raises(UserError, match="holds no description of its input"):
         export.load(path)
     with pytest.raises(UserError, match=r"which ends in \.onnx, \.xml, \.torchscript, \.pt2"):
