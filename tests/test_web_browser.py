@@ -228,6 +228,8 @@ def test_other_mistakes_are_sentences(page):
 
 
 def test_no_file_of_the_machine_or_of_another_visitor_is_served(page, address, browser):
+    expect(page.get_by_text("Weights: ")).to_be_visible(timeout=WAIT)
+    assert ": /" not in page.get_by_text("Weights: ").inner_text()  # the name of a folder, not where it lies
     for path in (ROOT / "README.md", Path("/etc/passwd"), IMAGES / SKIER, "../README.md"):
         assert page.request.get(f"{address}gradio_api/file={path}").status in (403, 404)
     page.locator("#samples img").nth(2).click()

@@ -50,7 +50,9 @@ def main() -> None:
     samples = explorer.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files go then too
     with transpose.web.private_folder():
-        page = transpose.web.Page(ask, samples, f"Weights: {given.model}", given.max_pixels)
+        # Visitors need not know where on the machine it lies.
+        weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
+        page = transpose.web.Page(ask, samples, f"Weights: {weights}", given.max_pixels)
         log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
         page.serve(given.host, given.port, given.max_megabytes)
 
