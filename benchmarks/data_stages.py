@@ -78,7 +78,10 @@ def decode(size: Size, folder: Path) -> Stage:
 
     def difference(one: Any, other: Any) -> float:
         edges = edge_maps()
-        pairs = (one, other), *((plain.decode(edges.numpy(), k), heatmap.decode(edges, k)) for k in (KERNEL, 3))
+        pairs = (
+            (one, other),
+            *((plain.decode(edges.numpy(), k, np.float64), heatmap.decode(edges, k)) for k in (KERNEL, 3)),
+        )
         if any((theirs[1] != ours[1].numpy()).any() for theirs, ours in pairs):
             return float("inf")
         return max(largest(theirs[0], ours[0]) for theirs, ours in pairs)

@@ -267,7 +267,7 @@ def describe(weights: Path) -> str:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         parts.append(
             "This processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX), so that bfloat16 brings no speed on it, "
-            "in any backend; its rows are left out."
+            "in any backend; its timings are left out."
         )
     plain, ours = peak_memory("plain"), peak_memory("ours")
     parts.append(

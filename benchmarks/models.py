@@ -28,15 +28,14 @@ PACKAGES_OF = {"pytorch": (), **{name: tuple(needed.split()) for name, needed in
 
 @dataclass(frozen=True)
 class Size:
-    """How many samples are averaged, how many go at once, and forward passes before the clock starts."""
+    """How many samples are averaged, by the number that go at once, and forward passes before the clock starts."""
 
-    samples: int
-    batches: tuple[int, ...]
+    samples: dict[int, int]
     warm: int
 
 
-FULL = Size(samples=100, batches=(1, 8, 32), warm=3)
-SMALLEST = Size(samples=1, batches=(1, 2), warm=1)
+FULL = Size(samples={1: 100, 8: 32, 32: 32}, warm=1)
+SMALLEST = Size(samples={1: 1, 2: 2}, warm=1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def operations(network: TransPose) -> float:
 
 @torch.inference_mode()
 def per_second(forward: Callable[[Tensor], Tensor], batch: int, size: Size, device: torch.device) -> float:
-    """Samples a second, `size.samples` or a little more of them in batches."""
+    """Samples a second, in batches of one size."""
     images = torch.randn(batch, 3, 256, 192, generator=torch.Generator().manual_seed(1)).to(device)
 
     def wait() -> None:
@@ -92,7 +91,7 @@ def per_second(forward: Callable[[Tensor], Tensor], batch: int, size: Size, devi
     for _ in range(size.warm):
         forward(images)
     wait()
-    steps = -(-size.samples // batch)
+    steps = size.samples[batch] // batch
     start = time.perf_counter()
     for _ in range(steps):
         forward(images)
@@ -110,7 +109,7 @@ def measure(names: list[str], size: Size) -> list[Measured]:
         network.to(device)
         for way, how in ways(device).items():
             forward = how(network)
-            speeds = {batch: per_second(forward, batch, size, device) for batch in size.batches}
+            speeds = {batch: per_second(forward, batch, size, device) for batch in size.samples}
             found.append(Measured(name, parameters, gflops, way, speeds))
             print(
                 f"{name}, {way}: {', '.join(f'{batch}: {speed:.1f}/s' for batch, speed in speeds.items())}", flush=True
@@ -134,15 +133,15 @@ def page(found: list[Measured], size: Size) -> str:
         for name, m in ((name, first[name]) for name in zoo.MODELS if name in first)
     ]
     speeds = [
-        [zoo.MODELS[m.model].title, m.way, *(f"{m.per_second[batch]:.1f}" for batch in size.batches)] for m in found
+        [zoo.MODELS[m.model].title, m.way, *(f"{m.per_second[batch]:.1f}" for batch in size.samples)] for m in found
     ]
     return "\n\n".join(
         [
             surroundings(),
-            f"Mean of {size.samples} samples of 256×192, {found[0].way}, without flip test and decoding:",
+            f"Mean of {size.samples[1]} samples of 256×192, {found[0].way}, without flip test and decoding:",
             report.table([*heads, "FPS, batch 1"], rows),
-            "Samples a second:",
-            report.table(["model", "backend", *(f"batch {batch}" for batch in size.batches)], speeds),
+            "Samples a second, mean of " + ", ".join(f"{n} in batches of {b}" for b, n in size.samples.items()) + ":",
+            report.table(["model", "backend", *(f"batch {batch}" for batch in size.samples)], speeds),
         ]
     )
 

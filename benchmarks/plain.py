@@ -22,8 +22,13 @@ UPPER_BODY = range(11)
 SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 
 
-def decode(heatmaps: np.ndarray, kernel_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """DARK, map by map: points (B, 17, 2) in heatmap pixels and scores (B, 17) of maps (B, 17, H, W)."""
+def decode(
+    heatmaps: np.ndarray, kernel_size: int, kind: type[np.floating] = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """DARK, map by map: points (B, 17, 2) in heatmap pixels and scores (B, 17) of maps (B, 17, H, W).
+
+    Blurred maps are kept as `kind`: float32 takes half the time, and errs where a Hessian is nearly singular.
+    """
     batch, joints, height, width = heatmaps.shape
     border = kernel_size // 2
     points, scores = np.zeros((batch, joints, 2), np.float32), np.zeros((batch, joints), np.float32)
@@ -39,9 +44,9 @@ def decode(heatmaps: np.ndarray, kernel_size: int) -> tuple[np.ndarray, np.ndarr
             padded = np.zeros((height + 2 * border, width + 2 * border))
             padded[border : height + border, border : width + border] = raw
             blurred = cv2.GaussianBlur(padded, (kernel_size, kernel_size), 0)
-            blurred = blurred[border : height + border, border : width + border].copy()
+            blurred = blurred[border : height + border, border : width + border].astype(kind)
             blurred *= raw.max() / blurred.max()
-            log = np.log(np.maximum(blurred, 1e-10))
+            log = np.log(np.maximum(blurred, kind(1e-10)))
             if 1 < x < width - 2 and 1 < y < height - 2:
                 dx = 0.5 * (log[y, x + 1] - log[y, x - 1])
                 dy = 0.5 * (log[y + 1, x] - log[y - 1, x])

@@ -19,13 +19,13 @@ ORIGINAL_READING = 1.9e-3  # seconds
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools")
 
 
-def surroundings() -> str:
-    """One line: processor, memory, system, versions, threads, date."""
+def surroundings(threads: int | None = None) -> str:
+    """One line: processor, memory, system, versions, threads (by default this process's), date."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
         f"{_processor()}, {os.cpu_count()} cores, {_memory_gb()} GB{gpu}; {platform.system()}, "
-        f"Python {platform.python_version()}, {versions}; {torch.get_num_threads()} PyTorch thread(s); "
+        f"Python {platform.python_version()}, {versions}; {threads or torch.get_num_threads()} PyTorch thread(s); "
         f"{datetime.now(UTC):%Y-%m-%d}"
     )
 

@@ -27,6 +27,7 @@ from transpose.errors import UserError
 # The modules whose STAGES are measured, in the page's order.
 MODULES = ("benchmarks.forward", "benchmarks.data_stages")
 RUNS = 3  # for the page
+THREADS = 1  # of PyTorch
 FIGURES = ("plain", "ours", "ratio")
 COMMAND = Path(__file__).resolve().parents[1] / "tools/benchmark.py"
 
@@ -120,7 +121,7 @@ def run(chosen: list[str], size: Size) -> dict[str, Measured]:
     for name in chosen:
         if name not in every:
             raise UserError(f"there is no stage '{name}'; there are {', '.join(every)}")
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     found = {}
     for name in chosen or every:
         with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +182,7 @@ def page(runs: list[dict[str, Measured]]) -> str:
                 *(", ".join(f"{m.ratio:.3g}" for m in each), last.wanted, distance(last)),
             ]
         )
-    return f"{report.surroundings()}\n\n{report.reading()}\n\n{report.table(head, rows)}"
+    return f"{report.surroundings(THREADS)}\n\n{report.reading()}\n\n{report.table(head, rows)}"
 
 
 def main(arguments: argparse.Namespace) -> None:

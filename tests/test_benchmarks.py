@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+import benchmark
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,13 @@ def test_every_part_of_the_scale_benchmark(small_coco: Path):
 def test_generated_set_has_what_was_asked_for(small_coco: Path):
     loader, _ = build.training_data(scale.settings(small_coco))
     assert len(loader.dataset) == round(scale.TRAIN["persons"] * 0.002)
+
+
+@pytest.mark.parametrize("line", ["--models --stage decode", "--models --profile", "--stages --model tp_r_a4"])
+def test_options_of_the_other_kind_are_refused(line, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *line.split()])
+    with pytest.raises(UserError, match=r"^--(stage|profile|model) has no meaning with --(models|stages)$"):
+        benchmark.main()
 
 
 def test_a_section_is_put_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from transpose import cli
+from transpose.errors import UserError
 
 
 def main() -> None:
@@ -18,10 +19,16 @@ def main() -> None:
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--smallest", action="store_true", help="once, at the smallest size: are the results equal?")
-    parser.add_argument("--write", action="store_true", help="measure thrice, put the table into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md, the stages' from three runs"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write this run's (the last run's) figures there")
     parser.add_argument("--profile", action="store_true", help="say where the time of ours goes, function by function")
     arguments = parser.parse_args()
+    apart = {"--stage": "models", "--profile": "models", "--model": "stages"}
+    for option, other in apart.items():
+        if getattr(arguments, other) and getattr(arguments, option.strip("-")):
+            raise UserError(f"{option} has no meaning with --{other}")
 
     from benchmarks import models, stages
 
