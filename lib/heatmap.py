@@ -151,7 +151,7 @@ def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
 class Windows(NamedTuple):
     """For each place P = H * W of a map, counted row by row: what its refinement needs, and whether it has one.
 
-    A window are the L * L pixels that the blurred stencil depends on: around the place, or around the next one that is
+    A window is the L * L pixels that the blurred stencil depends on: around the place, or around the next one that is
     two pixels away from every border.
     """
 
