@@ -58,13 +58,15 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
 class Detector:
     """Finds persons with one of torchvision's detection networks (any whose category 1 is the person).
 
-    `model` is the network, or the name of one for `network`. Boxes scored `threshold` or more are given; `batch_size`
-    images are looked at together. `device` is the GPU if there is one.
+    `model` is the network, or the name of one, and `weights` its file, for `network`, once all else is right. Boxes
+    scored `threshold` or more are given; `batch_size` images are looked at together. `device` is the GPU if there is
+    one.
     """
 
     def __init__(
         self,
         model: nn.Module | str = "fasterrcnn",
+        weights: Path | None = None,
         *,
         threshold: float = 0.5,
         batch_size: int = 4,
@@ -76,7 +78,7 @@ class Detector:
                 f"{batch_size}"
             )
         self.device = usable_device(device)
-        self.model = (network(model) if isinstance(model, str) else model).to(self.device).eval()
+        self.model = (network(model, weights) if isinstance(model, str) else model).to(self.device).eval()
         self.threshold, self.batch_size = threshold, batch_size
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -440,6 +440,15 @@ def detected(monkeypatch, *arguments: Any) -> None:
     detect.main()
 
 
+@pytest.mark.parametrize("option", ["--score 2", "--batch 0", "--max-pixels 0"])
+def test_options_of_detect_are_checked_before_its_network_is_fetched(option, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(detector, "network", None)
+    line = ["detect.py", str(photographs), "--out", str(tmp_path / "none.json"), "--device", "cpu", *option.split()]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(UserError, match="must"):
+        detect.main()
+
+
 def test_detections_are_ready_for_the_test_and_for_predict(photographs, tmp_path, monkeypatch):
     out = tmp_path / "new" / "boxes.json"
     detected(monkeypatch, photographs, "--out", out, "--batch", 2, "--score", 0.6)
@@ -488,7 +497,7 @@ def mixed(photographs, tmp_path) -> Path:
 
 @pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
 def test_what_was_found_before_a_broken_photograph_is_saved(by, mixed, run, command, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(detector, "network", lambda name: Stub())
+    monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
     arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
     said = command(*arguments, "--save", "json", "csv", "coco").stderr
     assert "d.jpg" in said and "the 3 photograph(s) before it are saved, the rest is not looked at" in said

@@ -159,7 +159,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
 def test_the_detector_is_loaded_once(run, monkeypatch):  # noqa: F811
     loaded = []
 
-    def network(name):
+    def network(name, weights):
         loaded.append(Stub())
         return loaded[-1]
 

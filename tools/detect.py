@@ -26,7 +26,7 @@ def main() -> None:
 
     from transpose import checkpoint, log, sources
     from transpose.dataset.crops import MAX_PIXELS
-    from transpose.detector import Detector, network
+    from transpose.detector import Detector
     from transpose.inference import usable_device
     from transpose.photograph import Photograph
 
@@ -46,7 +46,7 @@ def main() -> None:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
     usable_device(given.device)
     detector = Detector(
-        network(given.detector, given.weights), threshold=given.score, batch_size=given.batch, device=given.device
+        given.detector, given.weights, threshold=given.score, batch_size=given.batch, device=given.device
     )
 
     detections, sizes = [], []
