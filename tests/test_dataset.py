@@ -70,7 +70,8 @@ def test_persons_come_in_image_order_then_file_order(tmp_path):
 def test_crops_show_the_pixels_of_the_originals():
     wanted, crops = golden("crops_gt"), sample_crops()
     samples = [crops[index] for index in range(len(crops))]
-    difference = abs(samples[0]["image"].astype(int) - wanted["input"])
+    shown = np.stack([sample["image"] for sample in samples[:4]])
+    difference = abs(shown.astype(int) - wanted["input"])
     assert (difference <= 2).mean() >= 0.999  # OpenCV's versions differ by a grey level or two
     pixels = normalise(torch.from_numpy(np.stack([sample["image"] for sample in samples])), torch.device("cpu"))
     np.testing.assert_allclose(pixels.mean((2, 3)).numpy(), wanted["input_mean"], rtol=0, atol=5e-3)
