@@ -39,7 +39,7 @@ demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, dr
 	@echo "== Picture: $(DEMO_PICTURE); weights and results: $(DEMO_RUN); TensorBoard logs: log"
 
 notebook: $(STAMP) ## run demo.ipynb with the demo's checkpoint and keep its outputs
-	$(PY) tools/run_notebook.py
+	$(PY) docs/run_notebook.py
 
 space: ## put together a Hugging Face Space of the web explorer in build/space (docs/web.md)
 	rm -rf $(SPACE) && mkdir -p $(SPACE)/tools $(SPACE)/data
@@ -63,7 +63,6 @@ lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff format --check .
 
 types: $(STAMP) ## mypy on lib
-	@mkdir -p build/types && ln -sfn ../../lib build/types/transpose
 	$(PY) -m mypy
 
 bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=1: thrice, into docs/benchmarks.md

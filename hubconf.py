@@ -23,7 +23,7 @@ def _load(name: str, pretrained: bool):
     _package()
     import torch
 
-    from transpose import zoo
+    from transpose.models import zoo
 
     if pretrained:
         return zoo.pretrained(name, _Path(torch.hub.get_dir()) / "checkpoints")

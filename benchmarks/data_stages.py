@@ -17,12 +17,15 @@ from torch.utils.data import default_collate
 
 from benchmarks import plain, protocol, scale, synthetic
 from benchmarks.stages import Maker, Size, Stage
-from transpose import build, geometry, heatmap
-from transpose.core import nms
+from transpose.build.data import build_training_data
+from transpose.build.evaluation import build_evaluation
 from transpose.core.predict import normalise
-from transpose.dataset import people, store
-from transpose.dataset.crops import Augmentation, Crops, ImageReader
-from transpose.skeleton import COCO
+from transpose.dataset import coco, image_cache
+from transpose.dataset.images import ImageReader
+from transpose.dataset.topdown import Augmentation, TopDownDataset
+from transpose.evaluation import nms
+from transpose.pose import geometry, heatmap
+from transpose.pose.skeleton import COCO
 
 SAMPLE = scale.REPOSITORY / "data/coco_sample"
 ANNOTATIONS = SAMPLE / "annotations/person_keypoints_val2017.json"
@@ -101,21 +104,21 @@ def decode(size: Size, folder: Path) -> Stage:
 # Samples
 
 
-def photographs(persons: people.People) -> list[Path]:
+def photographs(persons: coco.Instances) -> list[Path]:
     names = persons.images.names[persons.image]
     return [SAMPLE / "images/val2017" / str(name) for name in names]
 
 
-def crops_of(persons: people.People, cache_bytes: int = 0, augmentation: Augmentation | None = None) -> Crops:
+def crops_of(persons: coco.Instances, cache_bytes: int = 0, augmentation: Augmentation | None = None) -> TopDownDataset:
     reader = ImageReader(SAMPLE / "images/val2017", cache_bytes)
-    return Crops(persons, reader, COCO, INPUT, HEATMAP, augmentation=augmentation, seed=SEED)
+    return TopDownDataset(persons, reader, COCO, INPUT, HEATMAP, augmentation=augmentation, seed=SEED)
 
 
-def labelled() -> people.People:
-    return people.annotated_people(people.read_annotations(ANNOTATIONS), COCO.num_joints)
+def labelled() -> coco.Instances:
+    return coco.annotated_instances(coco.read_annotations(ANNOTATIONS), COCO.num_joints)
 
 
-def plain_samples(persons: people.People, order: list[int], training: bool) -> Iterator[tuple]:
+def plain_samples(persons: coco.Instances, order: list[int], training: bool) -> Iterator[tuple]:
     paths = photographs(persons)
     for i in order:
         center, extent = plain.box_to_crop(persons.boxes[i], ASPECT)
@@ -127,7 +130,7 @@ def sample_stage(
     title: str,
     original: str,
     wanted: str,
-    persons: people.People,
+    persons: coco.Instances,
     order: list[int],
     ours: Callable[[], Iterator[Any]],
     training: bool,
@@ -197,15 +200,15 @@ def training_sample_stored(size: Size, folder: Path) -> Stage:
     persons = labelled()
     reader = ImageReader(SAMPLE / "images/val2017")
     names = np.unique(persons.images.names[persons.image]).tolist()
-    pixels = store.opened(folder / "pixels.bin", reader, names)
+    pixels = image_cache.opened(folder / "pixels.bin", reader, names)
     order = shuffled(len(persons), size)
-    crops = Crops(persons, pixels, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
+    crops = TopDownDataset(persons, pixels, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
     held = f"{len(pixels.pixels) / 1e6:.0f} MB for {len(names)} photographs"
     title = f"one training sample from photographs decoded once (`DATASET.DECODED_DIR`, {held})"
     return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
 
 
-def test_stage(persons: people.People, wanted: str, what: str) -> Stage:
+def test_stage(persons: coco.Instances, wanted: str, what: str) -> Stage:
     crops = crops_of(persons)
     order = list(range(len(persons)))
     each = len(persons) / len(np.unique(persons.image))
@@ -213,8 +216,8 @@ def test_stage(persons: people.People, wanted: str, what: str) -> Stage:
     return sample_stage(title, "3.2 ms", wanted, persons, order, lambda: (crops[i] for i in order), False)
 
 
-def first(persons: people.People, size: Size) -> people.People:
-    return people.select(persons, np.arange(len(persons)) < size.samples)
+def first(persons: coco.Instances, size: Size) -> coco.Instances:
+    return coco.select(persons, np.arange(len(persons)) < size.samples)
 
 
 def test_sample(size: Size, folder: Path) -> Stage:
@@ -222,9 +225,9 @@ def test_sample(size: Size, folder: Path) -> Stage:
 
 
 def test_sample_detected(size: Size, folder: Path) -> Stage:
-    persons = people.detected_people(BOXES, people.read_annotations(ANNOTATIONS), COCO.num_joints, 0.0)
+    persons = coco.detected_instances(BOXES, coco.read_annotations(ANNOTATIONS), COCO.num_joints, 0.0)
     place = np.arange(len(persons)) - np.searchsorted(persons.image, persons.image)
-    best = people.select(persons, place < BOXES_PER_IMAGE)
+    best = coco.select(persons, place < BOXES_PER_IMAGE)
     return test_stage(best if size.samples > 100 else first(best, size), "≥ 6×", "detected boxes")
 
 
@@ -237,10 +240,10 @@ def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
     ids = scale.make_set(root, "val2017", scale.VAL, share, images=False).ids
     synthetic.detections(root / "boxes.json", ids, boxes=size.persons)
     overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0", *options]
-    evaluation = build.evaluation(scale.settings(root, *overrides), torch.device("cpu"))
+    evaluation = build_evaluation(scale.settings(root, *overrides), torch.device("cpu"))
     crops, persons = evaluation.crops, evaluation.crops.people
     if size.persons < 1000:  # for AP other than 0, where it costs little
-        annotated = people.annotated_people(evaluation.annotations, len(evaluation.sigmas))
+        annotated = coco.annotated_instances(evaluation.annotations, len(evaluation.sigmas))
         persons = synthetic.with_keypoints(persons, annotated)
     return evaluation, synthetic.predictions(persons, crops.center, crops.scale)
 
@@ -296,7 +299,7 @@ def evaluation_faster(size: Size, folder: Path) -> Stage:
 # Files
 
 
-def compare_persons(one: list[dict[str, Any]], other: Crops) -> float:
+def compare_persons(one: list[dict[str, Any]], other: TopDownDataset) -> float:
     """Largest difference of a plain index, with everything that a sample takes from it."""
     persons = other.people
     if len(one) != len(persons):
@@ -315,7 +318,7 @@ def compare_persons(one: list[dict[str, Any]], other: Crops) -> float:
 
 def detections(size: Size, folder: Path) -> Stage:
     synthetic.image_info(folder / "info.json", images=max(1, round(size.persons / 20)))
-    source = people.read_annotations(folder / "info.json", with_people=False)
+    source = coco.read_annotations(folder / "info.json", with_people=False)
     names = dict(zip(source.images.ids.tolist(), source.images.names.tolist(), strict=True))
     path = folder / "boxes.json"
     synthetic.detections(path, source.images.ids, boxes=size.persons)
@@ -324,7 +327,7 @@ def detections(size: Size, folder: Path) -> Stage:
         original="2.6 s",
         wanted="≥ 4×",
         plain=lambda: plain.detected_index(path, names, 0.0, ASPECT),
-        ours=lambda: crops_of(people.detected_people(path, source, COCO.num_joints, 0.0)),
+        ours=lambda: crops_of(coco.detected_instances(path, source, COCO.num_joints, 0.0)),
         difference=compare_persons,
         tolerance=0,
     )
@@ -340,7 +343,7 @@ def train_index(size: Size, folder: Path, cached: bool = False) -> Stage:
             return plain.training_index(path, ASPECT)
 
     def ours() -> Any:
-        return build.training_data(cfg)[0].dataset
+        return build_training_data(cfg)[0].dataset
 
     if cached:
         ours()

@@ -25,13 +25,16 @@ from torch import Tensor, nn
 from benchmarks import report
 from benchmarks.plain_model import PlainTransPose, plain_loss
 from benchmarks.stages import Maker, Size, Stage
-from transpose import build, config, heatmap
-from transpose.core.evaluate import Evaluation
+from transpose.build.evaluation import build_evaluation
+from transpose.build.model import build_model, load_trained
+from transpose.config.load import load_config
 from transpose.core.loss import mse
 from transpose.core.predict import heatmaps_of, normalise
 from transpose.errors import UserError
-from transpose.inference import Forward, Inference
+from transpose.evaluation.evaluate import Evaluation
+from transpose.models.backends import Backend, Forward
 from transpose.models.transpose import TransPose
+from transpose.pose import heatmap
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COCO = REPOSITORY / "experiments/coco"
@@ -48,7 +51,7 @@ MEMORY = ("tp_h_a6", 8)
 def model_of(name: str, *overrides: str) -> TransPose:
     """A model with drawn weights and batch norms that are not fresh, the same ones each time."""
     torch.manual_seed(0)
-    model = build.model(config.load(RECIPES[name], overrides))
+    model = build_model(load_config(RECIPES[name], overrides))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.8, 1.2)
@@ -74,14 +77,14 @@ def plain_forward(model: TransPose) -> Forward:
 
 def ways() -> dict[str, Callable[[TransPose], Forward]]:
     """The baseline first, then what can run here."""
-    found: dict[str, Callable[[TransPose], Forward]] = {"plain": plain_forward, "PyTorch": Inference()}
+    found: dict[str, Callable[[TransPose], Forward]] = {"plain": plain_forward, "PyTorch": Backend()}
     for title, backend in (("OpenVINO", "openvino"), ("ONNX Runtime", "onnxruntime")):
         if importlib.util.find_spec(backend):
-            found[title] = Inference(backend=backend)
+            found[title] = Backend(backend=backend)
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        found["PyTorch, bfloat16"] = Inference("bfloat16")
+        found["PyTorch, bfloat16"] = Backend("bfloat16")
         if importlib.util.find_spec("openvino"):
-            found["OpenVINO, bfloat16"] = Inference("bfloat16", "openvino")
+            found["OpenVINO, bfloat16"] = Backend("bfloat16", "openvino")
     return found
 
 
@@ -201,7 +204,7 @@ def peak_memory(which: str) -> float:
 def print_memory(which: str) -> None:
     name, batch = MEMORY
     model = model_of(name)
-    forward = plain_forward(model) if which == "plain" else Inference()(model)
+    forward = plain_forward(model) if which == "plain" else Backend()(model)
     del model
     with torch.inference_mode():
         forward(images_of(batch))
@@ -227,10 +230,10 @@ def precision_table(weights: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("float32", "bfloat16"):
             options = ["TEST.MODEL_FILE", str(weights.absolute()), "TEST.PRECISION", precision]
-            cfg = config.load(DEMO, options, output_dir=folder)
-            model = build.model(cfg)
-            build.load_trained(cfg, model, Path(folder))
-            evaluation = build.evaluation(cfg, torch.device("cpu"))
+            cfg = load_config(DEMO, options, output_dir=folder)
+            model = build_model(cfg)
+            load_trained(cfg, model, Path(folder))
+            evaluation = build_evaluation(cfg, torch.device("cpu"))
             with contextlib.redirect_stdout(io.StringIO()):
                 metrics = evaluation.judge(evaluation.predict(model), Path(folder) / "run", "demo")
             assert metrics is not None

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report
-from transpose import checkpoint, zoo
 from transpose.errors import UserError
-from transpose.inference import PACKAGES, Inference
+from transpose.models import zoo
+from transpose.models.backends import PACKAGES, Backend
 from transpose.models.transpose import TransPose
+from transpose.runtime.files import write_atomically
 
 PACKAGES_OF = {"pytorch": (), **{name: tuple(needed.split()) for name, needed in PACKAGES.items()}}
 
@@ -49,16 +50,16 @@ class Measured:
     per_second: dict[int, float]
 
 
-def ways(device: torch.device) -> dict[str, Inference]:
+def ways(device: torch.device) -> dict[str, Backend]:
     """What can run here; the plain one, whose figures go into the first table, comes first."""
     bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
-    found = [Inference()]
-    found += [Inference(compiled=True)] if compiler else []
+    found = [Backend()]
+    found += [Backend(compiled=True)] if compiler else []
     if device.type == "cpu":
-        found += [Inference(backend=name) for name in ("onnxruntime", "openvino") if installed(name)]
+        found += [Backend(backend=name) for name in ("onnxruntime", "openvino") if installed(name)]
     if bfloat16:
-        found += [Inference("bfloat16", how.backend, how.compiled) for how in found if how.backend != "onnxruntime"]
+        found += [Backend("bfloat16", how.backend, how.compiled) for how in found if how.backend != "onnxruntime"]
     return {how.describe(): how for how in found}
 
 
@@ -123,17 +124,17 @@ def page(found: list[Measured], size: Size) -> str:
     heads = ["model", "parameters", "GFLOPs (multiply-add = 2)", "GFLOPs (multiply-add = 1)", "GFLOPs (published)"]
     rows = [
         [
-            zoo.MODELS[name].title,
+            zoo.RELEASED[name].title,
             f"{m.parameters:,}",
             f"{m.gflops:.2f}",
             f"{m.gflops / 2:.2f}",
-            f"{zoo.MODELS[name].published_gflops}",
+            f"{zoo.RELEASED[name].published_gflops}",
             f"{m.per_second[1]:.1f}",
         ]
-        for name, m in ((name, first[name]) for name in zoo.MODELS if name in first)
+        for name, m in ((name, first[name]) for name in zoo.RELEASED if name in first)
     ]
     speeds = [
-        [zoo.MODELS[m.model].title, m.way, *(f"{m.per_second[batch]:.1f}" for batch in size.samples)] for m in found
+        [zoo.RELEASED[m.model].title, m.way, *(f"{m.per_second[batch]:.1f}" for batch in size.samples)] for m in found
     ]
     return "\n\n".join(
         [
@@ -153,11 +154,11 @@ def main(arguments: argparse.Namespace) -> None:
     for name in arguments.model:
         zoo.released(name)
     size = SMALLEST if arguments.smallest else FULL
-    found = measure([zoo.HUB_NAMES.get(name, name) for name in arguments.model] or list(zoo.MODELS), size)
+    found = measure([zoo.HUB_NAMES.get(name, name) for name in arguments.model] or list(zoo.RELEASED), size)
     text = page(found, size)
     print(f"\n{text}")
     if arguments.json:
         content = json.dumps({"surroundings": surroundings(), "models": [asdict(m) for m in found]}, indent=2)
-        checkpoint.write_atomically(arguments.json, lambda file: file.write(content.encode()))
+        write_atomically(arguments.json, lambda file: file.write(content.encode()))
     if arguments.write:
         report.write_section("models", text)

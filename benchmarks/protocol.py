@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from benchmarks import plain, synthetic
-from transpose import build, cli, config
-from transpose.core.coco import METRICS
-from transpose.core.evaluate import CocoEvaluation, markdown_table
+from transpose import cli
+from transpose.build.evaluation import build_evaluation
+from transpose.config.load import load_config
 from transpose.core.predict import Predictions
-from transpose.dataset import people
+from transpose.dataset import coco
 from transpose.errors import UserError
+from transpose.evaluation.coco_eval import METRICS
+from transpose.evaluation.evaluate import CocoEvaluation, markdown_table
 
 RECIPE = Path(__file__).resolve().parents[1] / ("experiments/coco/transpose_r/TP_R_256x192_d256_h1024_enc4_mh8.yaml")
 BOXES = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -64,10 +66,10 @@ def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, f
         raise UserError(f"{root}: there is no folder annotations in it (--root)")
     (folder / "annotations").symlink_to(root / "annotations")
     options = ["DATASET.ROOT", str(folder), "TEST.COCO_BBOX_FILE", str(root / BOXES), *overrides]
-    cfg = config.load(RECIPE, options, output_dir=str(folder / "output"))
-    evaluation = build.evaluation(cfg, torch.device("cpu"))
+    cfg = load_config(RECIPE, options, output_dir=str(folder / "output"))
+    evaluation = build_evaluation(cfg, torch.device("cpu"))
     crops, persons = evaluation.crops, evaluation.crops.people
-    annotated = people.annotated_people(evaluation.annotations, len(evaluation.sigmas))
+    annotated = coco.annotated_instances(evaluation.annotations, len(evaluation.sigmas))
     if not cfg.TEST.USE_GT_BBOX:
         persons = synthetic.with_keypoints(persons, annotated)
     predictions = synthetic.predictions(persons, crops.center, crops.scale)

@@ -22,11 +22,14 @@ import psutil
 import torch
 
 from benchmarks import report, synthetic
-from transpose import build, config, geometry
-from transpose.core import nms
-from transpose.core.coco import average_precision
-from transpose.core.evaluate import results
-from transpose.dataset import people
+from transpose.build.data import build_training_data
+from transpose.build.evaluation import build_evaluation
+from transpose.config.load import load_config
+from transpose.dataset import coco
+from transpose.evaluation import nms
+from transpose.evaluation.coco_eval import average_precision
+from transpose.evaluation.evaluate import results
+from transpose.pose import geometry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = REPOSITORY / "data/coco_sample/images/val2017"
@@ -46,7 +49,7 @@ def make(root: Path, fraction: float) -> None:
     synthetic.detections(root / "boxes.json", ids, boxes=round(VAL_BOXES * fraction))
 
 
-def make_set(root: Path, name: str, full: dict[str, int], fraction: float, images: bool = True) -> people.Images:
+def make_set(root: Path, name: str, full: dict[str, int], fraction: float, images: bool = True) -> coco.Images:
     """A set's annotations, `fraction` of the `full` size, and with `images` their files."""
     size = {key: max(1, round(value * fraction)) for key, value in full.items()}
     path = root / "annotations" / f"person_keypoints_{name}.json"
@@ -57,7 +60,7 @@ def make_set(root: Path, name: str, full: dict[str, int], fraction: float, image
         empty_images=size["images"] - size["with_people"],
         unlabelled=size["annotated"] - size["persons"],
     )
-    table = people.read_annotations(path).images
+    table = coco.read_annotations(path).images
     folder = root / "images" / name
     folder.mkdir(parents=True)
     if images:
@@ -70,21 +73,21 @@ def make_set(root: Path, name: str, full: dict[str, int], fraction: float, image
 def settings(root: Path, *overrides: str) -> Any:
     """The published recipe on the sets under `root`."""
     options = ["DATASET.ROOT", str(root), "TEST.COCO_BBOX_FILE", str(root / "boxes.json"), *overrides]
-    return config.load(RECIPE, options, output_dir=str(root / "output"))
+    return load_config(RECIPE, options, output_dir=str(root / "output"))
 
 
 def resident() -> float:
     return psutil.Process().memory_info().rss / MB
 
 
-def array_mb(persons: people.People) -> float:
-    columns = [getattr(persons, name) for name in people.COLUMNS]
+def array_mb(persons: coco.Instances) -> float:
+    columns = [getattr(persons, name) for name in coco.COLUMNS]
     return sum(a.nbytes for a in [*columns, persons.images.ids, persons.images.names, persons.images.sizes]) / MB
 
 
 def first_training_sample(root: Path) -> dict[str, float]:
     before, start = resident(), time.perf_counter()
-    loader, _ = build.training_data(settings(root))
+    loader, _ = build_training_data(settings(root))
     crops: Any = loader.dataset
     crops[0, 0]
     return {
@@ -97,7 +100,7 @@ def first_training_sample(root: Path) -> dict[str, float]:
 
 def first_test_sample(root: Path) -> dict[str, float]:
     before, start = resident(), time.perf_counter()
-    evaluation = build.evaluation(settings(root, "TEST.USE_GT_BBOX", "False"), torch.device("cpu"))
+    evaluation = build_evaluation(settings(root, "TEST.USE_GT_BBOX", "False"), torch.device("cpu"))
     evaluation.crops[0]
     return {
         "seconds": time.perf_counter() - start,
@@ -109,7 +112,7 @@ def first_test_sample(root: Path) -> dict[str, float]:
 
 def growth_of_workers(root: Path, samples: int) -> dict[str, Any]:
     """Megabytes of its own that each loading process gains between its first hundred samples and the last."""
-    loader, plan = build.training_data(settings(root, "WORKERS", str(WORKERS), "TRAIN.BATCH_SIZE_PER_GPU", "20"))
+    loader, plan = build_training_data(settings(root, "WORKERS", str(WORKERS), "TRAIN.BATCH_SIZE_PER_GPU", "20"))
     # As many as COCO's recipes ask for, however few processors there are.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = torch.utils.data.DataLoader(loader.dataset, batch_sampler=plan, num_workers=WORKERS)
@@ -140,7 +143,7 @@ def own_memory() -> list[float]:
 def evaluation_stage(root: Path) -> dict[str, float]:
     """Seconds of each part, on one core, of random predictions in all the boxes."""
     torch.set_num_threads(1)
-    evaluation = build.evaluation(
+    evaluation = build_evaluation(
         settings(root, "TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0"), torch.device("cpu")
     )
     persons, crops = evaluation.crops.people, evaluation.crops

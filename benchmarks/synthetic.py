@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from transpose.core.predict import Predictions
-from transpose.dataset.people import People
-from transpose.skeleton import COCO, to_mapping
+from transpose.dataset.coco import Instances
+from transpose.pose.skeleton import COCO, to_mapping
 
 WIDTH, HEIGHT = 640, 480
 CORNERS = 60  # of a segmentation polygon
@@ -96,7 +96,7 @@ def detections(path: Path, image_ids: np.ndarray, *, boxes: int, seed: int = 0) 
     _write(path, found)
 
 
-def predictions(people: People, center: np.ndarray, scale: np.ndarray, *, seed: int = 0) -> Predictions:
+def predictions(people: Instances, center: np.ndarray, scale: np.ndarray, *, seed: int = 0) -> Predictions:
     """What a model might predict for `people`, whose crops have this center and scale.
 
     Joints lie around the keypoints of those who have any, well scored, else anywhere in the box; every fifth person
@@ -119,7 +119,7 @@ def predictions(people: People, center: np.ndarray, scale: np.ndarray, *, seed: 
     )
 
 
-def with_keypoints(detected: People, annotated: People) -> People:
+def with_keypoints(detected: Instances, annotated: Instances) -> Instances:
     """Detections with the keypoints of the annotated person of their image whose box they overlap most, by half or
     more."""
     keypoints = detected.keypoints.copy()

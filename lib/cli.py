@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from transpose.errors import UserError
+from .errors import UserError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,10 +25,11 @@ def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentPars
 
 def configuration(arguments: argparse.Namespace) -> "CfgNode":
     """The checked configuration that the arguments ask for; also starts the console's log."""
-    from transpose import config, distributed, log
+    from .config.load import load_config
+    from .runtime import distributed, log
 
     log.start(quiet=distributed.rank() > 0)
-    return config.load(
+    return load_config(
         arguments.cfg,
         arguments.opts,
         output_dir=arguments.modelDir,

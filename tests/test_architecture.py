@@ -2,95 +2,66 @@
 
 import ast
 import sys
+from pathlib import Path
 
 import pytest
-from goldens import ROOT
+from helpers.goldens import ROOT
 
 LIB = ROOT / "lib"
-LEAVES = {"errors"}  # anyone may import these
-# Room -> the rooms it may import. Each stands below those that may import it, so there is no way round in a circle.
-MAY_IMPORT = {
-    "errors": set(),
-    "skeleton": set(),
-    "config": set(),
-    "models": set(),
-    "collector": set(),
-    "checkpoint": set(),
-    "distributed": set(),
-    "log": set(),
-    "interruption": set(),
-    "generators": set(),
-    "lock": set(),
-    "geometry": {"skeleton"},
-    "heatmap": {"skeleton"},
-    "download": {"checkpoint", "log"},
-    "zoo": {"config", "models", "checkpoint", "download"},
-    "hub": {"models"},
-    "draw": {"skeleton", "geometry"},
-    "dataset": {"skeleton", "geometry", "heatmap", "checkpoint", "collector", "distributed"},
-    "core": {"skeleton", "geometry", "heatmap", "dataset", "checkpoint", "collector", "distributed", "log"},
-    "attention": {"models"},
-    "explain": {"attention", "skeleton", "geometry", "heatmap", "dataset", "core", "models"},
-    "attention_stats": {"explain"},
-    "figures": {"attention_stats", "explain", "draw", "geometry", "checkpoint"},
-    "monitor": {"skeleton", "geometry", "heatmap", "draw", "explain", "figures", "dataset", "models"},
-    "inference": {"models"},
-    "training": {
-        *("core", "dataset", "models", "checkpoint", "distributed", "log", "monitor"),
-        *("interruption", "generators", "lock"),
-    },
-    "build": {
-        *("skeleton", "geometry", "heatmap", "dataset", "core", "models", "config"),
-        *("checkpoint", "distributed", "log", "draw", "figures", "monitor", "inference"),
-        *("interruption", "training"),
-    },
-    "cli": {"config", "distributed", "log"},
-    "export": {"build", "core", "geometry", "heatmap", "inference", "skeleton"},
-    "video": set(),
-    "sources": {"dataset"},
-    "photograph": {"dataset"},
-    "persons": {"photograph", "skeleton", "draw", "checkpoint"},
-    "tracking": {"persons"},
-    "detector": {"config", "checkpoint", "download", "inference"},
-    "predictor": {
-        *("build", "checkpoint", "skeleton", "zoo", "core", "dataset", "inference", "models", "export"),
-        *("detector", "persons", "photograph", "explain"),
-    },
-    "explorer": {
-        *("predictor", "detector", "export", "explain", "figures", "persons", "dataset", "draw", "skeleton"),
-    },
-    "web": {"explorer", "explain", "draw"},
-}
+# The floors, the lowest first. A folder imports itself, and folders of the floors below its own.
+FLOORS = (
+    {"errors"},
+    {"runtime", "pose", "config"},
+    {"models", "dataset"},
+    {"core"},
+    {"evaluation", "explain"},
+    {"engine"},
+    {"build"},
+    {"analysis", "predictor"},
+    {"cli"},
+    {"commands"},
+    {"__main__"},
+)
+FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 ONLY_THESE_PACKAGES = {
-    "models": {"torch", "torchvision"},
     "errors": set(),
-    "skeleton": {"numpy", "yaml"},
-    "geometry": {"numpy"},
+    "pose/skeleton.py": {"numpy", "yaml"},
+    "pose/geometry.py": {"numpy"},
+    "models/transpose.py": {"torch", "torchvision"},
+    "models/encoder.py": {"torch"},
+    "models/hrnet.py": {"torch", "torchvision"},
 }
-WITHOUT_TORCH = ("errors", "config", "cli", "skeleton", "geometry", "draw")
-MAY_SAY_CFG = ("config", "build", "cli")
+WITHOUT_TORCH = ("errors", "config", "cli", "pose/skeleton.py", "pose/geometry.py", "pose/draw.py")
+MAY_SAY_CFG = ("config", "build", "cli", "commands")
 
-FILES = sorted(path for path in LIB.rglob("*.py") if path != LIB / "__init__.py")
+FILES = sorted(LIB.rglob("*.py"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIB)))
 
 
-def room(path) -> str:
+def folder(path: Path) -> str:
     return path.relative_to(LIB).parts[0].removesuffix(".py")
 
 
-def imports(source: str) -> set[str]:
-    """Dotted names that a source imports anywhere, `from a import b` as a.b."""
+def of(table, path: Path):
+    """What a table says of a file, by its path or its folder."""
+    return next((key for key in (str(path.relative_to(LIB)), folder(path)) if key in table), None)
+
+
+def imports(source: str, package: tuple[str, ...] = ()) -> set[str]:
+    """Dotted names that a source imports anywhere, `from a import b` as a.b; `package` is the folder it lies in."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names}
+            above = ("transpose", *package)[: len(package) + 2 - node.level] if node.level else ()
+            found |= {".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names}
     return found
 
 
-def rooms_imported(source: str) -> set[str]:
-    return {name.split(".")[1] if "." in name else "" for name in imports(source) if name.split(".")[0] == "transpose"}
+def folders_imported(source: str, package: tuple[str, ...] = ()) -> set[str]:
+    own = [name.split(".") for name in imports(source, package)]
+    return {parts[1] if len(parts) > 1 else "" for parts in own if parts[0] == "transpose"}
 
 
 def packages_imported(source: str) -> set[str]:
@@ -110,37 +81,50 @@ def test_the_readers_see_every_way_to_import_and_to_name():
     source = (
         "import transpose.a.x\ndef f():\n  from transpose import b as c, d\n  from transpose.e import g\n  import yaml"
     )
-    assert rooms_imported(source) == {"a", "b", "d", "e"}
+    assert folders_imported(source) == {"a", "b", "d", "e"}
     assert packages_imported(source) == {"yaml"}
-    assert "" in packages_imported("from . import models") and "" in packages_imported("from ..x import y")
+    relative = "from . import near\nfrom .beside import x\nfrom .. import up\nfrom ..other.deep import y"
+    assert imports(relative, ("folder",)) == {
+        *("transpose.folder.near", "transpose.folder.beside.x", "transpose.up", "transpose.other.deep.y")
+    }
+    assert folders_imported(relative, ("folder",)) == {"folder", "up", "other"}
+    assert folders_imported("from ...far import z", ("folder", "deeper")) == {"far"}
     for text in ("cfg = 1", "x.cfg", "def f(*, cfg): 0", "f(cfg=1)", "import a as cfg"):
         assert "cfg" in names(text)
 
 
-def test_the_house_has_floors():
-    below = set()
-    for name, allowed in MAY_IMPORT.items():
-        assert allowed <= below, name
-        below.add(name)
+@each_file
+def test_a_folder_imports_only_what_lies_below_it(path):
+    if path == LIB / "__init__.py":  # the public face
+        return
+    own = folder(path)
+    assert own in FLOOR, f"a new folder: give {own} a floor"
+    seen = folders_imported(path.read_text(), path.relative_to(LIB).parent.parts)
+    above = {other for other in seen - {own} if FLOOR.get(other, len(FLOORS)) >= FLOOR[own]}
+    assert not above, f"{path.relative_to(LIB)} imports {', '.join(above)}, which stand beside it or above"
 
 
 @each_file
-def test_rooms_import_only_what_lies_below_them(path):
-    own = room(path)
-    assert own in MAY_IMPORT, f"a new room: say in MAY_IMPORT whom {own} may know"
-    assert rooms_imported(path.read_text()) <= MAY_IMPORT[own] | LEAVES | {own}
+def test_imports_inside_lib_are_relative(path):
+    absolute = [node for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "level", 1) == 0]
+    assert not [node.module for node in absolute if node.module.split(".")[0] in ("transpose", "lib")]
+
+
+def test_core_does_not_know_the_models():
+    for path in (LIB / "core").glob("*.py"):
+        assert "models" not in folders_imported(path.read_text(), ("core",)), path
 
 
 @each_file
-def test_rooms_import_no_package_that_is_not_theirs(path):
-    packages = packages_imported(path.read_text())
-    assert "" not in packages, "a relative import"
-    assert packages <= ONLY_THESE_PACKAGES.get(room(path), packages)
-    if room(path) in WITHOUT_TORCH:
+def test_files_import_no_package_that_is_not_theirs(path):
+    packages = {name for name in packages_imported(path.read_text()) if name}
+    if limited := of(ONLY_THESE_PACKAGES, path):
+        assert packages - {"models", "errors"} <= ONLY_THESE_PACKAGES[limited]
+    if of(WITHOUT_TORCH, path):
         assert not packages & {"torch", "torchvision"}
 
 
 @each_file
 def test_cfg_is_spoken_of_at_the_top_only(path):
-    if room(path) not in MAY_SAY_CFG:
+    if folder(path) not in MAY_SAY_CFG:
         assert "cfg" not in names(path.read_text())

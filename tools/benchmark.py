@@ -1,40 +1,6 @@
-"""Measure: python tools/benchmark.py --stages [--stage NAME …] [--profile] | --models [--model NAME …]
+"""Measure speed: python tools/benchmark.py --stages | --models"""
 
-Both take --smallest, --write and --json FILE.
-"""
-
-import argparse
-import logging
-from pathlib import Path
-
-from transpose import cli
-from transpose.errors import UserError
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the stages beside their plainest forms, or the five models.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--stages", action="store_true", help="the stages, from the JPEG to the AP")
-    what.add_argument("--models", action="store_true", help="the five models: size, operations, speed in each backend")
-    parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    parser.add_argument("--smallest", action="store_true", help="once, at the smallest size: are the results equal?")
-    parser.add_argument(
-        "--write", action="store_true", help="put the table into docs/benchmarks.md, the stages' from three runs"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write this run's (the last run's) figures there")
-    parser.add_argument("--profile", action="store_true", help="say where the time of ours goes, function by function")
-    arguments = parser.parse_args()
-    apart = {"--stage": "models", "--profile": "models", "--model": "stages"}
-    for option, other in apart.items():
-        if getattr(arguments, other) and getattr(arguments, option.strip("-")):
-            raise UserError(f"{option} has no meaning with --{other}")
-
-    from benchmarks import models, stages
-
-    logging.disable(logging.WARNING)
-    (models if arguments.models else stages).main(arguments)
-
+from transpose.commands import run
 
 if __name__ == "__main__":
-    cli.run(main)
+    run("benchmark")

@@ -1,37 +1,6 @@
-"""Weights from one format to the other: python tools/convert.py IN OUT, each a .pth or a .safetensors
+"""Convert weights: python tools/convert.py IN OUT, each a .pth or a .safetensors"""
 
-Of a training state the plain weights come out. Nothing in IN is executed, and no file is overwritten.
-"""
-
-import argparse
-from pathlib import Path
-
-from transpose import cli
-from transpose.errors import UserError
-
-ENDINGS = (".pth", ".safetensors")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the weights of a .pth as a .safetensors, or the other way.")
-    parser.add_argument("source", type=Path, metavar="IN", help="weights or a training state")
-    parser.add_argument("target", type=Path, metavar="OUT", help="file to write, .pth or .safetensors")
-    arguments = parser.parse_args()
-    source, target = arguments.source, arguments.target
-    if target.suffix not in ENDINGS:
-        raise UserError(f"{target}: the name must end in {' or '.join(ENDINGS)}, which says what is written")
-    if target.exists():
-        raise UserError(f"{target}: this file exists already; name another, or move it away")
-
-    from transpose import checkpoint
-    from transpose.models import weights
-
-    state = weights.unwrap(checkpoint.read(source))
-    if not state:
-        raise UserError(f"{source}: it holds no named tensors")
-    checkpoint.save(target, state)
-    print(f"{target}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers")
-
+from transpose.commands import run
 
 if __name__ == "__main__":
-    cli.run(main)
+    run("convert")

@@ -1,61 +1,6 @@
-"""Look into a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
+"""Show a web page of predictions and attention: python tools/web_demo.py --model NAME|FOLDER|FILE"""
 
-import argparse
-import math
-import signal
-import sys
-from pathlib import Path
-
-from transpose import cli
-from transpose.errors import UserError
-
-SAMPLE = Path(__file__).resolve().parents[1] / "data/coco_sample"
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A web page that shows what a network finds in photographs, and why.")
-    add = parser.add_argument
-    add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
-    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
-    add("--port", type=int, default=7860, help="(%(default)s)")
-    add("--max-megabytes", type=float, default=20, metavar="N", help="of an uploaded file (%(default)s)")
-    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded photograph (%(default)s)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    given = arguments()
-    if not 0 < given.port < 65536:
-        raise UserError(f"--port is a number from 1 to 65535, not {given.port}")
-    if not 0 < given.max_megabytes < math.inf or given.max_pixels < 1:
-        raise UserError("--max-megabytes and --max-pixels must be positive")
-
-    import transpose.web  # first of all, as it says so if Gradio is not there
-    from transpose import explorer, figures, log
-    from transpose.predictor import Predictor
-
-    figures.check_package()
-    log.start()
-    predictor = Predictor.from_pretrained(
-        given.model,
-        given.cfg,
-        device=given.device,
-        detector=explorer.DetectorOnDemand(given.device),
-        most_persons=explorer.MOST_PERSONS,
-    )
-    ask = explorer.Explorer(predictor)
-    annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
-    samples = explorer.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files go then too
-    with transpose.web.private_folder():
-        # Visitors need not know where on the machine it lies.
-        weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
-        page = transpose.web.Page(ask, samples, f"Weights: {weights}", given.max_pixels)
-        log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
-        page.serve(given.host, given.port, given.max_megabytes)
-
+from transpose.commands import run
 
 if __name__ == "__main__":
-    cli.run(main)
+    run("web")

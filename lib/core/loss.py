@@ -6,7 +6,7 @@ B batch, K keypoints, H x W heatmap. `weight` (B, K) multiplies both maps, so it
 import torch
 from torch import Tensor
 
-from transpose import heatmap
+from ..pose import heatmap
 
 
 def joint_losses(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transpose import heatmap
+from ..pose import heatmap
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for values in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)

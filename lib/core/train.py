@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transpose import distributed
-from transpose.core.loss import pck, pck_average
-from transpose.core.predict import normalise
-from transpose.dataset.batches import TrainingBatches
+from ..dataset.samplers import TrainSampler
+from ..runtime import distributed
+from .loss import pck, pck_average
+from .predict import normalise
 
 
 @dataclass
@@ -83,7 +83,7 @@ def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
 def train_epoch(
     model: nn.Module,
     loader: Iterable[dict[str, Tensor]],
-    plan: TrainingBatches,
+    plan: TrainSampler,
     optimizer: torch.optim.Optimizer,
     criterion: Callable[[Tensor, Tensor, Tensor], Tensor],
     targets_of: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],

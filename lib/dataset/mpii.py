@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from transpose.dataset.people import Annotations, Images, People
-from transpose.dataset.records import column, file_names, numbers, read_json, rows
-from transpose.errors import UserError
-from transpose.geometry import PADDING, PIXEL_STD
+from ..errors import UserError
+from ..pose.geometry import PADDING, PIXEL_STD
+from .coco import Annotations, Images, Instances
+from .json_fields import column, file_names, numbers, read_json, rows
 
 DROP = 15.0  # pixels per unit of `scale` that a crop lies below the annotated centre, so as not to cut off feet
 NOT_ANNOTATED = -1  # x of such a centre: its crop is neither dropped nor padded
@@ -33,7 +33,7 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(path, images, {"id": 1, "name": "person"}, records)
 
 
-def annotated_people(source: Annotations, num_joints: int, with_joints: bool = True) -> People:
+def annotated_people(source: Annotations, num_joints: int, with_joints: bool = True) -> Instances:
     """All persons in the order of the file, which the ground truth of PCKh shares.
 
     `with_joints` false is for a set without ground truth, whose persons get no visible joint.
@@ -51,7 +51,7 @@ def annotated_people(source: Annotations, num_joints: int, with_joints: bool = T
     if with_joints:
         keypoints = _joints(records, num_joints, path) - 1
         visible = rows(records, "joints_vis", num_joints, path, what="record")
-    return People(
+    return Instances(
         images=source.images,
         ids=np.arange(len(records)),
         image=np.array([place[record["image"]] for record in records], np.int32),

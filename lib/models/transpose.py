@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from transpose.models.encoder import Encoder, sine_positions
-from transpose.models.hrnet import Stage, conv_bn, make_layer, make_stage, make_transition
+from .encoder import Encoder, sine_positions
+from .hrnet import Stage, conv_bn, make_layer, make_stage, make_transition
 
 # ResNet depth -> block, and how many of them in the two stages that ResNet-S keeps.
 RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], int, int]] = {
@@ -235,4 +235,4 @@ class TransPoseH(TransPose):
         return self.final_layer(x)
 
 
-MODELS: dict[str, type[TransPoseR | TransPoseH]] = {"transpose_r": TransPoseR, "transpose_h": TransPoseH}
+VARIANTS: dict[str, type[TransPoseR | TransPoseH]] = {"transpose_r": TransPoseR, "transpose_h": TransPoseH}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transpose.errors import UserError
-from transpose.models.transpose import TransPose, TransPoseR
+from ..errors import UserError
+from .transpose import TransPose, TransPoseR
 
 DRAWN_STD = 0.001
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every key

@@ -1,0 +1,303 @@
+"""The configuration -> data sets, their skeleton and their loaders."""
+
+import logging
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
+
+from ..dataset import annotation_cache, coco, image_cache, mpii, on_device
+from ..dataset.check import doctor
+from ..dataset.check.report import Report
+from ..dataset.images import ImageReader, Reader
+from ..dataset.loader import Loader
+from ..dataset.samplers import EvalSampler, TrainSampler
+from ..dataset.topdown import Augmentation, TopDownDataset
+from ..errors import UserError
+from ..evaluation.evaluate import Evaluation
+from ..pose import skeleton as skeletons
+from ..pose.skeleton import Skeleton
+from ..runtime import distributed, log
+from ..runtime.files import make_writable
+from ..runtime.signals import leave_to_parent
+
+logger = logging.getLogger(__name__)
+
+
+CPU = torch.device("cpu")
+
+
+def skeleton_of(cfg: CfgNode, annotations: coco.ImageSet) -> Skeleton:
+    """The skeleton of DATASET.SKELETON, else the annotated category's, else COCO's; it must fit MODEL.NUM_JOINTS."""
+    source = cfg.DATASET.SKELETON
+    if source:
+        kind = skeletons.read(Path(source))
+        _check_order(kind.names, source, annotations)
+    else:
+        source = str(annotations.path)
+        kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
+    if cfg.MODEL.NUM_JOINTS != kind.num_joints:
+        raise UserError(
+            f"{source}: its skeleton has {kind.num_joints} keypoints, but MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}: "
+            f"set MODEL.NUM_JOINTS {kind.num_joints}"
+        )
+    if kind != skeletons.COCO:
+        _report(kind, source)
+    return kind
+
+
+def _check_order(names: tuple[str, ...], source: str, annotations: coco.ImageSet) -> None:
+    """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
+
+    Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
+    """
+    listed = annotations.category.get("keypoints")
+    if not isinstance(listed, list):
+        return
+    for place, (name, other) in enumerate(zip(names, listed, strict=False), start=1):
+        if name != other and (name in listed or other in names):
+            raise UserError(
+                f"{source}: its keypoint {place} is {name!r}, but {annotations.path} lists {other!r} there, and the "
+                "numbers of each annotation follow that list: give `names` in its order"
+            )
+
+
+def shared_skeleton(loader: DataLoader | on_device.OnDeviceLoader, evaluation: Evaluation) -> Skeleton:
+    """The skeleton that is trained and tested. Raises UserError if the two sets list different keypoints."""
+    assert isinstance(loader.dataset, TopDownDataset)
+    trained, tested = loader.dataset.skeleton, evaluation.crops.skeleton
+    if trained.names != tested.names:
+        raise UserError(
+            f"the training set lists the keypoints {', '.join(trained.names)}, but {evaluation.name} lists "
+            f"{', '.join(tested.names)}: both must list the same in the same order"
+        )
+    return tested
+
+
+@cache
+def _report(kind: Skeleton, source: str) -> None:
+    """Say once what was made of a skeleton that is not COCO's."""
+    pairs = ", ".join(f"{kind.names[a]}/{kind.names[b]}" for a, b in kind.pairs) or "none"
+    logger.info(
+        "skeleton of %s: %d keypoints (%s); left/right pairs: %s; %d limbs",
+        *(source, kind.num_joints, ", ".join(kind.names), pairs, len(kind.limbs)),
+    )
+
+
+def has_no_truth(name: str) -> bool:
+    return "test" in name
+
+
+def is_mpii(cfg: CfgNode) -> bool:
+    """Whether the data is in MPII's format; else it is in COCO's."""
+    return cfg.DATASET.DATASET == "mpii"
+
+
+def annotation_file(cfg: CfgNode, name: str) -> Path:
+    place = cfg.DATASET.ANNOTATIONS
+    if not place and is_mpii(cfg):
+        place = "annot/{set}.json"
+    elif not place:
+        place = f"annotations/{'image_info' if has_no_truth(name) else 'person_keypoints'}_{{set}}.json"
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
+
+
+def read_annotations_of(cfg: CfgNode, name: str) -> coco.Annotations:
+    path = annotation_file(cfg, name)
+    if is_mpii(cfg):
+        return mpii.read_annotations(path)
+    return coco.read_annotations(path, not has_no_truth(name), cfg.DATASET.CATEGORY)
+
+
+def _image_source(cfg: CfgNode, name: str) -> Path:
+    """The folder or zip of a set's photographs."""
+    place = cfg.DATASET.IMAGES
+    if not place:
+        place = "images/test2017" if has_no_truth(name) else "images/{set}"
+        place = "images" if is_mpii(cfg) else place
+        place += ".zip" if cfg.DATASET.DATA_FORMAT == "zip" else ""
+    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
+
+
+def image_reader(cfg: CfgNode, name: str) -> ImageReader:
+    source = _image_source(cfg, name)
+    if not source.exists():
+        raise UserError(f"{source}: the images of DATASET set {name} are missing")
+    if source.suffix == ".zip" and not zipfile.is_zipfile(source):
+        raise UserError(f"{source}: not a zip, or one that is cut off")
+    data = cfg.DATASET
+    return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
+
+
+def _decoded_images(cfg: CfgNode, persons: coco.Instances, reader: ImageReader) -> image_cache.DecodedImages:
+    """The training photographs, decoded by the first process unless they are already."""
+    folder = Path(cfg.DATASET.DECODED_DIR)
+    make_writable(folder, "DATASET.DECODED_DIR")
+    path = image_cache.path_in(folder, reader.source)
+    names = np.unique(persons.images.names[persons.image]).tolist()
+    if distributed.rank() == 0:
+        image_cache.opened(path, reader, names, log.follow(f"decode {cfg.DATASET.TRAIN_SET}"))
+    distributed.gather(None)  # the others wait
+    return image_cache.opened(path, reader, names)
+
+
+def topdown_dataset(
+    cfg: CfgNode,
+    persons: coco.Instances,
+    reader: Reader,
+    kind: Skeleton,
+    augmentation: Augmentation | None = None,
+) -> TopDownDataset:
+    return TopDownDataset(
+        persons,
+        reader,
+        kind,
+        tuple(cfg.MODEL.IMAGE_SIZE),
+        tuple(cfg.MODEL.HEATMAP_SIZE),
+        rgb=cfg.DATASET.COLOR_RGB,
+        augmentation=augmentation,
+        seed=cfg.SEED,
+    )
+
+
+def test_images(cfg: CfgNode) -> tuple[coco.Annotations, ImageReader]:
+    """The annotations of DATASET.TEST_SET and what reads its photographs."""
+    return read_annotations_of(cfg, cfg.DATASET.TEST_SET), image_reader(cfg, cfg.DATASET.TEST_SET)
+
+
+def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampler, persistent: bool) -> DataLoader:
+    """WORKERS processes serve all training processes together, and never more than there are processors."""
+    workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
+    return Loader(
+        crops,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=leave_to_parent,
+        generator=torch.Generator(),  # else each epoch would draw from the process's
+        pin_memory=cfg.PIN_MEMORY and torch.cuda.is_available(),
+        persistent_workers=persistent and workers > 0,
+    )
+
+
+def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
+    """The training set's persons, out of the index if it has them, and their skeleton."""
+    data, joints = cfg.DATASET, cfg.MODEL.NUM_JOINTS
+
+    def read() -> tuple[coco.ImageSet, coco.Instances]:
+        annotations = read_annotations_of(cfg, data.TRAIN_SET)
+        skeleton_of(cfg, annotations)  # before the keypoints, so that a wrong number of joints is told with its source
+        return annotations, (mpii.annotated_people if is_mpii(cfg) else coco.annotated_instances)(annotations, joints)
+
+    if data.INDEX_CACHE and not is_mpii(cfg):
+        folder, asked = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
+        source, persons = annotation_cache.kept(folder, annotation_file(cfg, data.TRAIN_SET), asked, read)
+    else:
+        source, persons = read()
+    if persons.unlisted:
+        logger.warning("%s: %d persons of images that it does not list are skipped", source.path, persons.unlisted)
+    return skeleton_of(cfg, source), persons
+
+
+def build_training_data(
+    cfg: CfgNode, device: torch.device = CPU
+) -> tuple[DataLoader | on_device.OnDeviceLoader, TrainSampler]:
+    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the photographs go to `device`."""
+    data = cfg.DATASET
+    kind, persons = _training_instances(cfg)
+    if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
+        logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
+    elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= kind.num_joints:
+        logger.warning(
+            "NUM_JOINTS_HALF_BODY %d is not less than the %d keypoints: no half-body crops (PROB_HALF_BODY)",
+            *(data.NUM_JOINTS_HALF_BODY, kind.num_joints),
+        )
+    if data.SELECT_DATA:
+        persons = coco.select(persons, coco.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
+    augmentation = Augmentation(
+        flip=data.FLIP,
+        scale=data.SCALE_FACTOR,
+        rotation=data.ROT_FACTOR,
+        half_body=data.PROB_HALF_BODY,
+        half_body_joints=data.NUM_JOINTS_HALF_BODY,
+        upper_body=data.PROB_UPPER_BODY,
+    )
+    reader = image_reader(cfg, data.TRAIN_SET)
+    decoded = _decoded_images(cfg, persons, reader) if data.DECODED_DIR else None
+    crops = topdown_dataset(cfg, persons, decoded or reader, kind, augmentation)
+    plan = TrainSampler(
+        len(crops),
+        cfg.TRAIN.BATCH_SIZE_PER_GPU,
+        len(cfg.GPUS),
+        cfg.SEED,
+        shuffle=cfg.TRAIN.SHUFFLE,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+    if not plan.steps:
+        raise UserError(
+            f"{data.TRAIN_SET} holds {len(crops)} persons, fewer than the {len(cfg.GPUS)} GPUs each step is shared by"
+        )
+    batch = f"{plan.share * plan.shares} = {plan.shares} GPUS x {plan.share}"
+    if distributed.world() < plan.shares:
+        batch += f", accumulated over {plan.shares_here} micro-batches in each of {plan.world} process(es)"
+    logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
+    if decoded is not None and data.ON_DEVICE:
+        placed = build_loader(cfg, on_device.CropGeometries(crops, decoded), plan, persistent=True)
+        pixels, first = on_device.on_device(decoded, device)
+        return on_device.OnDeviceLoader(placed, pixels, plan.share, first), plan
+    return build_loader(cfg, crops, plan, persistent=True), plan
+
+
+def check_boxes(cfg: CfgNode) -> None:
+    """Raise UserError if TEST names no boxes to test on."""
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    if has_no_truth(name) and test.USE_GT_BBOX:
+        raise UserError(
+            f"{name} has no ground truth, as COCO's sets with 'test' in their name: set TEST.USE_GT_BBOX False and "
+            "TEST.COCO_BBOX_FILE, or give a set of your own another name"
+        )
+    if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
+        raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
+
+
+def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> Report:
+    """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
+    data, test = cfg.DATASET, cfg.TEST
+    if is_mpii(cfg):
+        raise UserError("the data's check reads COCO's format, and DATASET.DATASET is mpii")
+    sets = [
+        doctor.SetToCheck(
+            name=name,
+            path=annotation_file(cfg, name),
+            has_truth=not has_no_truth(name),
+            trains=name == data.TRAIN_SET,
+            tests=name == data.TEST_SET,
+            open_images=partial(image_reader, cfg, name),
+        )
+        for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
+    ]
+
+    def boxes() -> doctor.Boxes | None:
+        check_boxes(cfg)
+        if not test.COCO_BBOX_FILE:
+            return None
+        return doctor.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
+
+    return doctor.examine(
+        sets,
+        boxes,
+        category=data.CATEGORY,
+        num_joints=cfg.MODEL.NUM_JOINTS,
+        skeleton_of=partial(skeleton_of, cfg),
+        aspect=cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1],
+        select_data=data.SELECT_DATA,
+        number=number,
+        follow=follow,
+    )

@@ -1,0 +1,105 @@
+"""The configuration -> how a model is judged on the test set."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from ..config.load import load_config
+from ..config.paths import repository_root
+from ..dataset import coco, mpii
+from ..dataset.samplers import EvalSampler
+from ..dataset.topdown import TopDownDataset
+from ..errors import UserError
+from ..evaluation import pckh
+from ..evaluation.evaluate import CocoEvaluation, Evaluation
+from ..evaluation.pckh import PckhEvaluation
+from ..models.backends import Backend
+from ..runtime import distributed
+from .data import CPU, build_loader, check_boxes, has_no_truth, is_mpii, skeleton_of, test_images, topdown_dataset
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
+    """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+    return _mpii_evaluation(cfg, device) if is_mpii(cfg) else _coco_evaluation(cfg, device)
+
+
+def build_sample_evaluation(image_size: tuple[int, int]) -> CocoEvaluation:
+    """The bundled sample's annotated persons as a test set, in crops of that size (width, height).
+
+    Raises UserError where the repository's data is not at hand.
+    """
+    recipe = repository_root() / "experiments/coco_sample/demo.yaml"
+    if not recipe.exists():
+        raise UserError(f"{recipe}: missing; the bundled sample is used, so run this in a clone of the repository")
+    sizes = {"MODEL.IMAGE_SIZE": list(image_size), "MODEL.HEATMAP_SIZE": [length // 4 for length in image_size]}
+    options = [text for key, value in sizes.items() for text in (key, str(value))]
+    return _coco_evaluation(load_config(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False), CPU)
+
+
+def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
+    name = cfg.DATASET.TEST_SET
+    annotations, reader = test_images(cfg)
+    kind = skeleton_of(cfg, annotations)
+    has_truth = not has_no_truth(name)
+    persons = mpii.annotated_people(annotations, kind.num_joints, with_joints=has_truth)
+    truth = None
+    if has_truth:
+        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), kind.names, len(persons))
+    return PckhEvaluation(
+        names=kind.names, truth=truth, **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind))
+    )
+
+
+def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
+    name, test = cfg.DATASET.TEST_SET, cfg.TEST
+    check_boxes(cfg)
+    annotations, reader = test_images(cfg)
+    kind = skeleton_of(cfg, annotations)
+    joints, boxes = kind.num_joints, "ground truth"
+    if not has_no_truth(name):
+        coco.check_truth(annotations, joints)
+        persons = coco.annotated_instances(annotations, joints)
+    if not test.USE_GT_BBOX:
+        boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
+        persons = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
+    if persons.unlisted:
+        source = annotations.path if test.USE_GT_BBOX else test.COCO_BBOX_FILE
+        logger.warning(
+            "%s: %d persons of images that %s does not list are skipped",
+            *(source, persons.unlisted, annotations.path.name),
+        )
+    return CocoEvaluation(
+        boxes=boxes,
+        annotations=annotations,
+        has_truth=not has_no_truth(name),
+        sigmas=kind.sigmas,
+        score_threshold=test.IN_VIS_THRE,
+        oks_threshold=test.OKS_THRE,
+        soft_nms=test.SOFT_NMS,
+        scorer=test.SCORER,
+        **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind)),
+    )
+
+
+def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
+    """What every data set's evaluation is told."""
+    test = cfg.TEST
+    inference = Backend(test.PRECISION, test.BACKEND, test.COMPILE)
+    image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
+    plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())
+    return {
+        "name": cfg.DATASET.TEST_SET,
+        "crops": crops,
+        "loader": build_loader(cfg, crops, plan, persistent=False),
+        "flip_order": torch.from_numpy(crops.skeleton.flip_order).to(device) if test.FLIP_TEST else None,
+        "kernel_size": test.BLUR_KERNEL,
+        "number": cfg.RANK,
+        "device": device,
+        "forward_of": inference,
+        "forward_name": inference.describe(),
+    }

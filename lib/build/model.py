@@ -1,0 +1,175 @@
+"""The configuration -> a network, the weights it starts from, and trained networks."""
+
+import difflib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from ..config.load import load_config
+from ..engine.resume import BEST, FINAL
+from ..errors import UserError
+from ..models import weights
+from ..models.hrnet import Stage
+from ..models.transpose import VARIANTS, TransPose
+from ..pose import skeleton as skeletons
+from ..pose.skeleton import Skeleton
+from ..runtime import checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
+
+
+def build_model(cfg: CfgNode) -> TransPose:
+    """The network as constructed."""
+    m, extra = cfg.MODEL, cfg.MODEL.EXTRA
+    if m.NAME == "transpose_r":
+        own = {
+            "num_layers": extra.NUM_LAYERS,
+            "deconv_filters": tuple(extra.NUM_DECONV_FILTERS),
+            "deconv_kernels": tuple(extra.NUM_DECONV_KERNELS),
+            "deconv_bias": extra.DECONV_WITH_BIAS,
+        }
+    else:
+        own = {
+            name.lower(): Stage(s.NUM_MODULES, s.BLOCK, tuple(s.NUM_BLOCKS), tuple(s.NUM_CHANNELS))
+            for name, s in (("STAGE2", extra.STAGE2), ("STAGE3", extra.STAGE3))
+        }
+    return VARIANTS[m.NAME](
+        image_size=tuple(m.IMAGE_SIZE),
+        num_joints=m.NUM_JOINTS,
+        dim=m.DIM_MODEL,
+        feedforward=m.DIM_FEEDFORWARD,
+        heads=m.N_HEAD,
+        layers=m.ENCODER_LAYERS,
+        positions=m.POS_EMBEDDING,
+        dropout=m.DROPOUT,
+        attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
+        activation=m.ATTENTION_ACTIVATION,
+        positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        final_kernel=extra.FINAL_CONV_KERNEL,
+        **own,
+    )
+
+
+def check_start_weights(cfg: CfgNode) -> None:
+    """Raise UserError if the start weights are not there, before the data is read."""
+    m = cfg.MODEL
+    if m.INIT_FROM and not Path(m.INIT_FROM).is_file():
+        raise UserError(f"{m.INIT_FROM}: the weights to start from (MODEL.INIT_FROM) are missing")
+    if not m.INIT_FROM and m.INIT_WEIGHTS and m.PRETRAINED and not Path(m.PRETRAINED).is_file():
+        raise UserError(
+            f"{m.PRETRAINED}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
+            f"{weights.imagenet_source(m.NAME)}, or train without them: MODEL.PRETRAINED ''"
+        )
+
+
+def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None:
+    """Give a network that is to be trained its start weights: MODEL.INIT_FROM's, or those of the recipe."""
+    m = cfg.MODEL
+    if m.INIT_FROM:
+        path = Path(m.INIT_FROM)
+        beside = path.parent / SKELETON_FILE
+        source = skeletons.read(beside) if beside.exists() else skeletons.COCO
+        remarks = weights.transfer(
+            network, weights.unwrap(checkpoint.read(path)), source.names, kind.names, source=str(path)
+        )
+        logger.info("start weights: %s (%s)", path, f"keypoints of {beside if beside.exists() else 'COCO'}")
+        for remark in remarks:
+            logger.info("  %s", remark)
+    elif m.INIT_WEIGHTS:
+        imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
+        weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
+        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
+
+
+def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:
+    """Keep the parameters that TRAIN.FREEZE names, and the statistics of their batch norms, as they are."""
+    for pattern in cfg.TRAIN.FREEZE:
+        names = network.freeze(pattern)
+        if not names:
+            known = [name for name, _ in network.named_parameters()]
+            nearest = difflib.get_close_matches(pattern, known, n=1, cutoff=0)[0]
+            raise UserError(f"TRAIN.FREEZE: {pattern!r} matches no parameter; the nearest is {nearest}")
+        logger.info("frozen by %r: %d tensors", pattern, len(names))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError("TRAIN.FREEZE leaves no parameter to train")
+
+
+def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
+    """Load TEST.MODEL_FILE, or the final state of the run in `folder`, into the network; returns the file."""
+    path = Path(cfg.TEST.MODEL_FILE or folder / FINAL)
+    if not cfg.TEST.MODEL_FILE and not path.exists():
+        raise UserError(
+            f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to its end; "
+            "give TEST.MODEL_FILE a checkpoint or run tools/train.py"
+        )
+    _load(network, path)
+    return path
+
+
+def _load(network: TransPose, path: Path) -> None:
+    for remark in weights.load_weights(network, weights.unwrap(checkpoint.read(path)), source=str(path)):
+        logger.info("%s", remark)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network, what it finds, and how its recipe tests it; by default as the published recipes do."""
+
+    network: TransPose
+    skeleton: Skeleton
+    weights: Path  # the file they came from
+    rgb: bool = True  # the order of the channels that the network was trained on
+    flip_test: bool = True
+    kernel_size: int = 11  # of DARK's blur, in heatmap pixels
+    score_threshold: float = 0.2  # keypoints above it count towards a person's score
+    batch_size: int = 32
+
+
+def read_trained_model(path: Path, yaml_file: Path | None = None) -> TrainedModel:
+    """The network of a run's folder, or of a checkpoint as `yaml_file` describes it, else the config.yaml beside it.
+
+    Its keypoints are those of the skeleton.yaml beside the checkpoint, else of DATASET.SKELETON, else COCO's.
+    Raises UserError if a file is missing or does not fit the others.
+    """
+    if path.is_dir():
+        folder, path = path, path / FINAL
+        if not (folder / CONFIG_FILE).exists():
+            raise UserError(f"{folder}: not a run's folder, it holds no {CONFIG_FILE}")
+        if not path.exists():
+            raise UserError(f"{folder}: this run is not finished; name one of its checkpoints, {folder / BEST} say")
+    cfg = load_config(yaml_file or path.parent / CONFIG_FILE, report=False)
+    network = build_model(cfg)
+    _load(network, path)
+    return _as_tested(cfg, network, path)
+
+
+def read_tested_model(cfg: CfgNode, folder: Path) -> TrainedModel:
+    """The network that a test would load (`load_trained`). Raises UserError as `trained` does."""
+    network = build_model(cfg)
+    return _as_tested(cfg, network, load_trained(cfg, network, folder))
+
+
+def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
+    beside, test = path.parent / SKELETON_FILE, cfg.TEST
+    named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
+    kind = skeletons.read(named) if named else skeletons.COCO
+    if kind.num_joints != cfg.MODEL.NUM_JOINTS:
+        raise UserError(
+            f"{path}: the network finds {cfg.MODEL.NUM_JOINTS} keypoints, but the skeleton of {named or 'COCO'} has "
+            f"{kind.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
+        )
+    return TrainedModel(
+        network=network,
+        skeleton=kind,
+        weights=path,
+        rgb=cfg.DATASET.COLOR_RGB,
+        flip_test=test.FLIP_TEST,
+        kernel_size=test.BLUR_KERNEL,
+        score_threshold=test.IN_VIS_THRE,
+        batch_size=test.BATCH_SIZE_PER_GPU,
+    )

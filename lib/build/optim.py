@@ -1,0 +1,91 @@
+"""The configuration -> targets, loss, optimiser and learning rate."""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from ..core import loss
+from ..errors import UserError
+from ..models.backends import PRECISIONS
+from ..pose import heatmap
+from ..pose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
+
+
+HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
+
+
+def build_targets(
+    cfg: CfgNode, kind: Skeleton, device: torch.device
+) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
+    """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
+    joint_weights = torch.ones(kind.num_joints)
+    if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
+        joint_weights = torch.tensor(kind.joint_weights)
+    joint_weights = joint_weights.to(device, torch.float32)
+    size, sigma = tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA
+
+    def make(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        keypoints = batch["keypoints"].to(device, non_blocking=True)
+        maps, weight = heatmap.encode(keypoints, batch["visible"].to(device, non_blocking=True), size, sigma)
+        return maps, weight * joint_weights if cfg.LOSS.USE_TARGET_WEIGHT else torch.ones_like(weight)
+
+    return make
+
+
+def build_criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return partial(loss.ohkm, topk=cfg.LOSS.TOPK) if cfg.LOSS.NAME == "ohkm" else loss.mse
+
+
+def training_precision(cfg: CfgNode, device: torch.device) -> torch.dtype:
+    """TRAIN.PRECISION. Raises UserError where this device cannot train in it."""
+    if cfg.TRAIN.PRECISION == "float16" and device.type != "cuda":
+        raise UserError("TRAIN.PRECISION float16 needs a GPU; a processor trains in bfloat16 or float32")
+    return PRECISIONS[cfg.TRAIN.PRECISION]
+
+
+def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
+    """Adam without weight decay as published, AdamW, or SGD, on the parameters that are trained.
+
+    The backbone's group has `lr_scale` TRAIN.BACKBONE_LR_FACTOR, by which its rate differs from the schedule's.
+    """
+    train = cfg.TRAIN
+    groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[not name.startswith(HEAD) and train.BACKBONE_LR_FACTOR != 1].append(parameter)
+    trained = [
+        {"params": group, "lr_scale": train.BACKBONE_LR_FACTOR if backbone else 1.0}
+        for backbone, group in groups.items()
+        if group
+    ]
+    if train.OPTIMIZER == "sgd":
+        return torch.optim.SGD(
+            trained, train.LR, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV
+        )
+    kind = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
+    decay = train.WD if train.APPLY_WEIGHT_DECAY else 0.0
+    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", kind.__name__, decay, train.APPLY_WEIGHT_DECAY)
+    # One kernel for all parameters, which pays on a GPU only.
+    on_gpu = next(network.parameters()).is_cuda
+    return kind(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
+
+
+def build_learning_rate(cfg: CfgNode) -> Callable[[int], float]:
+    """The learning rate of an epoch, counted from 0: a pure function, so a resumed run cannot be off."""
+    train = cfg.TRAIN
+
+    def rate(epoch: int) -> float:
+        if train.SCHEDULE == "multistep":
+            value = train.LR * train.LR_FACTOR ** sum(epoch >= step for step in train.LR_STEP)
+        else:
+            value = train.LR_END + (train.LR - train.LR_END) * (1 + math.cos(math.pi * epoch / train.END_EPOCH)) / 2
+        return value * min(1.0, (epoch + 1) / (train.WARMUP_EPOCHS + 1))
+
+    return rate

@@ -1,0 +1,156 @@
+"""See what keypoints look at: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE [--box X,Y,W,H] …
+
+Without --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights that tools/test.py would test.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import cli
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..explain.maps import Explanation, Place
+    from ..predictor.predictor import Predictor
+
+MODES = ("dependency", "affect", "rollout", "gradient")
+DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.parser("Draw what a network attends to when it finds a person's keypoints.", cfg_required=False)
+    add = parser.add_argument
+    add(
+        "--model",
+        help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint (--cfg: what it was trained with)",
+    )
+    add("--image", required=True, type=Path, metavar="FILE", help="photograph")
+    add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
+    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
+    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
+    add("--ignore-exif", action="store_true", help="do not turn the photograph as EXIF says: COCO's boxes do not")
+    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
+    what = parser.add_argument_group("what is asked")
+    add = what.add_argument
+    add("--keypoints", type=texts, metavar="NAME,…", help="which ones; else all that are scored 0.2 or more")
+    add("--point", type=numbers, action="append", metavar="X,Y", help="a place in image pixels; may be repeated")
+    add("--mode", default=MODES[0], choices=MODES, help="one of %(choices)s (%(default)s)")
+    add("--layers", type=whole_numbers, metavar="N,…", help="which ones, counted from 0; else all")
+    add("--heads", type=whole_numbers, metavar="N,…", help="a row for each, counted from 0; else the mean of all")
+    add("--threshold", type=float, default=0.0, metavar="W", help="leave out weights below it (%(default)s)")
+    result = parser.add_argument_group("the pictures")
+    add = result.add_argument
+    add(
+        "--out",
+        type=Path,
+        default=Path("attention.png"),
+        metavar="FILE",
+        help="the grid, PNG, JPG or SVG (%(default)s)",
+    )
+    add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
+    add("--overwrite", action="store_true", help="replace pictures that are there already")
+    return parser.parse_args(argv)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def texts(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
+    check(given)
+
+    from ..explain import figures
+    from ..runtime import log
+
+    figures.check_package()
+    figures.check_name(given.out)
+    check_free([given.out], given.overwrite)
+    predictor = make_predictor(given)
+    explanation = explain(given, predictor)
+    places: list[Place] | None = None
+    if given.keypoints or given.point:
+        places = [*(given.keypoints or []), *(explanation.in_crop(point) for point in given.point or [])]
+    maps = explanation.maps(places, given.mode, given.layers, given.heads)
+
+    singles = {}
+    if given.singles:
+        for row, label in enumerate(maps.rows):
+            for column, query in enumerate(maps.queries):
+                place = re.sub(r"[^\w.-]+", "_", query.label).strip("_")  # whatever a skeleton calls its keypoints
+                shown = re.sub(r"\s", "_", label.replace("–", "-"))
+                singles[given.singles / f"{place}_{given.mode}_{shown}{given.out.suffix}"] = (row, column)
+    check_free(singles, given.overwrite)
+    figures.save(figures.grid(explanation, maps, given.threshold), given.out)
+    for path, (row, column) in singles.items():
+        figure = figures.single(explanation, maps.values[row, column], maps.queries[column], given.threshold)
+        figures.save(figure, path)
+    log.logger.info("%s: %s of %d place(s) in %d row(s)", given.out, maps.mode, len(maps.queries), len(maps.rows))
+    if singles:
+        log.logger.info("%s: %d single pictures", given.singles, len(singles))
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together."""
+    if not given.cfg and not given.model:
+        raise UserError("name the network: --model, or --cfg for the weights that tools/test.py would test")
+    if given.model and given.opts:
+        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs are for --cfg without --model")
+    if given.box and len(given.box) != 4:
+        raise UserError(f"--box is X,Y,W,H, four numbers, not {len(given.box)}")
+    for point in given.point or []:
+        if len(point) != 2:
+            raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+    if not 0 <= given.threshold < math.inf:
+        raise UserError(f"--threshold is a weight, 0 or more, not {given.threshold:g}")
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise UserError if a picture would take the place of a file that is there."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: there already; --overwrite replaces pictures, --out and --singles name others")
+
+
+def make_predictor(given: argparse.Namespace) -> "Predictor":
+    from ..build.model import read_tested_model
+    from ..build.run import run_folder
+    from ..models.backends import usable_device
+    from ..predictor.detector import Detector, whole_image
+    from ..predictor.predictor import Predictor, trained_network
+    from ..runtime import log
+
+    usable_device(given.device)
+    if given.model:
+        log.start()
+        trained = trained_network(given.model, given.cfg or None)
+    else:
+        cfg = cli.configuration(given)
+        trained = read_tested_model(cfg, run_folder(cfg, Path(given.cfg).stem))
+    predictor = Predictor(trained, device=given.device, max_pixels=given.max_pixels)
+    if given.detector == "whole-image":
+        predictor.detector = whole_image
+    elif not given.box:  # last, as it may have to be downloaded
+        predictor.detector = Detector(given.detector, device=given.device)
+    return predictor
+
+
+def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":
+    """Of the given box, or of the surest that the detector finds."""
+    boxes = [given.box] if given.box else None
+    found = next(predictor.explain(given.image, boxes, oriented=not given.ignore_exif), None)
+    if found is None:
+        raise UserError(f"{given.image}: the detector finds no person; give its --box, or take --detector whole-image")
+    return found

@@ -1,0 +1,61 @@
+"""Look into a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data/coco_sample"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A web page that shows what a network finds in photographs, and why.")
+    add = parser.add_argument
+    add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
+    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
+    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
+    add("--port", type=int, default=7860, help="(%(default)s)")
+    add("--max-megabytes", type=float, default=20, metavar="N", help="of an uploaded file (%(default)s)")
+    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded photograph (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
+    if not 0 < given.port < 65536:
+        raise UserError(f"--port is a number from 1 to 65535, not {given.port}")
+    if not 0 < given.max_megabytes < math.inf or given.max_pixels < 1:
+        raise UserError("--max-megabytes and --max-pixels must be positive")
+
+    from ..explain import figures
+    from ..predictor import (
+        web,  # first of all, as it says so if Gradio is not there
+        web_session,
+    )
+    from ..predictor.predictor import Predictor
+    from ..runtime import log
+
+    figures.check_package()
+    log.start()
+    predictor = Predictor.from_pretrained(
+        given.model,
+        given.cfg,
+        device=given.device,
+        detector=web_session.DetectorOnDemand(given.device),
+        most_persons=web_session.MOST_PERSONS,
+    )
+    ask = web_session.Explorer(predictor)
+    annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
+    samples = web_session.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files go then too
+    with web.private_folder():
+        # Visitors need not know where on the machine it lies.
+        weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
+        page = web.Page(ask, samples, f"Weights: {weights}", given.max_pixels)
+        log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
+        page.serve(given.host, given.port, given.max_megabytes)

@@ -1,0 +1,202 @@
+"""A yaml and the command line -> the frozen, checked configuration."""
+
+import ast
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from ..errors import UserError, shown
+from .check import check, report_legacy
+from .default import _C, defaults
+from .paths import repository_root
+
+logger = logging.getLogger(__name__)
+
+
+PATHS = (
+    "DATASET.ROOT",
+    "DATASET.SKELETON",
+    "DATASET.DECODED_DIR",
+    "MODEL.PRETRAINED",
+    "MODEL.INIT_FROM",
+    "TEST.MODEL_FILE",
+    "TEST.COCO_BBOX_FILE",
+)
+
+
+BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
+
+
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    output_dir: str = "",
+    log_dir: str = "",
+    data_dir: str = "",
+    report: bool = True,
+) -> CfgNode:
+    """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
+
+    The three directories are the command line's and count from the current directory; `report` logs the legacy keys.
+    Raises UserError that names the file, the key and what to do.
+    """
+    cfg = defaults()
+    given: dict[str, Any] = {}
+    for file, content in _read_yaml(Path(path)):
+        try:
+            for key, value in _leaves(content):
+                _set(cfg, key, value, where=str(file))
+                given[key] = value
+        except RecursionError:
+            raise UserError(f"{file}: its sections lie inside each other without end") from None
+    given |= _merge_overrides(cfg, overrides)
+    for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
+        if directory:
+            cfg[key] = str(Path(directory).absolute())
+    _resolve_paths(cfg)
+    check(cfg, f"{path} with the command line" if overrides else str(path))
+    if report:
+        report_legacy(cfg, given)
+    cfg.freeze()
+    return cfg
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
+    """The yaml's nested dicts after those of its bases, each with its file; safe loader only."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise UserError(f"{path}: not a yaml file: {place}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values, not a {type(content).__name__}")
+    base = content.pop(BASE_KEY, None)
+    if base is None:
+        return [(path, content)]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: {BASE_KEY} must be the name of a yaml, not {shown(base)}")
+    base_path = (path.parent / base).resolve()
+    if base_path in seen:
+        raise UserError(f"{path}: {BASE_KEY} names {base}, which leads back to this file")
+    if not base_path.is_file():
+        raise UserError(f"{path}: {BASE_KEY} names {base}, but {base_path} does not exist")
+    return [*_read_yaml(base_path, (*seen, path.resolve())), (path, content)]
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    """Set a dotted key, after checking that it exists and that the value has its type."""
+    *parents, leaf = key.split(".")
+    node: Any = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node:
+        raise UserError(f"{where}: {key} is not a configuration key; {_nearest(key)}")
+    if isinstance(node[leaf], CfgNode):
+        if value not in (None, {}):
+            raise UserError(f"{where}: {key} holds further keys, not the value {shown(value)}")
+        return
+    node[leaf] = _coerce(value, node[leaf], key, where)
+
+
+def _nearest(key: str) -> str:
+    known = [name for name, _ in _leaves(_C)]
+    sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
+    full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
+    if not full:
+        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
+        leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
+        full = [leaves[leaf[0]]] if leaf else difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"the nearest is {full[0]}"
+
+
+def _decode(text: str) -> Any:
+    """What a string stands for: "(0,1)" a tuple, "1e-4" (text to yaml) a number; anything else is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
+    """The value in its default's type; an integer and a float stand for each other where that loses nothing."""
+    if isinstance(default, str):
+        return "" if value is None else _expect(isinstance(value, str), value, "text", key, where)
+    if isinstance(value, str):
+        lowered = value.lower()
+        value = lowered == "true" if lowered in ("true", "false") else _decode(value)
+    if isinstance(default, bool):
+        return _expect(isinstance(value, bool), value, "true or false", key, where)
+    if isinstance(default, list | tuple):
+        _expect(isinstance(value, list | tuple), value, f"a list such as {default}", key, where)
+        return type(default)(_coerce(item, default[0] if default else "", key, where) for item in value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int):
+        whole = isinstance(value, int) or (number and value.is_integer())
+        return int(_expect(number and whole and abs(value) < 2**63, value, "a whole number", key, where))
+    return float(_expect(number, value, "a number", key, where))
+
+
+def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
+    if not holds:
+        raise UserError(f"{where}: {key} must be {wanted}, not {shown(value)}")
+    return value
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> dict[str, Any]:
+    if len(overrides) % 2:
+        raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
+    given = {}
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        # A path that exists from here is meant from here; the yaml's rule applies to any other.
+        if key in PATHS and value and os.path.exists(value):
+            value = os.path.abspath(value)
+        _set(cfg, key, value, where="command line")
+        given[key] = value
+    return given
+
+
+def _resolve_paths(cfg: CfgNode) -> None:
+    root = repository_root()
+    for key in ("OUTPUT_DIR", "LOG_DIR"):
+        cfg[key] = str(root / cfg[key])
+    for key in PATHS:
+        parent, leaf = key.split(".")
+        value = cfg[parent][leaf]
+        if value or key == "DATASET.ROOT":
+            candidates = [root / cfg.DATA_DIR / value, root / value]
+            cfg[parent][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Lines "KEY: old -> new" for the keys in which two configurations (nested dicts) differ."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    keys = list(dict.fromkeys([*before, *after]))
+    missing = "(absent)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]

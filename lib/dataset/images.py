@@ -1,0 +1,208 @@
+"""Image files -> pixels: what is read, what is refused before it is decoded, and where it is looked for."""
+
+import io
+import lzma
+import os
+import stat
+import warnings
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from ..errors import UserError
+from .json_fields import leads_out
+
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
+
+
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
+
+
+JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
+
+
+MAX_PIXELS = 2**27  # of an image; 400 MB decoded
+
+
+LIMIT = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
+
+
+MOST_BYTES = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
+
+
+class Reader(Protocol):
+    """Where a photograph's pixels come from: a folder or a file."""
+
+    source: Path
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        """Pixels (H, W, 3), BGR. `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
+
+
+class ImageReader:
+    """Decodes images of a folder, or of a zip with members at its root, as uint8 BGR, EXIF orientation ignored.
+
+    The images read last stay in memory up to `cache_bytes`, the very last always. One of more than `max_pixels` is
+    refused before it is decoded, and so is a name that leads out of the folder.
+    """
+
+    def __init__(self, source: Path, cache_bytes: int = 0, max_pixels: int = MAX_PIXELS):
+        self.source = source
+        self.cache_bytes = cache_bytes
+        self.max_pixels = max_pixels
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+        self._zip: zipfile.ZipFile | None = None
+        self._opened_by = 0  # process that opened the zip: another one would share its file position
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_zip": None, "_cache": OrderedDict(), "_cached_bytes": 0}
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        """Pixels (H, W, 3). `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
+        if name in self._cache:
+            self._cache.move_to_end(name)
+            return self._cache[name]
+        image = self._decode(name, owner)
+        self._cache[name] = image
+        self._cached_bytes += image.nbytes
+        while len(self._cache) > 1 and self._cached_bytes > self.cache_bytes:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return image
+
+    def _decode(self, name: str, owner: str) -> np.ndarray:
+        where = f"{self.source / name} ({owner})"
+        if leads_out(name):
+            raise UserError(f"{where}: the name {name!r} leads out of the images' folder; nothing is read there")
+        return decode_image(self._bytes(name, where), where, max_pixels=self.max_pixels)
+
+    def missing(self, names: list[str]) -> np.ndarray:
+        """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
+        try:
+            if self.source.suffix != ".zip":
+                there = set(os.listdir(self.source))
+                return np.array([n not in there and not os.path.isfile(self.source / n) for n in names], bool)
+            there = set(self._archive().namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.source}: cannot list the images ({error})") from None
+        return np.array([name not in there for name in names], bool)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._opened_by != os.getpid():
+            self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
+        return self._zip
+
+    def _bytes(self, name: str, where: str) -> bytes:
+        if self.source.suffix != ".zip":
+            return content_of(self.source / name, where, self.max_pixels)
+        try:
+            member = self._archive().getinfo(name)
+            _refuse_bytes(member.file_size, where, self.max_pixels)
+            with self._archive().open(member) as file:
+                # No more than stated: without a number all that it unpacks to would be unpacked.
+                return file.read(member.file_size)
+        except OSError as error:
+            raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+        except KeyError:
+            raise UserError(
+                f"{where}: the zip has no such member at its root; zip the images without a folder"
+            ) from None
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise UserError(f"{where}: cannot read the zip ({error})") from None
+
+
+def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT) -> bytes:
+    """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
+
+    Raises UserError for what is no file (a pipe would keep its reader waiting), and for one larger than any image of
+    `max_pixels`.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{where}: cannot read the image ({'Is a directory' if path.is_dir() else 'Is no file'})")
+        _refuse_bytes(status.st_size, where, max_pixels, limit)
+        return path.read_bytes()
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # of a name with a zero byte
+        raise UserError(f"{where}: cannot read the image ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT) -> None:
+    if count > MOST_BYTES * max_pixels:
+        raise UserError(
+            f"{where}: refused before reading, it has {count:,} bytes, more than any image of the {max_pixels:,} "
+            f"pixels that {limit} allows"
+        )
+
+
+def decode_image(
+    content: bytes,
+    where: str,
+    oriented: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    limit: str = LIMIT,
+) -> np.ndarray:
+    """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
+
+    `where` is what an error calls the file, and `limit` what sets `max_pixels`. Raises UserError if it is empty, cut
+    off, no image, or larger than `max_pixels`, which its header tells before anything is decoded.
+    """
+    if not content:
+        raise UserError(f"{where}: the image file is empty")
+    size = None
+    if content.startswith(JPEG_START):
+        place, size = _jpeg_header(content)
+        if content.rfind(JPEG_END, place) < 0:  # it is most often the last thing
+            raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
+    width, height = size or _size(content, where)
+    if width * height > max_pixels:
+        raise UserError(
+            f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
+        )
+    flags = cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{where}: not an image that can be decoded")
+    return image
+
+
+def _jpeg_header(content: bytes) -> tuple[int, tuple[int, int] | None]:
+    """Where a JPEG's first scan begins, and the (width, height) that is stated before it.
+
+    Segments before the scan state their lengths, so thumbnails inside them are passed over. Bytes between segments,
+    which some cameras leave and decoders skip, end the walk, and the size is None.
+    """
+    place, size = len(JPEG_START), None
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == JPEG_SCAN:
+            return place, size
+        if marker in JPEG_LONE:
+            break
+        if marker in JPEG_FRAMES:
+            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (5, 7))
+            size = width, height
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return place, None
+
+
+def _size(content: bytes, where: str) -> tuple[int, int]:
+    """Width and height as an image's header states them. Raises UserError if it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content)) as image:
+            return image.size
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(f"{where}: refused before decoding: {error}") from None
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{where}: not an image that can be decoded") from None

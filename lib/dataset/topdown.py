@@ -1,0 +1,190 @@
+"""One sample per instance: sample the augmentation, warp the crop.
+
+It hands out uint8 pixels and keypoints; normalisation and target maps are made batched on the device.
+K keypoints; sizes are (width, height); coordinates are image pixels unless named otherwise.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from ..errors import UserError
+from ..pose import geometry
+from ..pose.skeleton import Skeleton
+from .coco import Instances
+from .images import Reader
+
+# OpenCV's threads do not survive the fork that makes a loading process, which would then wait for them for ever.
+cv2.setNumThreads(0)
+
+
+ROTATION_PROBABILITY = 0.6
+
+
+HALF_BODY_PADDING = 1.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training draws for each sample; `rotation` in degrees, the rest factors and probabilities."""
+
+    flip: bool = True
+    scale: float = 0.35
+    rotation: float = 45.0
+    half_body: float = 0.3
+    half_body_joints: int = 8
+    upper_body: float = 0.6914624612740131
+
+
+def refuse_what_has_no_crop(people: Instances, center: np.ndarray, scale: np.ndarray) -> None:
+    """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
+    half_width = np.abs(scale[:, 0] * geometry.PIXEL_STD - 1) / 2
+    for index in np.flatnonzero(half_width <= np.spacing(np.abs(center).max(1)))[:1].tolist():
+        name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
+        raise UserError(
+            f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
+        )
+
+
+class TopDownDataset(Dataset):
+    """One crop per person.
+
+    Indexed by a sample number, or by (epoch, sample number) in training: every draw comes from (seed, epoch, sample),
+    whatever process makes it. A sample is a dict of arrays:
+    image (h, w, 3) uint8; keypoints (K, 2) float32 in heatmap pixels; visible (K) float32;
+    to_image (2, 3) float64, heatmap pixels -> image pixels; center (2), scale (2); index.
+    """
+
+    def __init__(
+        self,
+        people: Instances,
+        reader: Reader,
+        skeleton: Skeleton,
+        input_size: tuple[int, int],
+        heatmap_size: tuple[int, int],
+        *,
+        rgb: bool = True,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.people, self.reader, self.skeleton = people, reader, skeleton
+        self.input_size, self.heatmap_size = input_size, heatmap_size
+        self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
+        self.aspect = input_size[0] / input_size[1]
+        self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
+        refuse_what_has_no_crop(people, self.center, self.scale)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self._sample(index, *self.drawn(epoch, index))
+
+    def mirrored(self, index: int) -> dict[str, np.ndarray]:
+        """The sample flipped, and not augmented otherwise."""
+        return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
+
+    def drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """A sample's centre, scale, rotation in degrees and flip."""
+        center, scale = self.center[index], self.scale[index]
+        if self.augmentation is None:
+            return center, scale, 0.0, False
+        # Zero is the epoch's permutation (dataset/batches.py).
+        draw = np.random.default_rng((self.seed, epoch, 1 + index))
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
+
+    def _sample(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
+    ) -> dict[str, np.ndarray]:
+        image = self.image(index)
+        to_input, sample = self.placed(index, center, scale, rotation, flip, image.shape[1])
+        if flip:
+            image = mirror_image(image, sample["center"], geometry.half_extent(to_input, self.input_size))
+        crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
+        if self.rgb:
+            cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
+        return {"image": crop, **sample}
+
+    def placed(
+        self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The map (2, 3) from a photograph `width` pixels wide, mirrored with `flip`, to the crop; the sample but for
+        its pixels."""
+        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        if flip:
+            order = self.skeleton.flip_order
+            keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
+            center = geometry.flip_points(center, width).astype(center.dtype)
+        to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
+        return geometry.crop_to_output(center, scale, rotation, self.input_size), {
+            "keypoints": geometry.apply(to_heatmap, keypoints).astype(np.float32),
+            "visible": visible,
+            "to_image": geometry.crop_to_output(center, scale, rotation, self.heatmap_size, inverse=True),
+            "center": center,
+            "scale": scale,
+            "index": np.int64(index),
+        }
+
+    def image(self, index: int) -> np.ndarray:
+        """The whole photograph (H, W, 3), BGR, of a person."""
+        name = str(self.people.images.names[self.people.image[index]])
+        return self.reader.read(name, owner=f"person {self.people.ids[index]}")
+
+    def _augment(
+        self,
+        draw: np.random.Generator,
+        chosen: Augmentation,
+        center: np.ndarray,
+        scale: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """Centre, scale, rotation in degrees and flip, drawn in the published order."""
+        if visible.sum() > chosen.half_body_joints and draw.random() < chosen.half_body:
+            prefer_upper = draw.random() < chosen.upper_body
+            half = half_body_crop(keypoints, visible, self.skeleton, self.aspect, prefer_upper)
+            center, scale = half or (center, scale)
+        factor = min(max(1 + chosen.scale * draw.standard_normal(), 1 - chosen.scale), 1 + chosen.scale)
+        scale = scale * np.float64(factor)  # the product is float64, as published
+        rotation = 0.0
+        if draw.random() <= ROTATION_PROBABILITY:
+            bound = 2 * chosen.rotation
+            rotation = min(max(chosen.rotation * draw.standard_normal(), -bound), bound)
+        return center, scale, rotation, chosen.flip and draw.random() <= 0.5
+
+
+def mirror_image(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
+    """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
+    around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
+    height, width = image.shape[:2]
+    # Two pixels more than what interpolation between pixel centres asks for.
+    left, top = np.maximum(np.floor(center - half_extent) - 2, 0).astype(int)
+    right, bottom = np.minimum(np.ceil(center + half_extent) + 3, (width, height)).astype(int)
+    mirror = np.empty_like(image)
+    if left < right and top < bottom:
+        cv2.flip(image[top:bottom, width - right : width - left], 1, dst=mirror[top:bottom, left:right])
+    return mirror
+
+
+def half_body_crop(
+    keypoints: np.ndarray, visible: np.ndarray, skeleton: Skeleton, aspect: float, prefer_upper: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Centre (2) and scale (2) of a crop around the visible joints of one half of the body, None for a lone joint.
+
+    The preferred half needs more than two joints; else the lower is taken if it has more than two, else the upper.
+    """
+    halves = (skeleton.upper_body, skeleton.lower_body)
+    upper, lower = (keypoints[[joint for joint in half if visible[joint] > 0]] for half in halves)
+    if prefer_upper and len(upper) > 2:
+        chosen = upper
+    else:
+        chosen = lower if len(lower) > 2 else upper
+    if len(chosen) < 2:
+        return None
+    width, height = chosen.max(0) - chosen.min(0) + 1
+    scale = geometry.fit_aspect(width, height, aspect) / geometry.PIXEL_STD * HALF_BODY_PADDING
+    return chosen.mean(0), scale.astype(np.float32)

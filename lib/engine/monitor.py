@@ -1,0 +1,104 @@
+"""What a run leaves to look at: TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from ..dataset.topdown import TopDownDataset
+from ..explain import figures
+from ..explain.maps import explain
+from ..models.transpose import TransPose
+from ..pose import draw, geometry, heatmap
+from ..pose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures are wanted, of annotations (`gt`) and predictions (`pred`); none of them by default."""
+
+    images_gt: bool = False
+    images_pred: bool = False
+    heatmaps_gt: bool = False
+    heatmaps_pred: bool = False
+    attention: int = 0  # of how many persons
+
+
+class Monitor:
+    """Writes scalars to TensorBoard, and pictures both there and as JPEG files."""
+
+    def __init__(self, log_dir: Path, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
+        self.writer = SummaryWriter(str(log_dir))
+        self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
+
+    def _writes(self) -> bool:
+        """Whether TensorBoard's thread is alive: a full disk ends it, and who hands it more would wait for ever."""
+        return self.writer.file_writer.event_writer._worker.is_alive()
+
+    def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
+        if not self._writes():
+            return
+        for name, value in numbers.items():
+            # TensorBoard would replace what it does not take in a tag by underscores.
+            tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
+            self.writer.add_scalar(f"{prefix}/{tag}", value, step)
+
+    def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int) -> None:
+        """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
+        if not self._writes():
+            return
+        crops = batch["image"].numpy()
+        if self.rgb:
+            crops = crops[..., ::-1]
+        visible = batch["visible"].numpy()
+        input_size = crops.shape[2], crops.shape[1]
+        heatmap_size = output.shape[3], output.shape[2]
+
+        def on_crops(points: np.ndarray) -> np.ndarray:
+            return geometry.heatmap_to_input(points, heatmap_size, input_size)
+
+        truth = on_crops(batch["keypoints"].numpy())
+        found, scores = heatmap.peaks(output.float().cpu())
+        guess = on_crops(found.numpy())
+        if self.wanted.images_gt:
+            self._picture(f"{prefix}_gt", draw.crops_with_keypoints(crops, truth, visible, self.skeleton), step)
+        if self.wanted.images_pred:
+            seen = (scores > 0).float().numpy()
+            self._picture(f"{prefix}_pred", draw.crops_with_keypoints(crops, guess, seen, self.skeleton), step)
+        if self.wanted.heatmaps_gt and target is not None:
+            self._picture(f"{prefix}_hm_gt", draw.heatmaps(crops, target.float().cpu().numpy(), truth), step)
+        if self.wanted.heatmaps_pred:
+            self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)
+
+    def attention(self, network: TransPose, crops: TopDownDataset, kernel_size: int, step: int) -> None:
+        """The dependency areas of some persons of the test set, always the same, evenly spread."""
+        if not self.wanted.attention or not self._writes():
+            return
+        training = network.training
+        network.eval()
+        for i in np.linspace(0, len(crops) - 1, min(self.wanted.attention, len(crops))).round().astype(int).tolist():
+            person = explain(network, crops, i, kernel_size)
+            if found := person.found(threshold=0):
+                grid = figures.rendered(figures.grid(person, person.maps(found)))
+                self._picture(f"valid_attention_{i}", grid[..., ::-1], step)
+        network.train(training)
+
+    def _picture(self, name: str, image: np.ndarray, step: int) -> None:
+        self.picture_dir.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(self.picture_dir / f"{name}_{step}.jpg"), image)
+        self.writer.add_image(name, image[..., ::-1], step, dataformats="HWC")
+
+    def close(self) -> None:
+        if not self._writes():
+            return
+        try:
+            self.writer.close()
+        except OSError as error:
+            logger.warning("TensorBoard's last numbers could not be written (%s)", error.strerror)

@@ -1,0 +1,95 @@
+"""A run's folder: whose it is, and the training state that it goes on from."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..runtime import checkpoint, distributed, lock
+
+logger = logging.getLogger(__name__)
+
+
+CHECKPOINT, BEST, FINAL = "checkpoint.pth", "model_best.pth", "final_state.pth"
+
+
+PREVIOUS, SET_ASIDE = "checkpoint_previous.pth", "checkpoint_damaged.pth"
+
+
+STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
+
+
+def claim_folder(folder: Path, regardless: bool) -> None:
+    """Make the run's folder the first process's own. Raises UserError if another run has it, unless `regardless`."""
+    if distributed.rank() == 0 and lock.claim(folder, regardless):
+        checkpoint.remove_leftovers(folder)
+
+
+def saved_state(
+    folder: Path, resume: bool, changes: Callable[[dict], list[str]], accept_changes: bool
+) -> dict[str, Any] | None:
+    """The training state that a run in this folder goes on from, None for a new run.
+
+    `changes(config)` lists in what the configuration differs from the saved one. Raises UserError for a used folder
+    that is not to be resumed, a file that is no training state, changes that were not accepted, and processes that do
+    not see the same file.
+    """
+    used = [name for name in (CHECKPOINT, PREVIOUS, BEST, FINAL) if (folder / name).exists()]
+    if used and not resume:
+        raise UserError(
+            f"{folder} holds a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
+            "choose another folder with --modelDir, or move it away"
+        )
+    if used and not {CHECKPOINT, PREVIOUS} & set(used):
+        raise UserError(
+            f"{folder} holds weights ({', '.join(used)}) but no {CHECKPOINT} to go on from: move them away, "
+            "or choose another folder with --modelDir"
+        )
+    path, saved = _newest_whole(folder) if used else (folder / CHECKPOINT, None)
+    states = distributed.gather(saved and [saved.get(name) for name in ("epoch", "step")])
+    if any(state != states[0] for state in states):
+        raise UserError(f"{folder}: the processes read different states; it must be one folder for all of them")
+    if saved is None:
+        return None
+    if not STATE <= saved.keys():
+        raise UserError(f"{path}: not a training state of this program; move it away to start anew")
+    changed = changes(saved["config"])
+    if changed and not accept_changes:
+        raise UserError(
+            f"{path} was trained with another configuration ({'; '.join(changed)}): set it back, "
+            "or go on all the same with TRAIN.RESUME_CHANGED True"
+        )
+    if changed:
+        logger.info("resuming with a changed configuration: %s", "; ".join(changed))
+    if path.name == PREVIOUS and distributed.rank() == 0 and (folder / CHECKPOINT).exists():
+        # Else it would take the good one's place when the next state is saved.
+        (folder / CHECKPOINT).replace(folder / SET_ASIDE)
+    return saved
+
+
+def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The last training state, or the one before where that is damaged or missing; and its file."""
+    newest, previous = folder / CHECKPOINT, folder / PREVIOUS
+    trouble = f"{newest} is missing"
+    if newest.exists():
+        try:
+            return newest, checkpoint.read(newest)
+        except checkpoint.Damaged as error:
+            if not previous.exists():
+                raise
+            trouble = str(error)
+    try:
+        saved = checkpoint.read(previous)
+    except checkpoint.Damaged as error:
+        raise UserError(
+            f"{trouble}; {error}: no state is left to go on from; put a copy in their place, or move {folder} away"
+        ) from None
+    logger.warning("%s: going on from the state before it, %s", trouble, previous)
+    return previous, saved
+
+
+def in_words(best: dict[str, Any]) -> str:
+    """A training state's `best` for the log."""
+    (metric,) = best.keys() - {"epoch"}
+    return f"best {metric} {best[metric]:.4f}"

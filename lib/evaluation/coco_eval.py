@@ -1,0 +1,210 @@
+"""COCO's ten numbers: https://cocodataset.org/#keypoints-eval
+
+N detections, G annotated persons, K keypoints, P pairs of a detection and an annotated person of the same image.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ..dataset.coco import Annotations
+from ..errors import UserError
+from ..runtime import collector
+
+METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
+SCORERS = ("pycocotools", "faster-coco-eval")
+MOST = 20  # detections of an image that count
+ALMOST_ONE = 1 - 1e-10  # what pycocotools lets pass for a similarity of 1
+PAIRS_AT_ONCE = 1 << 16  # bounds the memory
+
+
+def average_precision(
+    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float], scorer: str = SCORERS[0]
+) -> dict[str, float]:
+    """The ten numbers named in `METRICS` for COCO results, by one of `SCORERS`; without any detection all are 0.
+
+    Raises UserError for a scorer that is not installed.
+    """
+    if not detections:
+        return dict.fromkeys(METRICS, 0.0)
+    head = {
+        "info": {},
+        "licenses": [],
+        "images": [{"id": int(image_id)} for image_id in ground_truth.images.ids],
+        "categories": [ground_truth.category],
+    }
+    # pycocotools reports its progress on standard output.
+    with contextlib.redirect_stdout(io.StringIO()), collector.paused():
+        # Numbered anew, because pycocotools takes a person whose id is 0 for one that was not found.
+        truth = [_complete(a, len(sigmas)) | {"id": i} for i, a in enumerate(ground_truth.annotations, 1)]
+        points = _points(detections, len(sigmas))
+        areas = (points.max(1) - points.min(1)).prod(1).tolist()
+        found = [
+            {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "area": area}
+            for i, (detection, area) in enumerate(zip(detections, areas, strict=True), 1)
+        ]
+        data, evaluate = scorer_of(scorer)
+        evaluation = evaluate(_indexed(data(), head, truth), _indexed(data(), head, found), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
+        evaluation.similarities = similarities(truth, found, points, np.asarray(sigmas))
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
+
+
+def scorer_of(name: str) -> tuple[type, type]:
+    """The classes of data and of evaluation of one of `SCORERS`. Raises UserError if it is not installed."""
+    if name == SCORERS[0]:
+        return COCO, KeypointEval
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise UserError(f"TEST.SCORER {name} cannot be imported ({error}): pip install {name}") from None
+
+    class FasterKeypointEval(faster_coco_eval.COCOeval_faster):
+        """Matches and accumulates in C++, which is the same arithmetic, with `similarities` computed beforehand."""
+
+        similarities: dict[int, np.ndarray]
+
+        def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
+            return self.similarities.get(imgId, [])
+
+    return faster_coco_eval.COCO, FasterKeypointEval
+
+
+def _complete(annotation: dict[str, Any], num_joints: int) -> dict[str, Any]:
+    """The annotation with what pycocotools reads and other tools leave out."""
+    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
+    labelled = sum(v > 0 for v in keypoints[2::3])
+    return {"iscrowd": 0, "num_keypoints": labelled} | annotation | {"keypoints": keypoints}
+
+
+def _points(items: list[dict[str, Any]], joints: int) -> np.ndarray:
+    """Keypoints x, y (N, K, 2) of annotations or detections."""
+    numbers = chain.from_iterable(item["keypoints"] for item in items)
+    return np.fromiter(numbers, float, 3 * joints * len(items)).reshape(-1, joints, 3)[..., :2]
+
+
+def _indexed(data: Any, head: dict[str, Any], items: list[dict[str, Any]]) -> Any:
+    """An empty COCO object filled."""
+    data.dataset = head | {"annotations": items}
+    data.createIndex()
+    return data
+
+
+def similarities(
+    truth: list[dict[str, Any]], found: list[dict[str, Any]], points: np.ndarray, sigmas: np.ndarray
+) -> dict[int, np.ndarray]:
+    """OKS of each image's `MOST` best detections, the best first, with each of its annotated persons in their order.
+
+    `points` (N, K, 2) are the detections' keypoints. To an annotated person without labelled keypoints, who is ignored,
+    similarity is that of the keypoints' distances from the person's box made twice as far on each side.
+    """
+    owner = np.array([annotation["image_id"] for annotation in truth])
+    by_image = owner.argsort(kind="stable")
+    owner, truth = owner[by_image], [truth[i] for i in by_image]
+    annotated: np.ndarray = np.array([annotation["keypoints"] for annotation in truth], float).reshape(
+        len(truth), -1, 3
+    )
+    labelled: np.ndarray = annotated[..., 2] > 0
+    ignored = labelled.sum(1) == 0
+    boxes: np.ndarray = np.array([a["bbox"] if i else (0, 0, 0, 0) for a, i in zip(truth, ignored, strict=True)], float)
+    low, high = boxes[:, None, :2] - boxes[:, None, 2:], boxes[:, None, :2] + boxes[:, None, 2:] * 2
+    variances = (sigmas * 2) ** 2
+    areas: np.ndarray = np.array([annotation["area"] for annotation in truth]) + np.spacing(1)
+
+    image = np.array([detection["image_id"] for detection in found])
+    best_first = np.lexsort((-np.array([detection["score"] for detection in found]), image))
+    image = image[best_first]
+    counted = np.arange(len(image)) - image.searchsorted(image) < MOST
+    best_first, image = best_first[counted], image[counted]
+    persons = owner.searchsorted(image, side="right") - owner.searchsorted(image)
+    detection = np.repeat(np.arange(len(image)), persons)
+    person = np.arange(len(detection)) - np.repeat(persons.cumsum() - persons, persons)
+    person += np.repeat(owner.searchsorted(image), persons)
+
+    similarity = np.empty(len(detection))
+    for start in range(0, len(detection), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        one, other = points[best_first[detection[part]]], person[part]
+        offset = one - annotated[other, :, :2]
+        alone = ignored[other]
+        at, there = one[alone], other[alone]
+        offset[alone] = np.maximum(0, low[there] - at) + np.maximum(0, at - high[there])
+        error = (offset**2).sum(-1) / variances / areas[other, None] / 2
+        counts = labelled[other] | alone[:, None]
+        similarity[part] = np.where(counts, np.exp(-error), 0).sum(1) / counts.sum(1)
+
+    images, first = np.unique(image, return_index=True)
+    blocks = np.split(similarity, (persons.cumsum() - persons)[first][1:])
+    return {
+        int(i): block.reshape(-1, persons[f]) for i, block, f in zip(images, blocks, first, strict=True) if len(block)
+    }
+
+
+class KeypointEval(COCOeval):
+    """pycocotools' evaluation with `similarities` computed beforehand, and without trying what cannot match."""
+
+    similarities: dict[int, np.ndarray]
+
+    def _prepare(self) -> None:
+        """Also leaves of each image's detections those that count, the best first."""
+        super()._prepare()
+        for place, found in self._dts.items():
+            best = np.argsort([-detection["score"] for detection in found], kind="mergesort")
+            self._dts[place] = [found[i] for i in best[:MOST]]
+
+    def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
+        return self.similarities.get(imgId, [])
+
+    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict[str, Any] | None:
+        truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
+        if not truth and not found:
+            return None
+        areas = np.array([detection["area"] for detection in found])
+        ignored = np.array([a["ignore"] or not aRng[0] <= a["area"] <= aRng[1] for a in truth], int)
+        order = ignored.argsort(kind="mergesort")
+        ignored = ignored[order]
+        thresholds = self.params.iouThrs
+        matches = np.zeros((len(thresholds), len(found)))
+        matched_ignored = np.zeros((len(thresholds), len(found)), bool)
+        if truth and found:
+            similarity = self.ious[imgId, catId][:, order]
+            rows, tops, last = similarity.tolist(), similarity.max(1).tolist(), ignored.tolist()
+            crowd = [truth[i]["iscrowd"] for i in order]
+            for number, threshold in enumerate(np.minimum(thresholds, ALMOST_ONE).tolist()):
+                free = [True] * len(truth)
+                for place, top in enumerate(tops):
+                    if top < threshold:
+                        continue
+                    best = _best_match(rows[place], threshold, free, last)
+                    if best is not None:
+                        free[best] = crowd[best]
+                        matches[number, place] = truth[order[best]]["id"]
+                        matched_ignored[number, place] = last[best]
+        outside = (areas < aRng[0]) | (areas > aRng[1])
+        return {
+            "dtScores": np.array([detection["score"] for detection in found]),
+            "dtMatches": matches,
+            "dtIgnore": matched_ignored | ((matches == 0) & outside),
+            "gtIgnore": ignored,
+        }
+
+
+def _best_match(similarity: list[float], threshold: float, free: list[bool], ignored: list[int]) -> int | None:
+    """The free person (of G) that a detection resembles most, the last of equals; an ignored one, which stand at the
+    end, only if no other reaches the threshold."""
+    best = None
+    for place, value in enumerate(similarity):
+        if best is not None and ignored[place] and not ignored[best]:
+            break
+        if free[place] and value >= threshold:
+            threshold, best = value, place
+    return best

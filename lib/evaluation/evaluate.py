@@ -1,0 +1,224 @@
+"""Predictions -> rescoring -> OKS-NMS -> COCO's ten numbers.
+
+N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: https://cocodataset.org/#keypoints-eval
+"""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import json_tricks
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..core.predict import Predictions, Watch, predict
+from ..dataset.coco import Annotations, Instances
+from ..dataset.topdown import TopDownDataset
+from ..errors import UserError
+from ..pose import geometry
+from ..runtime import collector, distributed
+from ..runtime.files import write_atomically
+from ..runtime.log import Progress
+from . import nms, submission
+from .coco_eval import average_precision, scorer_of
+
+logger = logging.getLogger(__name__)
+
+
+def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Person scores (N): box score x mean of the keypoint scores (N, K) above the threshold; 0 if there are none."""
+    counted = keypoint_scores > threshold
+    total = np.where(counted, keypoint_scores, 0).sum(1, dtype=np.float64)
+    return box_scores * total / np.maximum(counted.sum(1), 1)
+
+
+def results(
+    people: Instances,
+    predictions: Predictions,
+    *,
+    category_id: int,
+    sigmas: Sequence[float],
+    score_threshold: float,
+    oks_threshold: float,
+    soft_nms: bool = False,
+) -> list[dict[str, Any]]:
+    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
+    scores = rescore(people.scores[predictions.index], predictions.scores, score_threshold)
+    areas = geometry.crop_areas(predictions.scale)
+    image = people.image[predictions.index]
+    suppress = nms.soft if soft_nms else nms.hard
+    kept = suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas))
+    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
+    columns = (
+        people.images.ids[image[kept]],
+        triplets[kept].reshape(len(kept), -1),
+        scores[kept],
+        predictions.center[kept],
+        predictions.scale[kept],
+    )
+    with collector.paused():
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_id,
+                "keypoints": keypoints,
+                "score": score,
+                "center": center,
+                "scale": scale,
+            }
+            for image_id, keypoints, score, center, scale in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+
+
+def refuse_broken(people: Instances, predictions: Predictions) -> None:
+    """Raise UserError where a prediction is no number."""
+    broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
+    if broken.any():
+        first = predictions.index[broken.argmax()]
+        raise UserError(
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
+            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is "
+            "too low (TEST.PRECISION), or the training has diverged (TRAIN.LR)"
+        )
+
+
+def markdown_table(name: str, metrics: dict[str, float]) -> str:
+    """The table that the lineage prints: one row, three decimals."""
+    heads = ["Arch", *metrics]
+    cells = [name, *(f"{value:.3f}" for value in metrics.values())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), cells))
+
+
+@dataclass
+class Evaluation(ABC):
+    """A test set and how a model predicts on it; a subclass says what the predictions are worth."""
+
+    name: str
+    crops: TopDownDataset
+    loader: DataLoader
+    flip_order: Tensor | None
+    kernel_size: int
+    number: int
+    device: torch.device
+    forward_of: Callable[..., Callable[[Tensor], Tensor]]  # from a network to what runs its weights of that moment
+    forward_name: str  # what the log calls that
+
+    main: ClassVar[str]  # the metric that chooses a run's best epoch
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What is measured, in one line."""
+
+    def how_predicted(self) -> str:
+        """What `describe` says of every data set."""
+        flip = "on" if self.flip_order is not None else "off"
+        return f"flip test: {flip}; decoder: DARK, blur {self.kernel_size}; forward: {self.forward_name}"
+
+    def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
+        """All processes' predictions, on every process. Raises UserError if any is no number."""
+        forward = self.forward_of(model)
+        with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
+            own = predict(
+                forward,
+                progress.follow(self.loader),
+                kernel_size=self.kernel_size,
+                flip_order=self.flip_order,
+                device=self.device,
+                watch=watch,
+            )
+        predictions = Predictions.merge(distributed.gather(own))
+        refuse_broken(self.crops.people, predictions)
+        return predictions
+
+    @abstractmethod
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+        """Write the results file and return the metrics (None for a set without ground truth).
+
+        `weights` is what the summary beside the results calls the weights.
+        """
+
+    def _results_file(self, folder: Path) -> Path:
+        return folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
+
+    def write_results(self, folder: Path, results: list[dict[str, Any]]) -> Path:
+        """Into the run's `folder`; returns the file."""
+        path = self._results_file(folder)
+        write_atomically(path, lambda file: file.write(msgspec.json.encode(results)))
+        logger.info("results: %s", path)
+        return path
+
+    def write_summary(self, folder: Path, weights: str, metrics: dict[str, float]) -> None:
+        """The metrics, what was measured, and the results' checksum, beside the results."""
+        with self._results_file(folder).open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
+        summary = json_tricks.dumps(content, indent=2)
+        path = folder / "results" / f"metrics_{self.name}_{self.number}.json"
+        write_atomically(path, lambda file: file.write(summary.encode()))
+
+
+@dataclass
+class CocoEvaluation(Evaluation):
+    """Turns predictions into a COCO results file and, with ground truth, AP."""
+
+    boxes: str
+    annotations: Annotations
+    has_truth: bool
+    sigmas: Sequence[float]
+    score_threshold: float
+    oks_threshold: float
+    soft_nms: bool
+    scorer: str
+
+    main: ClassVar[str] = "AP"
+
+    def __post_init__(self) -> None:
+        # Before hours of predicting, not after them.
+        scorer_of(self.scorer)
+
+    def describe(self) -> str:
+        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
+        return (
+            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
+            f"boxes: {self.boxes}; {self.how_predicted()}; "
+            f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
+            f"joint scores > {self.score_threshold:g}"
+        )
+
+    def detections(self, predictions: Predictions) -> list[dict[str, Any]]:
+        """COCO results of the persons that OKS-NMS keeps."""
+        return results(
+            self.crops.people,
+            predictions,
+            category_id=self.annotations.category["id"],
+            sigmas=self.sigmas,
+            score_threshold=self.score_threshold,
+            oks_threshold=self.oks_threshold,
+            soft_nms=self.soft_nms,
+        )
+
+    def metrics(self, detections: list[dict[str, Any]]) -> dict[str, float]:
+        """COCO's ten numbers of results for the annotated persons."""
+        return average_precision(detections, self.annotations, self.sigmas, self.scorer)
+
+    # Until nothing is left of the dicts, through which the collector would go.
+    @collector.paused()
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+        detections = self.detections(predictions)
+        path = self.write_results(folder, detections)
+        if not self.has_truth:
+            ids = self.annotations.images.ids.tolist()
+            archive = submission.write(path.parent, self.name, folder.name, detections, ids, len(self.sigmas))
+            logger.info("checked and ready for COCO's server: %s", archive)
+            logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
+            return None
+        metrics = self.metrics(detections)
+        self.write_summary(folder, weights, metrics)
+        return metrics

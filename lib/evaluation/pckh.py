@@ -1,0 +1,202 @@
+"""PCKh: MPII's measure, the share of joints that lie within half a head of their place.
+
+N persons, K keypoints. The ground truth's file and pred.mat count pixels from 1, as Matlab does.
+"""
+
+import io
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..core.predict import Predictions
+from ..dataset.coco import Instances
+from ..errors import UserError
+from ..runtime.files import write_atomically
+from .evaluate import Evaluation
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = {
+    "Head": ("head_top",),
+    "Shoulder": ("left_shoulder", "right_shoulder"),
+    "Elbow": ("left_elbow", "right_elbow"),
+    "Wrist": ("left_wrist", "right_wrist"),
+    "Hip": ("left_hip", "right_hip"),
+    "Knee": ("left_knee", "right_knee"),
+    "Ankle": ("left_ankle", "right_ankle"),
+}
+MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; the lineage prints the last under the second's name
+NOT_IN_MEANS = ("pelvis", "thorax")
+HEAD_SHARE = 0.6  # a head's size as a share of its box's diagonal
+NO_JOINT = -1.0  # a column of which no joint is annotated, as in COCO's numbers
+# What scipy raises for a file that is cut off, no .mat, or one of Matlab 7.3, besides an error of its own.
+DAMAGED = (OSError, ValueError, LookupError, NotImplementedError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What PCKh compares with: joints (N, K, 2) in 1-based pixels, annotated (N, K) bool, head_sizes (N) in pixels."""
+
+    joints: np.ndarray
+    annotated: np.ndarray
+    head_sizes: np.ndarray
+
+
+def _matlab() -> ModuleType:
+    """scipy's reader and writer of Matlab's files."""
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise UserError(
+            f"scipy reads and writes the .mat files of MPII's evaluation, and it cannot be imported ({error}): "
+            "pip install scipy"
+        ) from None
+    return scipy.io
+
+
+def _matlab_name(keypoint: str) -> str:
+    """What the ground truth's file calls a keypoint of `COLUMNS`: head, lsho, relb …"""
+    side, _, joint = keypoint.partition("_")
+    return "head" if keypoint == "head_top" else side[0] + joint[:3]
+
+
+def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
+    """Read annot/gt_<set>.mat: dataset_joints (K), jnt_missing (K, N), pos_gt_src (K, 2, N), headboxes_src (2, 2, N).
+
+    `names` are the skeleton's keypoints and `persons` is how many the annotation file holds. Raises UserError for a
+    file that is missing, damaged or does not fit them.
+    """
+    matlab = _matlab()
+    try:
+        file = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read PCKh's ground truth ({error.strerror})") from None
+    try:
+        content = matlab.loadmat(file)
+    except (*DAMAGED, matlab.matlab.MatReadError) as error:
+        raise UserError(f"{path}: PCKh's ground truth is damaged or no .mat file ({error})") from None
+    for key in ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src"):
+        if key not in content:
+            raise UserError(f"{path}: not PCKh's ground truth: it has no '{key}'")
+    _check_order(content["dataset_joints"], names, path)
+    shapes = {
+        "jnt_missing": (len(names), persons),
+        "pos_gt_src": (len(names), 2, persons),
+        "headboxes_src": (2, 2, persons),
+    }
+    for key, shape in shapes.items():
+        found = content[key].shape
+        if found != shape:
+            raise UserError(
+                f"{path}: '{key}' has the shape {found} where {shape} fits the {persons} persons of the annotation "
+                f"file and {len(names)} keypoints; the two files do not belong together"
+            )
+    fields = {key: np.asarray(content[key], np.float64) for key in shapes}
+    for key, values in fields.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"{path}: '{key}' holds something that is no number")
+    boxes = fields["headboxes_src"]
+    sizes = HEAD_SHARE * np.linalg.norm(boxes[1] - boxes[0], axis=0)
+    if not sizes.all():
+        raise UserError(f"{path}: the head box of person number {int(sizes.argmin()) + 1} has no size")
+    annotated = fields["jnt_missing"].T == 0
+    if not annotated[:, _in_means(names)].any():
+        raise UserError(f"{path}: 'jnt_missing' leaves no joint to judge by")
+    return Truth(fields["pos_gt_src"].transpose(2, 0, 1), annotated, sizes)
+
+
+def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Raise UserError if the skeleton lacks a keypoint that PCKh names, or the file has them in another order."""
+    theirs = [str(np.squeeze(name)).strip() for name in found.ravel()]
+    for keypoint in (keypoint for column in COLUMNS.values() for keypoint in column):
+        if keypoint not in names:
+            raise UserError(f"PCKh needs a keypoint named '{keypoint}': use the skeleton of experiments/mpii")
+        place, name = names.index(keypoint), _matlab_name(keypoint)
+        if len(theirs) <= place or theirs[place] != name:
+            raise UserError(
+                f"{path}: 'dataset_joints' must have '{name}' as number {place + 1}, where the skeleton has "
+                f"'{keypoint}'; it lists {', '.join(theirs)}"
+            )
+
+
+def _in_means(names: Sequence[str]) -> np.ndarray:
+    """Which keypoints (K, bool) count in the means."""
+    return np.array([name not in NOT_IN_MEANS for name in names])
+
+
+def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str, float]:
+    """PCKh in percent, of keypoints (N, K, 2) in 0-based pixels: for each of `COLUMNS` the mean of the two sides at
+    half a head, and over all annotated joints but pelvis and thorax, at the thresholds of `MEANS`."""
+    one_based = np.asarray(keypoints, np.float64) + 1
+    distances = np.linalg.norm(one_based - truth.joints, axis=2) / truth.head_sizes[:, None]
+    count, counted = truth.annotated.sum(0), _in_means(names)
+
+    def right(threshold: float) -> np.ndarray:
+        """Joints (K) that lie within the threshold."""
+        return ((distances <= threshold) & truth.annotated).sum(0)
+
+    share = 100 * right(MEANS["Mean"]) / np.maximum(count, 1)
+    metrics = {}
+    for column, keypoint_names in COLUMNS.items():
+        sides = [place for place in map(names.index, keypoint_names) if count[place]]
+        metrics[column] = float(share[sides].mean()) if sides else NO_JOINT
+    for mean, threshold in MEANS.items():
+        metrics[mean] = float(100 * right(threshold)[counted].sum() / count[counted].sum())
+    return metrics
+
+
+def results(people: Instances, predictions: Predictions) -> list[dict[str, Any]]:
+    """One dict a person in the annotation file's order, in 0-based pixels, as far as it goes in COCO's format."""
+    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
+    return [
+        {
+            "image": str(people.images.names[people.image[index]]),
+            "image_id": int(people.images.ids[people.image[index]]),
+            "keypoints": triplets[i].ravel().tolist(),
+            "score": float(triplets[i, :, 2].mean()),
+            "center": predictions.center[i].tolist(),
+            "scale": predictions.scale[i].tolist(),
+        }
+        for i, index in enumerate(predictions.index)
+    ]
+
+
+@dataclass
+class PckhEvaluation(Evaluation):
+    """Turns predictions on an MPII set into a results file, pred.mat and, with ground truth, PCKh."""
+
+    names: Sequence[str]
+    truth: Truth | None
+
+    main: ClassVar[str] = "Mean"
+
+    def __post_init__(self) -> None:
+        # Before hours of predicting, not after them.
+        _matlab()
+
+    def describe(self) -> str:
+        persons, images = len(self.crops), len(self.crops.people.images.ids)
+        return (
+            f"{self.name}: {persons} persons in {images} images; boxes: annotated centre and scale; "
+            f"{self.how_predicted()}; PCKh: heads of {HEAD_SHARE:g} x their box's diagonal"
+        )
+
+    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+        path = self.write_results(folder, results(self.crops.people, predictions))
+        matrix = io.BytesIO()
+        _matlab().savemat(matrix, {"preds": np.asarray(predictions.keypoints, np.float64) + 1})
+        pred = path.with_name(f"pred_{self.name}_{self.number}.mat")
+        write_atomically(pred, lambda file: file.write(matrix.getvalue()))
+        logger.info("for Matlab: %s", pred)
+        if self.truth is None:
+            logger.info("%s has no ground truth here: MPII's organisers judge %s", self.name, pred.name)
+            return None
+        metrics = pckh(predictions.keypoints, self.truth, self.names)
+        self.write_summary(folder, weights, metrics)
+        return metrics

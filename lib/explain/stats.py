@@ -1,0 +1,163 @@
+"""What attention does on a whole set: how far it reaches, how widely it spreads, how much stays with the person, and
+which keypoints look at which.
+
+K keypoints, L layers, M heads, N tokens, P persons. The query of a keypoint is the maximum of its heatmap; persons on
+whom it is scored less than a threshold are left out. Distances are pixels of the network's input.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .maps import Explanation, cell_centers
+
+LEAST_SCORE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Means over the persons of a set, NaN where there is none.
+
+    `distance`, `entropy` and `inside` (L, K) are means over the heads too: the distance of what is attended to from the
+    query, the entropy in bits of the attention row, and the share of it on cells whose centre is in the person's box.
+    `even` holds what attention spread evenly would give, (K) each. `pairs` (L, K, K) is the attention that the query of
+    the first keypoint pays to the token of the second, as multiples of 1 / N, which even attention would pay.
+    `persons` (K) and `pair_persons` (K, K) count them.
+    """
+
+    names: tuple[str, ...]
+    tokens: int
+    persons: np.ndarray
+    distance: np.ndarray
+    entropy: np.ndarray
+    inside: np.ndarray
+    even_distance: np.ndarray
+    even_inside: np.ndarray
+    pair_persons: np.ndarray
+    pairs: np.ndarray
+
+    def to_csv(self) -> str:
+        """A line for each layer and keypoint."""
+        rows = [
+            (layer, name, int(self.persons[k]), *(_text(values[layer, k]) for values in self._measures()))
+            for layer in range(len(self.distance))
+            for k, name in enumerate(self.names)
+        ]
+        even = [
+            ("even", name, int(self.persons[k]), *(_text(value) for value in self._even(k)))
+            for k, name in enumerate(self.names)
+        ]
+        return _csv(("layer", "keypoint", "persons", "distance", "entropy", "inside"), rows + even)
+
+    def pairs_to_csv(self) -> str:
+        """A line for each layer and two keypoints."""
+        rows = [
+            (layer, a, b, int(self.pair_persons[i, j]), _text(self.pairs[layer, i, j]))
+            for layer in range(len(self.pairs))
+            for i, a in enumerate(self.names)
+            for j, b in enumerate(self.names)
+        ]
+        return _csv(("layer", "of", "to", "persons", "times_even"), rows)
+
+    def to_markdown(self) -> str:
+        """A table of the keypoints, the layers side by side, and their means."""
+        layers = range(len(self.distance))
+        units = (("distance", "px"), ("entropy", "bits"), ("inside", "%"))
+        heads = ["keypoint", "persons", *(f"{name} {i} ({unit})" for name, unit in units for i in [*layers, "even"])]
+        lines = [heads, ["---"] * len(heads)]
+        factors = (1, 1, 100)
+        columns = [
+            factor * value
+            for factor, own, even in zip(factors, self._measures(), self._even(slice(None)), strict=True)
+            for value in [*own, np.broadcast_to(even, self.persons.shape)]
+        ]
+        for k, name in enumerate(self.names):
+            lines.append([name, f"{self.persons[k]:.0f}", *(f"{column[k]:.1f}" for column in columns)])
+        weights = self.persons / self.persons.sum()
+        means = [np.nansum(np.where(weights > 0, column, 0) * weights) for column in columns]
+        lines.append(["all", f"{self.persons.sum():.0f}", *(f"{mean:.1f}" for mean in means)])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def _measures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.distance, self.entropy, self.inside
+
+    def _even(self, k: Any) -> tuple[Any, float, Any]:
+        """The measures of attention that is spread evenly."""
+        return self.even_distance[k], math.log2(self.tokens), self.even_inside[k]
+
+
+def _text(number: float) -> str:
+    return f"{number:.4f}"
+
+
+def _csv(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def statistics(explanations: Iterable[Explanation], least_score: float = LEAST_SCORE) -> Statistics:
+    """Raises UserError if no keypoint of any person is scored `least_score` or more."""
+    total: dict[str, np.ndarray] = {}
+    names: tuple[str, ...] = ()
+    tokens = 0
+    for explanation in explanations:
+        own = _of_person(explanation, least_score)
+        total = {name: total[name] + values if total else values for name, values in own.items()}
+        names, tokens = explanation.names, explanation.in_box().size
+    if not total or not total["persons"].any():
+        raise UserError(f"no keypoint of any person is scored {least_score:g} or more: there is nothing to measure")
+    persons, pair_persons = total.pop("persons"), total.pop("pair_persons")
+    pairs = total.pop("pairs")
+    with np.errstate(invalid="ignore"):
+        return Statistics(
+            names=names,
+            tokens=tokens,
+            persons=persons,
+            pair_persons=pair_persons,
+            pairs=pairs / pair_persons * tokens,
+            **{name: values / persons for name, values in total.items()},
+        )
+
+
+def _of_person(explanation: Explanation, least_score: float) -> dict[str, np.ndarray]:
+    """What one person adds to the sums, zero for keypoints that were not found."""
+    attention, joints, layers = explanation.attention, len(explanation.names), explanation.num_layers
+    found = np.flatnonzero(explanation.scores >= max(least_score, 1e-9))
+    queries = explanation.tokens[found]
+    device = attention.heatmaps.device
+    asked = torch.from_numpy(queries).to(device)[None]
+    rows = attention.dependency(asked).flatten(-2)[:, 0].numpy(force=True)  # (L, M, Q, N)
+    centers = cell_centers(attention.grid, attention.stride).reshape(-1, 2)
+    away = np.linalg.norm(centers[queries][:, None] - centers, axis=-1)  # (Q, N)
+    inside = explanation.in_box().ravel()
+    bits = -(rows * np.log2(np.maximum(rows, 1e-300))).sum(-1)
+
+    def filled(values: np.ndarray) -> np.ndarray:
+        """(..., Q) -> (..., K)"""
+        whole = np.zeros((*values.shape[:-1], joints))
+        whole[..., found] = values
+        return whole
+
+    pairs, pair_persons = np.zeros((layers, joints, joints)), np.zeros((joints, joints))
+    pairs[:, found[:, None], found] = rows.mean(1)[:, :, queries]
+    pair_persons[found[:, None], found] = 1
+    return {
+        "persons": filled(np.ones(len(found))),
+        "distance": filled((rows * away).sum(-1).mean(1)),
+        "entropy": filled(bits.mean(1)),
+        "inside": filled(rows[..., inside].sum(-1).mean(1)),
+        "even_distance": filled(away.mean(1)),
+        "even_inside": filled(np.full(len(found), inside.mean())),
+        "pairs": pairs,
+        "pair_persons": pair_persons,
+    }

@@ -1,0 +1,208 @@
+"""A trained network made fast for inference: batch norm folded, a lower precision, another runtime.
+
+The network itself stays what it is, and so do its checkpoints: all of this is done to a copy.
+B batch, K keypoints, H x W the heatmap (a quarter of the input).
+"""
+
+import copy
+import importlib
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..errors import UserError
+from .transpose import TransPose
+
+logger = logging.getLogger(__name__)
+
+# Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W), float32, on the images' device.
+Forward = Callable[[Tensor], Tensor]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PACKAGES = {"openvino": "openvino", "onnxruntime": "onnx onnxscript onnxruntime"}
+# OpenVINO's hint, and what it calls the processor's ability.
+OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How a trained network is run; called with one, it gives the function that runs its weights of this moment."""
+
+    precision: str = "float32"
+    backend: str = "pytorch"  # a key of BACKENDS
+    compiled: bool = False  # by torch.compile; on a GPU also recorded as a CUDA graph
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a precision or a backend that there is not, and for two that do not go together."""
+        for what, value, known in (("precision", self.precision, PRECISIONS), ("backend", self.backend, BACKENDS)):
+            if value not in known:
+                raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
+        if self.backend == "onnxruntime" and self.precision != "float32":
+            raise UserError(f"the backend onnxruntime computes in float32, not in {self.precision}; openvino does")
+        if self.backend != "pytorch" and self.compiled:
+            raise UserError(f"only the backend pytorch is compiled, not {self.backend}")
+
+    def __call__(self, model: TransPose) -> Forward:
+        return BACKENDS[self.backend](model, self)
+
+    def describe(self) -> str:
+        """For the log and the summary of a test."""
+        return f"{self.backend}, {self.precision}{', compiled' if self.compiled else ''}"
+
+
+def folded(model: TransPose) -> TransPose:
+    """A copy for inference, each batch norm folded into the convolution before it."""
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in copied.modules():
+        children = list(parent.named_children())
+        for (name, layer), (next_name, following) in pairwise(children):
+            if isinstance(following, nn.BatchNorm2d):
+                assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d), f"{next_name} does not follow a convolution"
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                setattr(parent, name, fuse_conv_bn_eval(layer, following, transposed))
+                setattr(parent, next_name, nn.Identity())
+    return copied
+
+
+def input_size(model: TransPose) -> tuple[int, int]:
+    """Width and height of the images that a network was built for."""
+    height, width = (model.stride * length for length in model.grid)
+    return width, height
+
+
+def exported(network: nn.Module, example: Tensor, any_batch: bool = True) -> torch.export.ExportedProgram:
+    """A network as a graph: what runtimes other than PyTorch are given. `example` is an input of batch 1.
+
+    `any_batch` leaves the first dimension of the input free.
+    """
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
+    if any_batch:
+        example = torch.cat([example, example])  # a size of 1 would be taken for fixed
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=shapes)
+
+
+def _exported(model: TransPose) -> torch.export.ExportedProgram:
+    """The folded network for any batch size."""
+    width, height = input_size(model)
+    return exported(folded(model).cpu(), torch.zeros(1, 3, height, width))
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: Sequence[str] = ("images",),
+    outputs: Sequence[str] = ("heatmaps",),
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a graph as an ONNX file with these names; `notes` become its metadata."""
+    for package in ("onnx", "onnxscript"):
+        needed(package, "onnxruntime")
+    written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
+    assert written is not None
+    written.model.metadata_props.update(notes or {})
+    written.save(str(path), external_data=False)
+
+
+def openvino_model(program: torch.export.ExportedProgram) -> Any:
+    """A graph as an `openvino.Model`."""
+    return needed("openvino", "openvino").convert_model(program)
+
+
+def needed(package: str, backend: str) -> Any:
+    """An optional package, imported. Raises UserError that says how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{backend} needs the package {package}, which is not installed: pip install {PACKAGES[backend]}, or take "
+            "the backend pytorch"
+        ) from None
+
+
+def openvino_compiled(model: Any, precision: str = "float32") -> Any:
+    """An `openvino.Model`, or the path of one, made ready for the processor and as many threads as PyTorch has."""
+    runtime = needed("openvino", "openvino").Core()
+    hint, capability = OPENVINO_PRECISIONS[precision]
+    if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        logger.warning("this processor has no %s arithmetic: openvino computes in float32", precision)
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    return runtime.compile_model(model, "CPU", options)
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX file made ready for the processor and as many threads as PyTorch has."""
+    runtime = needed("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _pytorch(model: TransPose, how: Backend) -> Forward:
+    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast.
+
+    A processor's caches hold what two images need rather than what eight do, so that it is given as few at a time.
+    """
+    network = folded(model).to(memory_format=torch.channels_last)
+    kind = next(network.parameters()).device.type
+    share = 2 * torch.get_num_threads() if kind == "cpu" else sys.maxsize
+    if how.compiled:
+        network.compile(mode="reduce-overhead" if kind == "cuda" else None)
+    dtype = PRECISIONS[how.precision]
+
+    def forward(images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            return torch.cat([network(part).float() for part in images.split(share)])
+
+    return forward
+
+
+def _openvino(model: TransPose, how: Backend) -> Forward:
+    needed("openvino", "openvino")
+    compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled([images.contiguous().cpu().numpy()])[0].copy()).to(images.device)
+
+    return forward
+
+
+def _onnxruntime(model: TransPose, how: Backend) -> Forward:
+    needed("onnxruntime", "onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(_exported(model), path)
+        session = onnx_session(path)
+
+    def forward(images: Tensor) -> Tensor:
+        (heatmaps,) = session.run(["heatmaps"], {"images": images.contiguous().cpu().numpy()})
+        return torch.from_numpy(heatmaps).to(images.device)
+
+    return forward
+
+
+BACKENDS: dict[str, Callable[[TransPose, Backend], Forward]] = {
+    "pytorch": _pytorch,
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}
+
+
+def usable_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name, by default the GPU if there is one. Raises UserError if PyTorch cannot use it here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: PyTorch cannot use it ({str(error).splitlines()[0]})") from None
+    return device

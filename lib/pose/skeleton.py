@@ -1,0 +1,293 @@
+"""What a person is made of: keypoint names, left/right pairs, limbs, OKS sigmas, joint weights.
+
+COCO's is built in; any other comes from a yaml (`read`) or from the category of an annotation file (`from_category`).
+"""
+
+import dataclasses
+import difflib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..errors import UserError, shown
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIGMA = 0.05  # of a keypoint that no sigma is given for: between COCO's eyes (0.025) and hips (0.107)
+# The word left, or l, at the start or the end of a keypoint's name in small letters, and what it becomes on the right.
+LEFT_SIDE = re.compile(r"^(left|l)(?=[ ._-])|(?<=[ ._-])(left|l)$")
+OTHER_SIDE = {"left": "right", "l": "r"}
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A set of K keypoints. All indices count from 0 in the order of `names`.
+
+    `pairs` are exchanged by a horizontal flip, `limbs` are drawn, `upper_body` and `lower_body` serve the
+    half-body augmentation, `sigmas` (K) are the falloffs of OKS, `joint_weights` (K) weigh the loss on request.
+    """
+
+    names: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    upper_body: tuple[int, ...]
+    lower_body: tuple[int, ...]
+    sigmas: tuple[float, ...]
+    joint_weights: tuple[float, ...]
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def flip_order(self) -> np.ndarray:
+        """(K) int64: the keypoint that stands at place k once left and right are exchanged; an involution."""
+        order = np.arange(self.num_joints)
+        for left, right in self.pairs:
+            order[left], order[right] = right, left
+        return order
+
+
+# Names, order and limbs: COCO 2017 person keypoints; sigmas: pycocotools; weights: the TransPose recipe.
+COCO = Skeleton(
+    names=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (1, 2),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ),
+    upper_body=tuple(range(11)),
+    lower_body=tuple(range(11, 17)),
+    sigmas=(
+        0.026,
+        0.025,
+        0.025,
+        0.035,
+        0.035,
+        0.079,
+        0.079,
+        0.072,
+        0.072,
+        0.062,
+        0.062,
+        0.107,
+        0.107,
+        0.087,
+        0.087,
+        0.089,
+        0.089,
+    ),
+    joint_weights=(1, 1, 1, 1, 1, 1, 1, 1.2, 1.2, 1.5, 1.5, 1, 1, 1.2, 1.2, 1.5, 1.5),
+)
+
+
+def read(path: Path) -> Skeleton:
+    """The skeleton of a yaml: `names`, and by these names `pairs`, `limbs`, `upper_body`, `lower_body`; `sigmas` and
+    `joint_weights` as lists in the order of the names. All but `names` may be missing.
+
+    Raises UserError that names the file and the entry.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the skeleton ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a skeleton is a mapping with `names` and more, not {type(content).__name__}")
+    return from_mapping(content, str(path))
+
+
+def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
+    """The skeleton that a COCO category describes by its `keypoints` and `skeleton` (limbs that count from 1).
+
+    Left and right are told by names such as left_x/right_x or x-L/x-R. None if the category names no keypoints;
+    COCO's own names give COCO's own skeleton. Raises UserError if the category contradicts itself.
+    """
+    names = category.get("keypoints")
+    if not names:
+        return None
+    if names == list(COCO.names):
+        return COCO
+    where = f"{where}, category '{category.get('name')}'"
+    names = _texts(names, "keypoints", where)
+    limbs = _list(category.get("skeleton") or [], "skeleton", where)
+    for limb in limbs:
+        if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
+            raise UserError(f"{where}: limb {shown(limb)} of `skeleton` must be two numbers from 1 to {len(names)}")
+    return from_mapping({"names": names, "limbs": [[names[end - 1] for end in limb] for limb in limbs]}, where)
+
+
+def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
+    """A checked skeleton from plain values; `where` is what an error calls their source. Joints go by their names.
+
+    Missing pairs are told from the names; missing sigmas are `DEFAULT_SIGMA`, weights 1. Raises UserError.
+    """
+    fields = [field.name for field in dataclasses.fields(Skeleton)]
+    for key in content:
+        if key not in fields:
+            nearest = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)[0]
+            raise UserError(f"{where}: a skeleton has no `{key}`; the nearest is `{nearest}`")
+    names = _texts(content.get("names"), "names", where)
+    place = {name: i for i, name in enumerate(names)}
+    if len(place) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{where}: the keypoint {shown(twice)} is listed twice")
+
+    def index(name: Any, key: str) -> int:
+        if not isinstance(name, str) or name not in place:
+            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0)[0]
+            raise UserError(f"{where}: `{key}` names {shown(name)}, which is no keypoint; the nearest is {nearest!r}")
+        return place[name]
+
+    def joints(key: str) -> tuple[int, ...]:
+        return tuple(index(name, key) for name in _list(content.get(key) or [], key, where))
+
+    def couples(key: str, values: Any) -> tuple[tuple[int, int], ...]:
+        for couple in _list(values, key, where):
+            if not _is_pair(couple) or couple[0] == couple[1]:
+                raise UserError(f"{where}: {shown(couple)} in `{key}` must be two different keypoints")
+        return tuple((index(a, key), index(b, key)) for a, b in values)
+
+    pairs = couples("pairs", told_by_names(names) if content.get("pairs") is None else content["pairs"])
+    paired = [joint for pair in pairs for joint in pair]
+    if len(set(paired)) < len(paired):
+        twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
+        raise UserError(
+            f"{where}: {shown(twice)} stands in two of the `pairs`; left and right must be exchanged one to one"
+        )
+
+    alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
+    if alone and content.get("pairs") is None:
+        _warn_about_sides(where, ", ".join(alone))
+    told = {frozenset(pair) for pair in told_by_names(names)}
+    odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
+    if odd:
+        _warn_about_pairs(where, ", ".join(odd))
+    if content.get("sigmas") is None:
+        _warn_about_sigmas(where)
+
+    def numbers(key: str, default: float) -> tuple[float, ...]:
+        values = content.get(key)
+        if values is None:
+            return (default,) * len(names)
+        values = _list(values, key, where)
+        if len(values) != len(names):
+            raise UserError(f"{where}: `{key}` lists {len(values)} numbers for {len(names)} keypoints")
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UserError(f"{where}: `{key}` of {shown(name)} must be a positive number, not {shown(value)}")
+        return tuple(float(value) for value in values)
+
+    return Skeleton(
+        names=tuple(names),
+        pairs=pairs,
+        limbs=couples("limbs", content.get("limbs") or []),
+        upper_body=joints("upper_body"),
+        lower_body=joints("lower_body"),
+        sigmas=numbers("sigmas", DEFAULT_SIGMA),
+        joint_weights=numbers("joint_weights", 1.0),
+    )
+
+
+def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
+    """Plain values that `from_mapping` makes the same skeleton of, fit for a yaml."""
+
+    def named(joints: Sequence[int]) -> list[str]:
+        return [skeleton.names[joint] for joint in joints]
+
+    return {
+        "names": list(skeleton.names),
+        "pairs": [named(pair) for pair in skeleton.pairs],
+        "limbs": [named(limb) for limb in skeleton.limbs],
+        "upper_body": named(skeleton.upper_body),
+        "lower_body": named(skeleton.lower_body),
+        "sigmas": list(skeleton.sigmas),
+        "joint_weights": list(skeleton.joint_weights),
+    }
+
+
+@cache
+def _warn_about_sigmas(where: str) -> None:
+    """Once for each source, however often it is read."""
+    logger.warning(
+        "%s gives no OKS `sigmas`: %g stands in for each keypoint's, so its AP compares with no other",
+        *(where, DEFAULT_SIGMA),
+    )
+
+
+@cache
+def _warn_about_sides(where: str, names: str) -> None:
+    logger.warning("%s: %s stand in no left/right pair: name the pairs in DATASET.SKELETON", where, names)
+
+
+@cache
+def _warn_about_pairs(where: str, pairs: str) -> None:
+    logger.warning(
+        "%s: the `pairs` %s are not those that the names tell; a flip exchanges them all the same", where, pairs
+    )
+
+
+def told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in a first or last word left/right (or l/r) alone, capitals aside."""
+    lowered = {name.lower(): name for name in names}
+    mirrored = {name: LEFT_SIDE.sub(lambda side: OTHER_SIDE[side[0]], low) for low, name in lowered.items()}
+    return [(name, lowered[low]) for name, low in mirrored.items() if low != name.lower() and low in lowered]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _list(value: Any, key: str, where: str) -> list:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where}: `{key}` must be a list, not {shown(value)}")
+    return list(value)
+
+
+def _texts(value: Any, key: str, where: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise UserError(f"{where}: `{key}` must list the keypoints' names")
+    return value

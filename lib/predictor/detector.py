@@ -1,0 +1,106 @@
+"""Where the persons of a photograph are: torchvision's detectors, trained on COCO.
+
+N persons in an image. Any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4: x, y, w, h) and scores
+(N) serves the predictor as well.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum, detection
+
+from ..config.paths import repository_root
+from ..errors import UserError
+from ..models.backends import usable_device
+from ..runtime import checkpoint, download
+
+FOLDER = "models/pytorch/torchvision"  # under the repository's root
+PERSON = 1  # the category's number, in COCO and in these networks
+# Name -> network and trained weights; both give 100 boxes an image at most, scored 0.05 or more.
+DETECTORS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
+    "fasterrcnn": (
+        detection.fasterrcnn_resnet50_fpn_v2,
+        detection.FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+    ),
+    "retinanet": (
+        detection.retinanet_resnet50_fpn_v2,
+        detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1,
+    ),
+}
+
+
+def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
+    """A detector of that name with trained weights: those of a file, else torchvision's, downloaded on first use.
+
+    Raises UserError for an unknown name, a file of another network, or if the download fails.
+    """
+    if name not in DETECTORS:
+        raise UserError(f"there is no detector {name!r}; there are {', '.join(DETECTORS)}")
+    make, published = DETECTORS[name]
+    if weights is None:
+        weights = repository_root() / FOLDER / published.url.rsplit("/", 1)[1]
+        if not weights.exists():
+            try:
+                download.fetch(published.url, weights)
+            except UserError as error:
+                raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
+    model = make(weights=None, weights_backbone=None)
+    try:
+        model.load_state_dict(checkpoint.read(weights))
+    except RuntimeError:
+        raise UserError(f"{weights}: these are not the weights of torchvision's detector {name}") from None
+    return model
+
+
+class Detector:
+    """Finds persons with one of torchvision's detection networks (any whose category 1 is the person).
+
+    `model` is the network, or the name of one, and `weights` its file, for `network`, once all else is right. Boxes
+    scored `threshold` or more are given; `batch_size` images are looked at together. `device` is the GPU if there is
+    one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str = "fasterrcnn",
+        weights: Path | None = None,
+        *,
+        threshold: float = 0.5,
+        batch_size: int = 4,
+        device: str | torch.device | None = None,
+    ):
+        if not 0 <= threshold <= 1 or batch_size < 1:
+            raise UserError(
+                f"a detector's threshold must lie between 0 and 1 and its batch_size be 1 or more, not {threshold} and "
+                f"{batch_size}"
+            )
+        self.device = usable_device(device)
+        self.model = (network(model, weights) if isinstance(model, str) else model).to(self.device).eval()
+        self.threshold, self.batch_size = threshold, batch_size
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The persons of an RGB image (H, W, 3), uint8: boxes (N, 4) in its pixels and scores (N), best first."""
+        return self.batch([image])[0]
+
+    @torch.inference_mode()
+    def batch(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same for each of several images, of any sizes."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            tensors = [torch.from_numpy(image).to(self.device) for image in images[start : start + self.batch_size]]
+            found += self.model([tensor.permute(2, 0, 1).float() / 255 for tensor in tensors])
+        return [self._persons(output) for output in found]
+
+    def _persons(self, output: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        boxes, scores = output["boxes"].double(), output["scores"].double()
+        sides = boxes[:, 2:] - boxes[:, :2]
+        taken = (output["labels"] == PERSON) & (scores >= self.threshold) & (sides > 0).all(1)
+        return torch.cat([boxes[:, :2], sides], 1)[taken].cpu().numpy(), scores[taken].cpu().numpy()
+
+
+def whole_image(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In place of a detector where each photograph shows one person: all of it is one box."""
+    return np.array([[0.0, 0.0, image.shape[1], image.shape[0]]]), np.ones(1)

@@ -1,0 +1,439 @@
+"""A trained network as a file for other programs, and how far what it finds lies from what PyTorch finds.
+
+The file takes normalised images and gives heatmaps, or, with the decoding, takes 8-bit crops and gives keypoints: then
+normalisation, flip test and DARK are in its graph. What a caller must know of it, a `Card`, travels as metadata.
+B batch, K keypoints, h x w the input, H x W the heatmap.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..build.model import TrainedModel
+from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, heatmaps_of, normalise, to_image
+from ..errors import UserError
+from ..evaluation.evaluate import CocoEvaluation
+from ..models import backends
+from ..models.backends import Backend, folded, input_size
+from ..pose import geometry, heatmap
+from ..pose import skeleton as skeletons
+from ..pose.skeleton import Skeleton
+
+KEY = "transpose"  # under which a file keeps its card
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What travels in the file. Sizes are (width, height); `rgb` is the order of the channels.
+
+    A crop is the box grown to the input's aspect and by `padding`, as geometry has it.
+    """
+
+    decodes: bool  # 8-bit crops -> keypoints; else normalised images -> heatmaps
+    half: bool
+    any_batch: bool  # else batches of one
+    image_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
+    rgb: bool
+    flip_test: bool  # whether the recipe has one; with `decodes` it is in the graph
+    kernel_size: int  # of DARK's blur, in heatmap pixels; with `decodes` in the graph
+    score_threshold: float  # keypoints above it count towards a person's score
+    skeleton: Mapping[str, Any]
+    weights: str
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
+    padding: float = geometry.PADDING
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["crops" if self.decodes else "images"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["keypoints", "scores"] if self.decodes else ["heatmaps"]
+
+
+def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -> Card:
+    """What a file of this network is going to say of itself."""
+    width, height = input_size(trained.network)
+    return Card(
+        decodes=decodes,
+        half=half,
+        any_batch=any_batch,
+        image_size=(width, height),
+        heatmap_size=(width // 4, height // 4),
+        rgb=trained.rgb,
+        flip_test=trained.flip_test,
+        kernel_size=trained.kernel_size,
+        score_threshold=trained.score_threshold,
+        skeleton=skeletons.to_mapping(trained.skeleton),
+        weights=trained.weights.name,
+    )
+
+
+# The graph
+
+
+class ToHeatmaps(nn.Module):
+    """Normalised images (B, 3, h, w) -> heatmaps (B, K, H, W), float32 whatever the network computes in."""
+
+    def __init__(self, trained: TrainedModel, half: bool):
+        super().__init__()
+        self.dtype = torch.float16 if half else torch.float32
+        self.network = folded(trained.network).cpu().to(self.dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.to(self.dtype)).float()
+
+
+class ToKeypoints(nn.Module):
+    """Crops (B, h, w, 3), uint8 -> keypoints (B, K, 2) in the crops' pixels, and scores (B, K)."""
+
+    mean: Tensor
+    std: Tensor
+    flip_order: Tensor | None
+    rows: Tensor
+    columns: Tensor
+    offset: Tensor
+    stride: Tensor
+
+    def __init__(self, trained: TrainedModel, half: bool):
+        super().__init__()
+        self.heatmaps = ToHeatmaps(trained, half)
+        width, height = input_size(trained.network)
+        small, large = (width // 4, height // 4), (width, height)
+        stride, offset = _to_crop(small, large)
+        rows, columns = (heatmap.blur_matrix(trained.kernel_size, n, torch.device("cpu")) for n in small[::-1])
+        constants = {
+            "mean": torch.tensor(IMAGE_MEAN).view(3, 1, 1),
+            "std": torch.tensor(IMAGE_STD).view(3, 1, 1),
+            "flip_order": torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None,
+            "rows": rows,
+            "columns": columns,
+            "offset": offset,
+            "stride": stride,
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        images = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        maps = heatmaps_of(self.heatmaps, images, self.flip_order)
+        keypoints, scores = heatmap.decode_without_branches(maps.double(), self.rows, self.columns)
+        return (keypoints * self.stride + self.offset).float(), scores
+
+
+def _to_crop(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What heatmap pixels x, y are multiplied by, and what is then added, to be pixels of the crop."""
+    zero, one = (geometry.heatmap_to_input(np.full(2, value), heatmap_size, image_size) for value in (0, 1))
+    return torch.from_numpy(one - zero), torch.from_numpy(zero)
+
+
+# The formats: how each is written and run. Writers take a module in evaluation mode and an example of batch 1.
+
+
+def _write_onnx(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
+    program = backends.exported(module, example, about.any_batch)
+    backends.write_onnx(program, path, about.inputs, about.outputs, {KEY: _text(about)})
+
+
+def _run_onnx(path: Path) -> tuple[str | None, Run]:
+    session = backends.onnx_session(path)
+    (first,) = session.get_inputs()
+
+    def run(batch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {first.name: batch.contiguous().numpy()})))
+
+    return session.get_modelmeta().custom_metadata_map.get(KEY), run
+
+
+def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
+    openvino = backends.needed("openvino", "openvino")
+    model = backends.openvino_model(backends.exported(module, example, about.any_batch))
+    model.input(0).set_names(set(about.inputs))
+    for output, name in zip(model.outputs, about.outputs, strict=True):
+        output.set_names({name})
+    model.set_rt_info(_text(about), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=about.half)
+
+
+def _run_openvino(path: Path) -> tuple[str | None, Run]:
+    model = backends.needed("openvino", "openvino").Core().read_model(path)
+    text = str(model.get_rt_info([KEY]).astype(str)) if model.has_rt_info([KEY]) else None
+    compiled = backends.openvino_compiled(model)
+
+    def run(batch: Tensor) -> tuple[Tensor, ...]:
+        found = compiled([batch.contiguous().numpy()])
+        return tuple(torch.from_numpy(found[i].copy()) for i in range(len(found)))
+
+    return text, run
+
+
+def _write_torchscript(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
+    with torch.no_grad():
+        traced = torch.jit.trace(module, example, check_trace=False)
+    torch.jit.save(traced, str(path), _extra_files={KEY: _text(about)})
+
+
+def _run_torchscript(path: Path) -> tuple[str | None, Run]:
+    files = {KEY: ""}
+    module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
+    return _decoded(files[KEY]), _in_pytorch(module)
+
+
+def _write_torch_export(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
+    program = backends.exported(module, example, about.any_batch)
+    torch.export.save(program, str(path), extra_files={KEY: _text(about)})
+
+
+def _run_torch_export(path: Path) -> tuple[str | None, Run]:
+    files = {KEY: ""}
+    module = torch.export.load(str(path), extra_files=files).module()
+    return _decoded(files[KEY]), _in_pytorch(module)
+
+
+def _in_pytorch(module: Callable[[Tensor], Any]) -> Run:
+    @torch.inference_mode()
+    def run(batch: Tensor) -> tuple[Tensor, ...]:
+        found = module(batch.contiguous())
+        return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+    return run
+
+
+def _text(about: Card) -> str:
+    return json.dumps(asdict(about))
+
+
+def _decoded(text: str | bytes) -> str:
+    return text.decode() if isinstance(text, bytes) else text
+
+
+@dataclass(frozen=True)
+class Format:
+    """`write` takes a module, an example of batch 1, the card and the path; `run` gives a file's card and itself."""
+
+    suffix: str
+    write: Callable[[nn.Module, Tensor, Card, Path], None]
+    run: Callable[[Path], tuple[str | None, Run]]
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _write_onnx, _run_onnx),
+    "openvino": Format(".xml", _write_openvino, _run_openvino),  # and .bin beside it
+    "torchscript": Format(".torchscript", _write_torchscript, _run_torchscript),
+    "torch-export": Format(".pt2", _write_torch_export, _run_torch_export),
+}
+SUFFIXES = {made.suffix: name for name, made in FORMATS.items()}
+
+
+# A file that is there
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An exported file, ready to be run on the processor."""
+
+    path: Path
+    card: Card
+    run: Run
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return skeletons.from_mapping(self.card.skeleton, str(self.path))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, h, w) -> heatmaps (B, K, H, W), on the images' device; a file without decoding."""
+        assert not self.card.decodes, self.path
+        (heatmaps,) = self._batched(images)
+        return heatmaps
+
+    def keypoints(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops (B, h, w, 3), uint8 -> keypoints (B, K, 2) in heatmap pixels and scores (B, K); one with decoding.
+
+        The file itself gives pixels of the crop.
+        """
+        assert self.card.decodes, self.path
+        keypoints, scores = self._batched(crops)
+        stride, offset = _to_crop(self.card.heatmap_size, self.card.image_size)
+        return ((keypoints.double() - offset) / stride).float(), scores
+
+    def _batched(self, batch: Tensor) -> tuple[Tensor, ...]:
+        parts = [batch] if self.card.any_batch else batch.split(1)
+        found = zip(*(self.run(part.cpu()) for part in parts), strict=True)
+        return tuple(torch.cat(tensors).to(batch.device) for tensors in found)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file's name is one of an exported network."""
+    return path.suffix in SUFFIXES
+
+
+def load(path: Path) -> Exported:
+    """An exported file and what it says of itself.
+
+    Raises UserError for a file that is missing, damaged or not of ours, and for a runtime that is not installed.
+    """
+    if not is_exported(path):
+        raise UserError(f"{path}: not the name of an exported network, which ends in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such exported network")
+    name = SUFFIXES[path.suffix]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still asked for
+            text, run = FORMATS[name].run(path)
+    except UserError:
+        raise
+    except Exception as error:  # each runtime has kinds of its own
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: cannot be loaded as {name} ({reason or type(error).__name__})") from None
+    try:
+        about = Card(**json.loads(text or ""))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"{path}: holds no description of its input; it is none of tools/export.py's files") from None
+    return Exported(path, about, run)
+
+
+# The gate
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a file lies from PyTorch on the sample's crops.
+
+    `heatmaps` is the largest difference as a part of the largest value (None: the file gives none); `most`, `p95` and
+    `median` are distances of keypoints in heatmap pixels; APs are None where the keypoints are not COCO's.
+    """
+
+    crops: int
+    half: bool
+    heatmaps: float | None
+    most: float
+    p95: float
+    median: float
+    ap_pytorch: float | None
+    ap: float | None
+
+    def faults(self) -> list[str]:
+        """What is more than it may be."""
+        bounds = [] if self.half else [("heatmaps", self.heatmaps or 0.0, HEATMAPS), ("keypoints", self.most, MOST)]
+        bounds += [("keypoints' 95th percentile", self.p95, P95)] if self.half else []
+        if self.ap is not None and self.ap_pytorch is not None:
+            bounds.append(("AP", abs(self.ap - self.ap_pytorch), AP))
+        return [f"{what} {value:.2g} where {bound:g} is allowed" for what, value, bound in bounds if not value <= bound]
+
+    def describe(self) -> str:
+        """Lines for the console."""
+        lines = [
+            f"against PyTorch on {self.crops} crops:",
+            f"  keypoints, heatmap px: median {self.median:.2g}, 95th percentile {self.p95:.2g}, most {self.most:.2g}",
+        ]
+        if self.heatmaps is not None:
+            lines.insert(1, f"  heatmaps: largest difference {self.heatmaps:.2g} of the largest value")
+        if self.ap is not None:
+            lines.append(f"  AP {self.ap:.4f}, PyTorch {self.ap_pytorch:.4f}")
+        return "\n".join(lines)
+
+
+HEATMAPS, MOST = 1e-3, 0.02  # in float32: part of the largest value; heatmap pixels
+P95 = 0.1  # in half precision, heatmap pixels
+AP = 0.002
+
+
+@torch.inference_mode()
+def drift(file: Exported, trained: TrainedModel, sample: CocoEvaluation) -> Drift:
+    """Run a file and PyTorch on the crops of a sample and compare them."""
+    forward = Backend()(trained.network)
+    order = torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None
+    largest = difference = 0.0
+    crops = 0
+    distances, parts = [], ([], [])  # type: ignore[var-annotated]
+    for batch in sample.loader:
+        crops += len(batch["image"])
+        images = normalise(batch["image"], torch.device("cpu"))
+        wanted = heatmaps_of(forward, images, order)
+        found = [heatmap.decode(wanted, trained.kernel_size)]
+        if file.card.decodes:
+            found.append(file.keypoints(batch["image"]))
+        else:
+            maps = heatmaps_of(file.forward, images, order)
+            largest = max(largest, float(wanted.abs().max()))
+            difference = max(difference, float((maps - wanted).abs().max()))
+            found.append(heatmap.decode(maps, trained.kernel_size))
+        distances.append((found[0][0] - found[1][0]).norm(dim=-1).flatten())
+        for (keypoints, scores), predictions in zip(found, parts, strict=True):
+            predictions.append(_predictions(batch, keypoints, scores))
+    aps: list[float | None] = [None, None]
+    if trained.skeleton.names == sample.crops.skeleton.names:
+        aps = [sample.metrics(sample.detections(Predictions.merge(predictions)))["AP"] for predictions in parts]
+    moved = torch.cat(distances).numpy()
+    return Drift(
+        crops=crops,
+        half=file.card.half,
+        heatmaps=None if file.card.decodes else difference / largest,
+        most=float(moved.max()),
+        p95=float(np.percentile(moved, 95)),
+        median=float(np.median(moved)),
+        ap_pytorch=aps[0],
+        ap=aps[1],
+    )
+
+
+def _predictions(batch: dict[str, Tensor], keypoints: Tensor, scores: Tensor) -> Predictions:
+    return Predictions(
+        index=batch["index"].numpy(),
+        keypoints=to_image(keypoints, batch["to_image"]).float().numpy(),
+        scores=scores.numpy(),
+        center=batch["center"].numpy(),
+        scale=batch["scale"].numpy(),
+    )
+
+
+def export(
+    trained: TrainedModel,
+    path: Path,
+    sample: CocoEvaluation,
+    *,
+    half: bool = False,
+    any_batch: bool = False,
+    decodes: bool = False,
+) -> Drift:
+    """Write a network to `path`, in the format of its suffix, unless it then finds something else than PyTorch does.
+
+    Raises UserError where the drift on `sample` is more than it may be; then nothing is left at `path`.
+    """
+    if not is_exported(path):
+        raise UserError(f"{path}: an exported network's name ends in {', '.join(SUFFIXES)}")
+    about = card(trained, decodes=decodes, half=half, any_batch=any_batch)
+    width, height = about.image_size
+    module: nn.Module
+    if decodes:
+        module, example = ToKeypoints(trained, half), torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    else:
+        module, example = ToHeatmaps(trained, half), torch.zeros(1, 3, height, width)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+            written = Path(folder) / path.name
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of deprecated tracing, and of what the exporters think of themselves
+                FORMATS[SUFFIXES[path.suffix]].write(module.eval(), example, about, written)
+            found = drift(load(written), trained, sample)
+            if faults := found.faults():
+                raise UserError(f"{path}: not written, it finds something else than PyTorch: {'; '.join(faults)}")
+            for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that refers to it
+                os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise UserError(f"{path}: cannot write ({error.strerror})") from None
+    return found

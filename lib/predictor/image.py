@@ -1,0 +1,104 @@
+"""What users call an image -> its pixels: a file, a NumPy array, a PIL image or a PyTorch tensor.
+
+Inside, pixels are uint8 BGR (H, W, 3), as OpenCV has them; a user's array is taken in the order that the user states.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+
+from ..dataset.images import MAX_PIXELS, content_of, decode_image
+from ..errors import UserError
+
+Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
+COLORS = ("RGB", "BGR")
+LIMIT = "--max-pixels (in Python max_pixels)"
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """One image, whatever holds it. A file is read when its pixels are asked for, and not kept.
+
+    Raises UserError for a `color` that there is not.
+    """
+
+    source: Source
+    label: str  # what an error calls it
+    color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
+    oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
+    max_pixels: int | None = None  # a file of more is refused before it is decoded; None: whoever reads it says
+
+    def __post_init__(self) -> None:
+        if self.color not in COLORS:
+            raise UserError(
+                f"color must be {' or '.join(COLORS)}, the order of an array's channels, not {self.color!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The path of a file, else the label."""
+        return str(self.source) if isinstance(self.source, str | PathLike) else self.label
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8, BGR. Raises UserError for what is no image."""
+        source = self.source
+        if isinstance(source, str | PathLike):
+            most = self.max_pixels or MAX_PIXELS
+            return decode_image(
+                content_of(Path(source), self.label, most, LIMIT), self.label, self.oriented, most, LIMIT
+            )
+        if isinstance(source, PIL.Image.Image):
+            return self._of_pil(source)[..., ::-1].copy()
+        if isinstance(source, Tensor):
+            return self._ordered(self._of_tensor(source))
+        if isinstance(source, np.ndarray):
+            return self._ordered(self._of_array(source))
+        raise UserError(
+            f"{self.label}: an image is a path, a NumPy array, a PIL image or a tensor, not a {type(source).__name__}"
+        )
+
+    def _of_pil(self, image: PIL.Image.Image) -> np.ndarray:
+        if image.mode not in EIGHT_BIT:
+            raise UserError(f"{self.label}: a PIL image of mode {image.mode} has no 8-bit colours; convert it to RGB")
+        try:
+            upright = PIL.ImageOps.exif_transpose(image) if self.oriented else image
+            return np.asarray(upright.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # PIL reads its files late
+            raise UserError(f"{self.label}: not an image that can be decoded ({error})") from None
+
+    def _of_tensor(self, tensor: Tensor) -> np.ndarray:
+        if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.numel():
+            raise UserError(
+                f"{self.label}: a tensor must be uint8 (3, H, W), 0 to 255, not {str(tensor.dtype).split('.')[-1]} "
+                f"{tuple(tensor.shape)}"
+            )
+        return tensor.permute(1, 2, 0).numpy(force=True)
+
+    def _of_array(self, array: np.ndarray) -> np.ndarray:
+        if array.dtype != np.uint8:
+            from_floats = "; of values from 0 to 1 make (array * 255).round().astype('uint8')"
+            hint = from_floats if array.dtype.kind == "f" else ""
+            raise UserError(f"{self.label}: an array must be uint8, 0 to 255, not {array.dtype}{hint}")
+        if array.ndim == 2 and array.size:
+            return np.repeat(array[..., None], 3, axis=2)
+        if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+            hint = ""
+            if array.ndim == 3 and array.shape[0] == 3:
+                hint = "; array.transpose(1, 2, 0) puts the channels last"
+            elif array.ndim == 3 and array.shape[2] == 4:
+                hint = "; array[..., :3] leaves out the transparency"
+            elif array.ndim == 4:
+                hint = "; several images are a list"
+            raise UserError(f"{self.label}: an array must be (H, W, 3), or (H, W) in grey, not {array.shape}{hint}")
+        return array
+
+    def _ordered(self, pixels: np.ndarray) -> np.ndarray:
+        """BGR, in memory as OpenCV needs it."""
+        return np.ascontiguousarray(pixels if self.color == "BGR" else pixels[..., ::-1])

@@ -1,0 +1,122 @@
+"""What was found in one image: persons with keypoints, and the forms in which they go on.
+
+N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the image, turned as its EXIF says if asked.
+"""
+
+import csv
+import importlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..pose import draw
+from ..pose.skeleton import Skeleton
+from ..runtime.files import write_atomically
+from .image import InputImage
+
+COLUMNS = ("image", "person", "person_score", "keypoint", "x", "y", "score")
+
+
+@dataclass(frozen=True, eq=False)
+class PoseResult:
+    """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
+    person_scores (N), the box's score times the mean of the keypoint scores that count, as COCO's results have it;
+    boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
+    ids (N), once they were tracked, else None."""
+
+    photograph: InputImage
+    size: tuple[int, int]
+    keypoints: np.ndarray
+    scores: np.ndarray
+    person_scores: np.ndarray
+    boxes: np.ndarray
+    box_scores: np.ndarray
+    skeleton: Skeleton
+    ids: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the K keypoints are called."""
+        return self.skeleton.names
+
+    def draw(self, threshold: float = 0.2) -> np.ndarray:
+        """A copy of the image (H, W, 3), uint8, with the keypoints scored `threshold` or more.
+
+        Its channels are RGB, or BGR where that was said of the image.
+        """
+        picture = self._drawn(threshold)
+        return picture if self.photograph.color == "BGR" else picture[..., ::-1].copy()
+
+    def save(self, path: str | Path, threshold: float = 0.2) -> None:
+        """Write `draw`'s picture; it takes the place of what stood there. Raises UserError if it cannot be written."""
+        content = draw.encode(self._drawn(threshold), Path(path))
+        write_atomically(Path(path), lambda file: file.write(content))
+
+    def _drawn(self, threshold: float) -> np.ndarray:
+        return draw.persons(self.photograph.pixels(), self.keypoints, self.scores, self.skeleton, threshold)
+
+    def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
+        triplets = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
+        return [
+            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+            for keypoints, score in zip(
+                triplets.reshape(len(self), 3 * len(self.names)).tolist(), self.person_scores.tolist(), strict=True
+            )
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the image and its size, the keypoints' names and limbs, and the persons."""
+        points = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
+        columns = {
+            "box": self.boxes,
+            "box_score": self.box_scores,
+            "score": self.person_scores,
+            "keypoints": points,
+        } | ({} if self.ids is None else {"id": self.ids})
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return {
+            "image": self.photograph.name,
+            "width": self.size[0],
+            "height": self.size[1],
+            "names": list(self.names),
+            "limbs": [list(limb) for limb in self.skeleton.limbs],
+            "persons": [dict(zip(columns, row, strict=True)) for row in rows],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text; each keypoint is [x, y, score] in the order of `names`."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_csv(self, header: bool = True) -> str:
+        """A line for each keypoint of each person: `COLUMNS`; the persons count from 0, or have the ids of tracking."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if header:
+            writer.writerow(COLUMNS)
+        ids = range(len(self)) if self.ids is None else self.ids.tolist()
+        for person, total, keypoints, scores in zip(ids, self.person_scores, self.keypoints, self.scores, strict=True):
+            for name, (x, y), score in zip(self.names, keypoints, scores, strict=True):
+                numbers = (f"{x:.3f}", f"{y:.3f}", f"{score:.4f}")
+                writer.writerow((self.photograph.name, person, f"{total:.4f}", name, *numbers))
+        return text.getvalue()
+
+    def to_supervision(self) -> Any:
+        """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""
+        try:
+            supervision = importlib.import_module("supervision")
+        except ModuleNotFoundError:
+            raise UserError("the package supervision is not installed: pip install supervision") from None
+        return supervision.KeyPoints(
+            xy=self.keypoints,
+            keypoint_confidence=self.scores,
+            detection_confidence=self.person_scores.astype(np.float32),
+        )

@@ -1,0 +1,98 @@
+"""The same persons from frame to frame: ids by the overlap of boxes, keypoints smoothed by One-Euro filters.
+
+The filter is Casiez, Roussel and Vogel's (CHI 2012): a low pass whose cut-off rises with speed, so that what rests does
+not tremble and what moves does not lag. N persons, T tracks, K keypoints; boxes are x, y, w, h in image pixels.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torchvision.ops import box_convert, box_iou
+
+from .result import PoseResult
+
+SPEED_CUTOFF = 1.0  # Hz, of the low pass on speeds: the authors' value
+
+
+@dataclass
+class _Track:
+    number: int
+    box: np.ndarray
+    frame: int  # in which it was seen last
+    keypoints: np.ndarray  # (K, 2), smoothed
+    speed: np.ndarray  # (K, 2), smoothed, in pixels per second
+
+
+class Tracker:
+    """Gives the `People` of successive frames ids; called frame by frame.
+
+    A person is the one of the frames before whose box overlaps most, by `least_overlap` (IoU) or more; one who is not
+    seen for `patience` seconds is forgotten. With `smooth` the keypoints are filtered: `cutoff` in Hz is that of a
+    person at rest, and rises by `speed_gain` Hz for each diagonal of the box that a keypoint moves in a second.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        smooth: bool = False,
+        least_overlap: float = 0.3,
+        patience: float = 1.0,
+        cutoff: float = 1.0,
+        speed_gain: float = 5.0,
+    ):
+        """`rate` in frames per second."""
+        self.rate, self.smooth, self.least_overlap = rate, smooth, least_overlap
+        self.patience, self.cutoff, self.speed_gain = patience, cutoff, speed_gain
+        self._tracks: list[_Track] = []
+        self._frame = self._count = 0
+
+    def __call__(self, people: PoseResult) -> PoseResult:
+        """The next frame's people, with `ids` that count from 1."""
+        self._frame += 1
+        self._tracks = [t for t in self._tracks if self._frame - t.frame <= max(1, self.patience * self.rate)]
+        matches = self._matches(people.boxes)
+        ids, keypoints = np.zeros(len(people), np.int64), people.keypoints.copy()
+        for i, box in enumerate(people.boxes):
+            if i in matches:
+                track = matches[i]
+                self._move(track, keypoints[i], box)
+            else:
+                self._count += 1
+                track = _Track(self._count, box, self._frame, keypoints[i], np.zeros_like(keypoints[i]))
+                self._tracks.append(track)
+            ids[i] = track.number
+            if self.smooth:
+                keypoints[i] = track.keypoints
+        return replace(people, ids=ids, keypoints=keypoints)
+
+    def _matches(self, boxes: np.ndarray) -> dict[int, _Track]:
+        """For persons that were seen before their track; the pair that overlaps most is matched first."""
+        if not len(boxes) or not self._tracks:
+            return {}
+        known = np.array([track.box for track in self._tracks])
+        corners = [box_convert(torch.from_numpy(table), "xywh", "xyxy") for table in (boxes, known)]
+        overlap = box_iou(*corners).numpy()
+        matches: dict[int, _Track] = {}
+        while overlap.max() >= self.least_overlap:
+            i, t = np.unravel_index(overlap.argmax(), overlap.shape)
+            matches[int(i)] = self._tracks[t]
+            overlap[i], overlap[:, t] = -1, -1
+        return matches
+
+    def _move(self, track: _Track, keypoints: np.ndarray, box: np.ndarray) -> None:
+        """One step of the filter for each keypoint, its cut-off by how fast the keypoint is for the person's size."""
+        seconds = (self._frame - track.frame) / self.rate
+        speed = (keypoints - track.keypoints) / seconds
+        track.speed = track.speed + _share(SPEED_CUTOFF, seconds) * (speed - track.speed)
+        diagonals = np.linalg.norm(track.speed, axis=-1, keepdims=True) / np.linalg.norm(box[2:])
+        step = _share(self.cutoff + self.speed_gain * diagonals, seconds) * (keypoints - track.keypoints)
+        track.keypoints = (track.keypoints + step).astype(np.float32)
+        track.box, track.frame = box, self._frame
+
+
+def _share(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
+    """What a low pass of that cut-off, in Hz, takes of a value that comes `seconds` after the one before."""
+    return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))

@@ -1,0 +1,253 @@
+"""The page of tools/web_demo.py, made of Gradio's parts; what it shows comes from `explorer`.
+
+What one visitor does lives in that visitor's session. No file is served but the pictures made for the page, under names
+that cannot be guessed; nothing is fetched from other hosts, and nothing is told to any.
+"""
+
+import functools
+import html
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
+try:  # before anything heavy
+    import gradio as gr
+except ModuleNotFoundError:
+    raise UserError("the web page needs the package gradio: pip install 'gradio>=6.31,<7'") from None
+
+from ..explain.maps import MODES
+from ..pose import draw
+from . import web_session
+from .web_session import Explorer, Sample, Scene
+
+FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds, and files
+SESSIONS = 20  # that are remembered at a time
+WAITING = 20  # questions; who asks one more is told to come back later
+THUMBNAIL = 160, 120
+FONTS = ["system-ui", "sans-serif"]  # the visitor's own: Gradio's come from a font service
+STYLE = "#picture img, #crop img { cursor: crosshair }"
+ANNOTATED, DETECTOR, WHOLE, DRAWN = BOXES = ("annotated", "detector", "whole image", "drawn")
+HINTS = {
+    None: "Now say where the persons are: choose a kind of boxes.",
+    ANNOTATED: "Click a person in the photograph to look into the network on it.",
+    DETECTOR: "Click a person in the photograph to look into the network on it.",
+    WHOLE: "The photograph is taken for one person.",
+    DRAWN: "Click two opposite corners of a person's box in the photograph, or type its numbers.",
+}
+
+
+class Page:
+    """The page, not yet served: its parts, and what each answers. `blocks` is what Gradio serves."""
+
+    def __init__(self, ask: Explorer, samples: Sequence[Sample], title: str, max_pixels: int = web_session.MAX_PIXELS):
+        self.ask, self.samples, self.max_pixels = ask, samples, max_pixels
+        with gr.Blocks(title="TransPose", analytics_enabled=False, delete_cache=(60, FORGOTTEN_AFTER)) as self.blocks:
+            self.scene = gr.State(time_to_live=FORGOTTEN_AFTER)
+            gr.Markdown(f"# What TransPose looks at\n{html.escape(title)}")
+            with gr.Row():
+                self._add_photographs()
+            with gr.Row():
+                self._add_settings()
+            with gr.Row():
+                self._add_person()
+            self._listen()
+
+    def _add_photographs(self) -> None:
+        with gr.Column():
+            self.upload = gr.UploadButton("Upload a photograph", type="binary", elem_id="upload")
+            self.gallery = gr.Gallery(
+                [_thumbnail(sample) for sample in self.samples],
+                label="or take one of these",
+                visible=bool(self.samples),
+                interactive=False,
+                allow_preview=False,
+                columns=5,
+                height=250,
+                buttons=[],
+                elem_id="samples",
+            )
+            self.boxes = gr.Radio(BOXES[1:], label="Boxes of the persons", elem_id="boxes")
+            self.typed = gr.Textbox(label="or their numbers", placeholder="X,Y,W,H and Enter", elem_id="typed")
+        with gr.Column():
+            self.picture = _picture("Photograph", "picture", 430)
+            self.hint = gr.Markdown("Upload a photograph, or take one of those at the left.", elem_id="hint")
+
+    def _add_person(self) -> None:
+        with gr.Column(scale=4):
+            self.table = gr.Dataframe(
+                headers=["keypoint", "x", "y", "score"],
+                label="Keypoints, in pixels of the photograph: click one",
+                interactive=False,
+                max_height=700,
+                column_widths=["40%", "20%", "20%", "20%"],
+                buttons=[],
+                elem_id="table",
+            )
+        with gr.Column(scale=4):
+            self.crop = _picture("Crop: click any point", "crop", 560)
+        with gr.Column(scale=5):
+            self.maps = _picture("Each layer", "maps", 560)
+            self.asked = gr.Markdown(elem_id="asked")
+
+    def _add_settings(self) -> None:
+        largest, step = self.ask.threshold_range
+        self.mode = gr.Radio(list(MODES), value="dependency", label="Map", elem_id="mode")
+        self.threshold = gr.Slider(0, largest, 0, step=step, label="Leave out weights below", elem_id="threshold")
+
+    def _listen(self) -> None:
+        answer = [self.scene, self.crop, self.asked, self.maps]
+        person = [*answer, self.picture, self.table]
+        everything = [*person, self.boxes, self.typed, self.hint]
+        how = [self.mode, self.threshold]
+        for event, given, function, changed in (
+            (self.upload.upload, [self.upload], self.on_upload, everything),
+            (self.gallery.select, [], self.on_sample, everything),
+            (self.boxes.input, [self.scene, self.boxes], self.on_boxes, everything),
+            (self.typed.submit, [self.scene, self.typed], self.on_typed, everything),
+            (self.picture.select, [self.scene, self.boxes], self.on_picture, everything),
+            (self.crop.select, [self.scene], self.on_crop, answer),
+            (self.table.select, [self.scene], self.on_keypoint, answer),
+            (self.mode.input, [self.scene], self.on_settings, answer),
+            (self.threshold.input, [self.scene], self.on_settings, answer),
+        ):
+            event(
+                _telling(function),
+                [*how, *given],
+                changed,
+                api_visibility="private",
+                concurrency_id="network",
+                trigger_mode="always_last",
+            )
+
+    # What each part answers. `how` is a mode of MODES and a threshold.
+
+    def on_upload(self, mode: str, threshold: float, content: bytes) -> dict:
+        return self._photograph(web_session.uploaded(content, self.max_pixels), None)
+
+    def on_sample(self, event: gr.SelectData, mode: str, threshold: float) -> dict:
+        scene = self.samples[event.index].scene()
+        return self._people(scene, ANNOTATED, scene.annotated, mode, threshold)
+
+    def on_boxes(self, mode: str, threshold: float, scene: Scene | None, chosen: str) -> dict:
+        scene = _there(scene)
+        if chosen == DRAWN:
+            return self._photograph(replace(scene, people=None, explanation=None), DRAWN)
+        boxes = {ANNOTATED: scene.annotated, WHOLE: [scene.whole], DETECTOR: None}[chosen]
+        return self._people(scene, chosen, boxes, mode, threshold)
+
+    def on_typed(self, mode: str, threshold: float, scene: Scene | None, text: str) -> dict:
+        return self._people(_there(scene), DRAWN, web_session.boxes_from(text), mode, threshold)
+
+    def on_picture(
+        self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None, chosen: str | None
+    ) -> dict:
+        scene, (x, y) = _there(scene), event.index
+        if chosen != DRAWN:
+            return self._person(self.ask.choose(scene, scene.person_at(x, y)), mode, threshold)
+        if scene.corner is None:
+            return self._photograph(replace(scene, corner=(x, y), people=None, explanation=None), DRAWN)
+        return self._people(scene, DRAWN, [scene.box_to(x, y)], mode, threshold)
+
+    def on_crop(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
+        return self._answer(_there(scene).at(*event.index), mode, threshold)
+
+    def on_keypoint(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
+        return self._answer(_there(scene).of_keypoint(event.index[0]), mode, threshold)
+
+    def on_settings(self, mode: str, threshold: float, scene: Scene | None) -> dict:
+        return gr.skip() if scene is None or scene.explanation is None else self._answer(scene, mode, threshold)
+
+    # What of the page changes: with another photograph, other people, another person, another question.
+
+    def _photograph(self, scene: Scene, chosen: str | None) -> dict:
+        empty: dict[Any, Any] = {self.crop: None, self.asked: "", self.maps: None, self.table: []}
+        return empty | {self.scene: scene, self.picture: scene.picture()} | self._choices(scene, chosen)
+
+    def _people(self, scene: Scene, chosen: str, boxes: Any, mode: str, threshold: float) -> dict:
+        scene = self.ask.find(scene, boxes)
+        return self._person(scene, mode, threshold) | self._choices(scene, chosen)
+
+    def _choices(self, scene: Scene, chosen: str | None) -> dict:
+        choices = BOXES[1:] if scene.annotated is None else BOXES
+        typed = {} if chosen == DRAWN else {self.typed: ""}
+        return typed | {self.boxes: gr.Radio(choices, value=chosen), self.hint: HINTS[chosen]}
+
+    def _person(self, scene: Scene, mode: str, threshold: float) -> dict:
+        changed = {self.picture: scene.picture(), self.table: scene.table()}
+        return changed | self._answer(scene, mode, threshold)
+
+    def _answer(self, scene: Scene, mode: str, threshold: float) -> dict:
+        return {
+            self.maps: scene.maps(mode, threshold),
+            self.scene: scene,
+            self.crop: scene.crop(),
+            self.asked: f"**{html.escape(scene.question())}**: {MODES[mode]}",
+        }
+
+    def serve(self, host: str = "127.0.0.1", port: int = 7860, max_megabytes: float = 20, forever: bool = True) -> None:
+        """Answer visitors. With `forever` false, return at once; `blocks.close()` ends it.
+
+        Raises UserError if the port cannot be had.
+        """
+        self.blocks.queue(max_size=WAITING, api_open=False)
+        try:
+            self.blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                mcp_server=False,
+                max_file_size=round(max_megabytes * 1e6),
+                state_session_capacity=SESSIONS,
+                theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
+                css=STYLE,
+                prevent_thread_lock=not forever,
+            )
+        except OSError:
+            raise UserError(f"port {port} of {host} cannot be had; choose another with --port or --host") from None
+
+
+def private_folder() -> tempfile.TemporaryDirectory:
+    """Where Gradio keeps its files from now on, closed to other users of the machine; it goes with the program."""
+    folder = tempfile.TemporaryDirectory(prefix="transpose-web-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    return folder
+
+
+def _picture(label: str, name: str, height: int) -> gr.Image:
+    return gr.Image(label=label, elem_id=name, format="jpeg", height=height, interactive=False, buttons=["fullscreen"])
+
+
+def _thumbnail(sample: Sample) -> np.ndarray:
+    return draw.fit(sample.scene().pixels, THUMBNAIL)[0][..., ::-1]
+
+
+def _there(scene: Scene | None) -> Scene:
+    """Raises UserError if there is no photograph, or none any more."""
+    if scene is None:
+        raise UserError("there is no photograph yet, or it was forgotten after a while: upload or choose one")
+    return scene
+
+
+def _telling(function: Callable) -> Callable:
+    """The same, but a visitor's mistake becomes a sentence on the page, which stays as it is."""
+
+    @functools.wraps(function)
+    def told(*given: Any) -> dict:
+        try:
+            return function(*given)
+        except UserError as error:
+            gr.Warning(html.escape(str(error)), duration=None)
+            return gr.skip()
+
+    return told

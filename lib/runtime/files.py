@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all, and folders that can be written."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from ..errors import UserError
+
+PART = ".part"  # ends the names of files that are being written
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Path | None = None) -> None:
+    """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
+
+    What stood there goes to `keep`, if that is given: then a crash may leave no `path`, but never no file at all.
+    Raises UserError when the folder cannot be written; whatever stood at `path` then still stands.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write ({error.strerror}); what stood there is untouched") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder's list of names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_writable(folder: Path, option: str) -> None:
+    """Make a folder. Raises UserError that names the `option` to choose another with, if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make this folder ({error.strerror}); choose another with {option}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: this folder is not writable; choose another with {option}")

@@ -1,0 +1,179 @@
+"""Configuration: shipped and original yaml files load, what they mean, and how the recipe's rules follow from them."""
+
+import math
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.goldens import ROOT
+from yacs.config import CfgNode
+
+from transpose.build.model import SKELETON_FILE
+from transpose.build.optim import build_learning_rate, build_optimizer
+from transpose.build.run import config_changes, plain
+from transpose.config.load import differences, load_config
+from transpose.errors import UserError
+
+RECIPES = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.name != SKELETON_FILE)
+R_A4 = ROOT / "experiments" / "coco" / "transpose_r" / "TP_R_256x192_d256_h1024_enc4_mh8.yaml"
+# Written as the original's files are, legacy keys included.
+ORIGINAL_STYLE = """
+GPUS: (0,1)
+DATASET: {DATASET: 'coco', ROOT: 'data/coco/', ROT_FACTOR: 45, DATA_FORMAT: jpg}
+MODEL:
+  NAME: transpose_h
+  IMAGE_SIZE: [192, 256]
+  HEATMAP_SIZE: [48, 64]
+  SIGMA: 2
+  DIM_MODEL: 64
+  N_HEAD: 1
+  EXTRA:
+    PRETRAINED_LAYERS: ['conv1', 'stage2']
+    STAGE2: {NUM_MODULES: 1, NUM_BLOCKS: [4, 4], NUM_CHANNELS: [32, 64], FUSE_METHOD: SUM}
+    STAGE3: {NUM_MODULES: 4, NUM_BLOCKS: [4, 4, 4], NUM_CHANNELS: [32, 64, 128], BLOCK: BASIC, FUSE_METHOD: SUM}
+TRAIN: {LR: 1e-4, LR_STEP: [100, 150], WD: 0.1, GAMMA1: 0.99, END_EPOCH: 240}
+TEST: {SHIFT_HEATMAP: true, POST_PROCESS: true, NMS_THRE: 1.0, USE_GT_BBOX: true}
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> CfgNode:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    return load_config(path, overrides)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_yaml_loads_and_the_runs_own_copy_says_the_same(path, tmp_path):
+    cfg = load_config(path)
+    copy = tmp_path / "config.yaml"
+    copy.write_text(cfg.dump())
+    assert differences(plain(cfg), plain(load_config(copy))) == []
+
+
+def test_the_originals_yaml_loads_and_its_legacy_keys_are_told_in_one_line(tmp_path, caplog):
+    with caplog.at_level("INFO", "transpose"):
+        cfg = load(tmp_path, ORIGINAL_STYLE)
+    assert cfg.GPUS == (0, 1) and cfg.TRAIN.LR == 1e-4 and cfg.MODEL.EXTRA.STAGE2.NUM_CHANNELS == [32, 64]
+    (line,) = [record.getMessage() for record in caplog.records if "legacy" in record.getMessage()]
+    for key in ("TEST.SHIFT_HEATMAP", "TEST.POST_PROCESS", "TRAIN.GAMMA1", "TRAIN.WD", "TRAIN.LR_STEP", "FUSE_METHOD"):
+        assert key in line
+    assert "TRAIN.END_EPOCH" not in line
+
+
+def test_legacy_keys_that_another_key_wakes_are_not_told(tmp_path, caplog):
+    wake = ["TRAIN.SCHEDULE", "multistep", "TRAIN.OPTIMIZER", "sgd"]
+    with caplog.at_level("INFO", "transpose"):
+        load(tmp_path, ORIGINAL_STYLE, *wake)
+    told = caplog.text
+    assert "LR_STEP" not in told and "TRAIN.WD" not in told and "GAMMA1" in told
+
+
+def test_overrides_come_last_and_take_the_keys_type(tmp_path):
+    cfg = load(tmp_path, ORIGINAL_STYLE, "TRAIN.LR", "1", "MODEL.SIGMA", "1.5", "DATASET.ROOT", "2017", "GPUS", "[3]")
+    assert cfg.TRAIN.LR == 1.0 and isinstance(cfg.TRAIN.LR, float) and cfg.MODEL.SIGMA == 1.5
+    assert cfg.DATASET.ROOT.endswith("2017") and cfg.GPUS == (3,)
+
+
+def test_base_is_overridden_key_by_key(tmp_path):
+    (tmp_path / "base.yaml").write_text("MODEL: {DIM_MODEL: 64, N_HEAD: 4}\nWORKERS: 1\n")
+    cfg = load(tmp_path, "_BASE_: base.yaml\nMODEL: {N_HEAD: 2}\n")
+    assert (cfg.MODEL.DIM_MODEL, cfg.MODEL.N_HEAD, cfg.WORKERS) == (64, 2, 1)
+
+
+def test_bases_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "b.yaml").write_text("_BASE_: experiment.yaml\n")
+    with pytest.raises(UserError, match="leads back"):
+        load(tmp_path, "_BASE_: b.yaml\n")
+
+
+def test_paths_of_a_yaml_are_looked_for_under_data_dir_then_under_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "DATASET: {ROOT: data/coco_sample}"
+    assert load(tmp_path, text).DATASET.ROOT == str(ROOT / "data/coco_sample")
+    (tmp_path / "big" / "data" / "coco_sample").mkdir(parents=True)
+    path = tmp_path / "experiment.yaml"
+    assert load_config(path, data_dir="big").DATASET.ROOT == str(tmp_path / "big/data/coco_sample")
+    assert load_config(path, output_dir="runs").OUTPUT_DIR == str(tmp_path / "runs")
+    assert load_config(path).OUTPUT_DIR == str(ROOT / "output")
+    (tmp_path / "here.pth").touch()
+    assert load_config(path, ["TEST.MODEL_FILE", "here.pth"]).TEST.MODEL_FILE == str(tmp_path / "here.pth")
+
+
+def test_published_schedule_is_one_cosine():
+    rate = build_learning_rate(load_config(R_A4))
+    assert rate(0) == pytest.approx(1e-4)
+    assert rate(115) == pytest.approx((1e-4 + 1e-5) / 2)
+    assert rate(229) == pytest.approx(1e-5 + 9e-5 * (1 + math.cos(math.pi * 229 / 230)) / 2)
+
+
+def test_multistep_and_warm_up_act_when_asked_for():
+    rate = build_learning_rate(load_config(R_A4, ["TRAIN.SCHEDULE", "multistep"]))
+    assert [rate(epoch) for epoch in (0, 99, 100, 150)] == pytest.approx([1e-4, 1e-4, 2.5e-5, 6.25e-6])
+    rate = build_learning_rate(load_config(R_A4, ["TRAIN.SCHEDULE", "multistep", "TRAIN.WARMUP_EPOCHS", "3"]))
+    assert [rate(epoch) for epoch in range(4)] == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
+
+
+@pytest.mark.parametrize(
+    "overrides, decay",
+    [
+        ([], 0),
+        (["TRAIN.OPTIMIZER", "adamw"], 0),
+        (["TRAIN.APPLY_WEIGHT_DECAY", "True"], 0.1),
+        (["TRAIN.OPTIMIZER", "adamw", "TRAIN.APPLY_WEIGHT_DECAY", "True"], 0.1),
+        (["TRAIN.OPTIMIZER", "sgd"], 0.1),
+    ],
+)
+def test_weight_decay_acts_under_sgd_or_when_applied(overrides, decay):
+    cfg = load_config(R_A4, ["TRAIN.WD", "0.1", *overrides])
+    optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [decay]
+
+
+def test_resume_ignores_where_things_are_and_sees_what_trains_differently():
+    old = plain(load_config(R_A4))
+    same = load_config(R_A4, ["WORKERS", "2", "GPUS", "(3,)", "PRINT_FREQ", "7", "DEBUG.DEBUG", "True"], log_dir="x")
+    assert config_changes(old, same) == []
+    other = load_config(R_A4, ["TRAIN.LR", "0.5", "GPUS", "(0,1)"])
+    assert config_changes(old, other) == ["GPUS: 1 -> 2", "TRAIN.LR: 0.0001 -> 0.5"]
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    return sorted({line.strip() for line in re.findall(r"^python tools/\S+\.py --cfg [^…\n]*$", text, re.M)})
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_name_tools_files_and_keys_that_exist(command):
+    from transpose import cli
+
+    _, tool, *arguments = shlex.split(command)
+    assert (ROOT / tool).is_file()
+    parser = cli.parser("")
+    parser.add_argument("--results")
+    parsed = parser.parse_args(arguments)
+    load_config(ROOT / parsed.cfg, parsed.opts)
+
+
+def test_readme_has_no_blanks_to_fill_in():
+    assert not re.search(r"<<\w+>>", (ROOT / "README.md").read_text())
+
+
+def test_every_sub_package_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(("transpose", *path.parent.relative_to(ROOT / "lib").parts))
+        for path in ROOT.glob("lib/**/__init__.py")
+    }
+    assert set(listed) == found
+
+
+def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():
+    cfg = load_config(ROOT / "experiments/coco_sample/demo.yaml")
+    saved = plain(cfg)
+    del saved["TRAIN"]["PRECISION"], saved["SEED"]
+    assert config_changes(saved, cfg) == []
+    saved["TRAIN"]["LR"] = 1.0
+    assert config_changes(saved, cfg) == ["TRAIN.LR: 1.0 -> 0.002"]

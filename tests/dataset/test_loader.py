@@ -1,0 +1,123 @@
+"""A loading process that dies: the photograph that it was reading is named, wherever the death is noticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_people
+from torch.utils.data import DataLoader
+
+from transpose.dataset.coco import Instances, select
+from transpose.dataset.images import ImageReader
+from transpose.dataset.loader import Loader
+from transpose.dataset.samplers import EvalSampler, TrainSampler
+from transpose.dataset.topdown import Augmentation, TopDownDataset
+from transpose.errors import UserError
+from transpose.pose.skeleton import COCO
+
+PARENT = os.getpid()
+
+
+class Fatal(ImageReader):
+    """Kills the process that reads one of its images, `after` seconds."""
+
+    def __init__(self, name: str, by: signal.Signals, after: float = 0):
+        super().__init__(IMAGES)
+        self.name, self.by, self.after = name, by, after
+
+    def read(self, name: str, owner: str) -> np.ndarray:
+        assert os.getpid() != PARENT
+        if name == self.name:
+            time.sleep(self.after)
+            os.kill(os.getpid(), self.by)
+        return super().read(name, owner)
+
+
+def crops_with(reader: ImageReader, people: Instances | None = None, **options) -> TopDownDataset:
+    return TopDownDataset(people or sample_people(), reader, COCO, INPUT, HEATMAP, **options)
+
+
+def batches_of(crops: TopDownDataset, kind: str) -> TrainSampler | EvalSampler:
+    if kind == "training":
+        return TrainSampler(len(crops), 4, 1, seed=3)
+    return EvalSampler(crops.people.image, 4)
+
+
+@pytest.mark.parametrize(("kind", "by"), [("training", signal.SIGKILL), ("evaluation", signal.SIGSEGV)])
+def test_a_killed_process_names_its_photograph(kind: str, by: signal.Signals):
+    people = sample_people()
+    person = 60
+    name = str(people.images.names[people.image[person]])
+    crops = crops_with(Fatal(name, by), augmentation=Augmentation() if kind == "training" else None)
+    with pytest.raises(UserError) as caught:
+        for _ in Loader(crops, batch_sampler=batches_of(crops, kind), num_workers=2):
+            pass
+    said = str(caught.value)
+    assert said.startswith(f"{IMAGES / name} (person "), said
+    assert "the process that was reading it" in said and "\n" not in said
+
+
+def test_a_death_between_two_batches_is_told_as_well():
+    people = sample_people()
+    order = EvalSampler(people.image, 1).order
+    name = str(people.images.names[people.image[order[5]]])
+    crops = crops_with(Fatal(name, signal.SIGKILL, after=1))
+    loader = iter(Loader(crops, batch_sampler=EvalSampler(people.image, 1), num_workers=1, prefetch_factor=50))
+    next(loader)
+    with pytest.raises(UserError, match=f"{name} .* is killed by signal: Killed; "):
+        time.sleep(30)
+
+
+def test_a_death_before_anything_is_read_keeps_pytorchs_words():
+    crops = crops_with(ImageReader(IMAGES))
+    loader = Loader(crops, batch_sampler=batches_of(crops, "evaluation"), num_workers=1, worker_init_fn=die)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        next(iter(loader))
+
+
+def die(worker: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
+    people = sample_people()
+    crops = crops_with(ImageReader(IMAGES), people=select(people, np.arange(len(people)) < 12))
+    for workers in (0, 2):
+        loaders = [
+            kind(crops, batch_sampler=batches_of(crops, "evaluation"), num_workers=workers)
+            for kind in (Loader, DataLoader)
+        ]
+        for one, other in zip(*loaders, strict=True):
+            assert all((one[key] == other[key]).all() for key in other)
+    assert isinstance(crops.reader, ImageReader)  # noting is the loading processes'
+    missing = crops_with(ImageReader(tmp_path))
+    with pytest.raises(UserError, match=r"\.jpg \(person \d+\): cannot read the image \(No such file"):
+        next(iter(Loader(missing, batch_sampler=batches_of(missing, "training"), num_workers=1)))
+
+
+ENDS = """
+import sys
+from helpers.goldens import sample_crops
+from transpose.dataset.batches import TrainingBatches
+from transpose.dataset.workers import Loader
+from transpose.interruption import leave_to_parent
+crops = sample_crops()
+options = {"worker_init_fn": leave_to_parent, "persistent_workers": True}
+batches = iter(Loader(crops, batch_sampler=TrainingBatches(len(crops), 4, 1, seed=3), num_workers=2, **options))
+next(batches)
+sys.exit(7)
+"""
+
+
+def test_processes_that_leave_signals_to_their_parent_end_with_it():
+    path = os.pathsep.join([str(ROOT / "tools"), str(ROOT / "tests")])
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (7, "") and time.monotonic() - began < 60

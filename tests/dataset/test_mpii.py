@@ -1,0 +1,489 @@
+"""MPII: its annotations, its conventions, and PCKh, on five records made in its format."""
+
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.goldens import ROOT
+from helpers.places import Run, sentence
+from scipy.io import loadmat, savemat
+from torch.utils.data import DataLoader
+
+from transpose.build.data import build_training_data
+from transpose.build.evaluation import build_evaluation
+from transpose.build.model import build_model, load_start_weights
+from transpose.config.load import load_config
+from transpose.core.predict import Predictions, predict
+from transpose.dataset import mpii
+from transpose.dataset.images import ImageReader
+from transpose.dataset.samplers import EvalSampler
+from transpose.dataset.topdown import TopDownDataset
+from transpose.errors import UserError
+from transpose.evaluation.pckh import COLUMNS, MEANS, NO_JOINT, PckhEvaluation, Truth, pckh, read_truth
+from transpose.pose import geometry, heatmap, skeleton
+
+RECIPES = ROOT / "experiments" / "mpii" / "transpose_r"
+R_A4 = RECIPES / "TP_R_256x256_d256_h1024_enc4_mh8.yaml"
+FROM_COCO = RECIPES / "TP_R_256x256_d256_h1024_enc4_mh8_from_coco.yaml"
+MPII = skeleton.read(ROOT / "experiments" / "mpii" / "skeleton.yaml")
+SHORT_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho lsho lelb lwri".split()
+# A standing person in 1-based pixels, in the order of MPII's joints.
+POSE = np.array(
+    [
+        *((25, 125), (25, 95), (27, 65), (43, 65), (45, 95), (45, 125), (35, 63), (35, 30)),
+        *((35, 24), (35, 6), (10, 68), (12, 48), (20, 31), (50, 31), (58, 48), (60, 68)),
+    ]
+)
+PERSONS, WIDTH, HEIGHT = 5, 160, 180
+SMALL = (
+    "MODEL.IMAGE_SIZE [64,64] MODEL.HEATMAP_SIZE [16,16] MODEL.DIM_MODEL 16 MODEL.DIM_FEEDFORWARD 16 MODEL.N_HEAD 2 "
+    "MODEL.ENCODER_LAYERS 1 MODEL.EXTRA.NUM_LAYERS 18 MODEL.EXTRA.NUM_DECONV_FILTERS [16] MODEL.PRETRAINED '' "
+    "MODEL.INIT_WEIGHTS False WORKERS 0 TRAIN.BATCH_SIZE_PER_GPU 2 TRAIN.END_EPOCH 2 TRAIN.LR 0.001 PRINT_FREQ 1"
+)
+SMALL = [word.strip("'") for word in SMALL.split()]
+
+
+def joints() -> np.ndarray:
+    """(N, 16, 2) in 1-based pixels: the same pose at five places."""
+    return POSE + np.array([(20 + 12 * person, 20 + 5 * person) for person in range(PERSONS)])[:, None]
+
+
+def records() -> list[dict[str, Any]]:
+    return [
+        {
+            "image": f"{person + 1:09}.jpg",
+            "joints": places.astype(float).tolist(),
+            "joints_vis": [1] * 16,
+            "center": [float(places[:, 0].mean()), float(places[:, 1].mean())],
+            "scale": 0.75,  # the joints lie far enough from the crop's border for DARK's blur
+        }
+        for person, places in enumerate(joints())
+    ]
+
+
+def ground_truth(missing: tuple[tuple[int, str], ...] = ()) -> dict[str, np.ndarray]:
+    """As in gt_valid.mat. The head boxes' diagonals are 50, that of the last person 100."""
+    absent = np.zeros((16, PERSONS), np.uint8)
+    for person, name in missing:
+        absent[MPII.names.index(name), person] = 1
+    boxes = np.array([[(10, 20)] * PERSONS, [(40, 60)] * 4 + [(70, 100)]], float)
+    return {
+        "dataset_joints": np.array([SHORT_NAMES], object),
+        "jnt_missing": absent,
+        "pos_gt_src": joints().transpose(1, 2, 0).astype(float),
+        "headboxes_src": boxes.transpose(0, 2, 1),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data set of five photographs, black but for a white pixel at each joint."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    for name in ("train", "valid"):
+        write_json(folder / "annot" / f"{name}.json", records())
+    without_joints = [{key: r[key] for key in ("image", "center", "scale")} for r in records()]
+    write_json(folder / "annot" / "test.json", without_joints)
+    savemat(folder / "annot" / "gt_valid.mat", ground_truth())
+    for record, places in zip(records(), joints(), strict=True):
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[places[:, 1] - 1, places[:, 0] - 1] = 255
+        assert cv2.imwrite(str(folder / "images" / record["image"]), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    return folder
+
+
+def people(path: Path, **options):
+    return mpii.annotated_people(mpii.read_annotations(path), 16, **options)
+
+
+def predictions(keypoints: np.ndarray) -> Predictions:
+    """Of all persons, 0-based, scored one half."""
+    count = len(keypoints)
+    sides = np.ones((count, 2), np.float32)
+    scores = np.full(keypoints.shape[:2], 0.5, np.float32)
+    return Predictions(np.arange(count), keypoints.astype(np.float32), scores, sides, sides)
+
+
+# PCKh
+
+
+def test_pckh_of_five_persons_counted_by_hand(root: Path, tmp_path: Path):
+    """Heads are 0.6 x 50 = 30 pixels and 60 for the last person: half a head is 15 and 30 pixels."""
+    off = {  # person, joint: pixels that the prediction is off
+        (0, "head_top"): (15, 0),  # exactly half a head: right
+        (1, "head_top"): (15.01, 0),
+        (2, "left_wrist"): (0, -14.99),
+        (2, "right_wrist"): (0, 15.01),
+        (3, "left_ankle"): (-12, 9),  # exactly half a head
+        (3, "right_ankle"): (-12, 9.1),
+        (4, "left_knee"): (29.9, 0),  # the larger head
+        (4, "right_knee"): (30.1, 0),
+        (0, "right_elbow"): (500, 0),  # missing: not counted
+        (1, "right_elbow"): (100, 0),
+        (1, "pelvis"): (1000, 0),  # in no column and in no mean
+        (0, "left_shoulder"): (3.2, 0),  # beyond 0.1 of a head (3), within 0.11 (3.3)
+        (4, "right_shoulder"): (0, 6.5),  # beyond 6, within 6.6
+    }
+    predicted = joints() - 1.0
+    for (person, name), pixels in off.items():
+        predicted[person, MPII.names.index(name)] += pixels
+    path = root / "annot" / "gt_valid.mat"
+    savemat(path, ground_truth(missing=((0, "right_elbow"), (3, "left_hip"))))
+    evaluation = judging(root, read_truth(path, MPII.names, PERSONS))
+    metrics = evaluation.judge(predictions(predicted), tmp_path, "by hand")
+    # 14 joints of 5 persons less 2 missing are 68; wrong are 1 head, 1 elbow, 1 wrist, 1 knee, 1 ankle.
+    assert metrics == pytest.approx(
+        {
+            "Head": 80,
+            "Shoulder": 100,
+            "Elbow": (100 + 75) / 2,
+            "Wrist": (100 + 80) / 2,
+            "Hip": 100,
+            "Knee": (100 + 80) / 2,
+            "Ankle": (100 + 80) / 2,
+            "Mean": 100 * 63 / 68,
+            "Mean@0.1": 100 * 57 / 68,
+            "Mean@0.11": 100 * 59 / 68,
+        }
+    )
+    assert list(metrics) == [*COLUMNS, *MEANS]
+
+    found = json.loads((tmp_path / "results" / "keypoints_valid_results_0.json").read_bytes())
+    assert [person["image"] for person in found] == [record["image"] for record in records()]
+    zero_based = np.array([person["keypoints"] for person in found]).reshape(PERSONS, 16, 3)
+    np.testing.assert_allclose(zero_based[..., :2], predicted, atol=1e-4)
+    assert (zero_based[..., 2] == 0.5).all() and found[0]["score"] == 0.5
+    matrix = loadmat(tmp_path / "results" / "pred_valid_0.mat")["preds"]
+    np.testing.assert_allclose(matrix, predicted + 1, atol=1e-4)
+    summary = json.loads((tmp_path / "results" / "metrics_valid_0.json").read_bytes())
+    assert summary["metrics"] == metrics and summary["weights"] == "by hand"
+    assert summary["measured"] == evaluation.describe()
+
+
+def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
+    crops = TopDownDataset(
+        people(root / "annot" / "valid.json"), ImageReader(root / "images"), MPII, (64, 64), (16, 16)
+    )
+    return PckhEvaluation(
+        name="valid",
+        crops=crops,
+        loader=DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2)),
+        flip_order=None,
+        kernel_size=11,
+        number=0,
+        device=torch.device("cpu"),
+        forward_of=lambda model: model,
+        forward_name="as it is",
+        names=MPII.names,
+        truth=truth,
+    )
+
+
+def test_predictions_count_from_0_and_the_truth_from_1(root: Path):
+    truth = read_truth(root / "annot" / "gt_valid.mat", MPII.names, PERSONS)
+    assert set(pckh(joints() - 1, truth, MPII.names).values()) == {100}
+    # Half a head less and more than the pixel between the two ways of counting.
+    for size, mean in ((2.1, 100), (1.9, 0)):
+        small = Truth(truth.joints, truth.annotated, np.full(PERSONS, size))
+        off = joints() - 1 + np.array([1, 0])
+        assert pckh(off, small, MPII.names)["Mean"] == mean
+
+
+def test_joints_that_nobody_has_are_left_out(root: Path):
+    missing = [(person, name) for person in range(PERSONS) for name in ("head_top", "left_knee")]
+    savemat(root / "gt.mat", ground_truth(tuple(missing)))
+    metrics = pckh(joints() - 1, read_truth(root / "gt.mat", MPII.names, PERSONS), MPII.names)
+    assert metrics["Head"] == NO_JOINT and metrics["Knee"] == metrics["Mean"] == 100
+
+
+# Annotations and crops
+
+
+def test_joints_count_from_0_and_lie_on_their_pixels(root: Path):
+    found = people(root / "annot" / "valid.json")
+    np.testing.assert_array_equal(found.keypoints, joints() - 1)
+    for person, places in enumerate(found.keypoints.astype(int)):
+        image = ImageReader(root / "images").read(records()[person]["image"], "a test")
+        assert (image[places[:, 1], places[:, 0]] > 200).all() and (image > 200).all(-1).sum() == 16
+
+
+@pytest.mark.parametrize("flip_order", [None, torch.from_numpy(MPII.flip_order)], ids=["plain", "flip test"])
+def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_order: torch.Tensor | None):
+    """From the photograph through the crop and back, with a model that knows the answer."""
+    persons = people(root / "annot" / "valid.json")
+    crops = TopDownDataset(persons, ImageReader(root / "images"), MPII, (256, 256), (64, 64))
+    loader = DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2))
+    answers = []
+    for batch in loader:
+        maps, weight = heatmap.encode(batch["keypoints"], batch["visible"], (64, 64), 2.0)
+        assert weight.all(), "a joint lies outside of its crop"
+        answers += [maps] if flip_order is None else [maps, heatmap.flip(maps, flip_order)]
+    answer = iter(answers)
+    found = predict(
+        lambda images: next(answer), loader, kernel_size=11, flip_order=flip_order, device=torch.device("cpu")
+    )
+    np.testing.assert_allclose(found.keypoints, joints() - 1, atol=0.01)
+    truth = read_truth(root / "annot" / "gt_valid.mat", MPII.names, PERSONS)
+    assert set(pckh(found.keypoints, truth, MPII.names).values()) == {100}
+
+
+@pytest.mark.parametrize("aspect", [1.0, 0.75])
+def test_crops_are_the_lineages(aspect: float):
+    draw = np.random.default_rng(0)
+    center, scale = draw.uniform(1, 1900, (500, 2)), draw.uniform(0.1, 9, 500)
+    center[7] = -1  # not annotated: neither moved down nor padded
+    found, scales = geometry.boxes_to_crops(mpii.boxes(center, scale), aspect)
+    for i in range(len(center)):
+        c, s = center[i].copy(), scale[i]
+        if c[0] != -1:
+            c[1] = c[1] + 15 * s
+            s = s * 1.25
+        np.testing.assert_allclose(found[i], c - 1, rtol=1e-7, atol=1e-6)
+        np.testing.assert_allclose(scales[i], [s, s / aspect], rtol=2e-7)
+
+
+def test_persons_of_one_photograph_and_invisible_joints(tmp_path: Path):
+    content = records()
+    content[3]["image"] = content[1]["image"]
+    content[0]["joints_vis"][9] = 0
+    content[0]["joints"][9] = [-1, -1]
+    write_json(tmp_path / "valid.json", content)
+    found = people(tmp_path / "valid.json")
+    assert found.image.tolist() == [0, 1, 2, 1, 3] and len(found.images.ids) == 4
+    assert found.visible[0, 9] == 0 and found.visible.sum() == 16 * PERSONS - 1
+
+
+# The skeleton and weights of another
+
+
+def test_the_skeleton_is_the_lineages():
+    assert MPII.num_joints == 16
+    pairs = [[0, 5], [1, 4], [2, 3], [10, 15], [11, 14], [12, 13]]
+    assert sorted(sorted(pair) for pair in MPII.pairs) == pairs
+    order = MPII.flip_order.tolist()
+    assert order == [5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10]
+    assert sorted(MPII.upper_body) == list(range(7, 16)) and sorted(MPII.lower_body) == list(range(7))
+    assert len(MPII.limbs) == 15 and {joint for limb in MPII.limbs for joint in limb} == set(range(16))
+    shared = [name for name in MPII.names if name in skeleton.COCO.names]
+    assert len(shared) == 12
+    for values, of_coco in ((MPII.sigmas, skeleton.COCO.sigmas), (MPII.joint_weights, skeleton.COCO.joint_weights)):
+        for name in shared:
+            assert values[MPII.names.index(name)] == of_coco[skeleton.COCO.names.index(name)]
+
+
+def test_weights_of_coco_give_their_rows_to_the_joints_of_the_same_name(tmp_path: Path):
+    trained = build_model(load_config(R_A4, [*SMALL, "MODEL.NUM_JOINTS", "17"]))
+    torch.save(trained.state_dict(), tmp_path / "coco.pth")
+    cfg = load_config(FROM_COCO, [*SMALL, "MODEL.INIT_FROM", str(tmp_path / "coco.pth")])
+    model = build_model(cfg)
+    drawn = model.final_layer.weight.clone()
+    load_start_weights(cfg, model, MPII)
+    for place, name in enumerate(MPII.names):
+        row = drawn[place]
+        if name in skeleton.COCO.names:
+            row = trained.final_layer.weight[skeleton.COCO.names.index(name)]
+        assert torch.equal(model.final_layer.weight[place], row), name
+    assert torch.equal(model.conv1.weight, trained.conv1.weight)
+
+
+# Whole runs
+
+
+def arguments(root: Path, *overrides: str) -> list[str]:
+    folders = ["--modelDir", str(root.parent / "output"), "--logDir", str(root.parent / "log")]
+    return ["--cfg", str(R_A4), *folders, *SMALL, "DATASET.ROOT", str(root), *overrides]
+
+
+def test_a_run_trains_is_tested_and_drawn(root: Path, tmp_path: Path, run_preloaded: Run):
+    def run(tool: str, *more: str) -> str:
+        done = run_preloaded(tool, [*arguments(root), *more], tmp_path, {})
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    folder = tmp_path / "output" / "mpii" / "transpose_r" / R_A4.stem
+    output = run("train")
+    heads = "| Arch | Head | Shoulder | Elbow | Wrist | Hip | Knee | Ankle | Mean | Mean@0.1 | Mean@0.11 |"
+    assert output.count(heads) == 2, output
+    assert "valid: 5 persons in 5 images; boxes: annotated centre and scale; flip test: on" in output
+    means = [float(re.split(r" \| ", row)[8]) for row in re.findall(rf"^\| {R_A4.stem} .*$", output, re.M)]
+    best = torch.load(folder / "checkpoint.pth", weights_only=True)["best"]
+    assert best.keys() == {"Mean", "epoch"} and best["Mean"] == pytest.approx(max(means), abs=1e-3)
+    assert f"best Mean {best['Mean']:.4f}" in output
+    assert f"2 epochs, best Mean {best['Mean']:.4f}" in run("train"), "a finished run says so"
+
+    output = run("test")
+    assert f"weights: {folder / 'final_state.pth'}" in output and heads in output
+    row = re.findall(rf"^\| {R_A4.stem} .*$", output, re.M)[0]
+    assert float(row.split(" | ")[8]) == means[-1], "the final weights are those of the last epoch"
+    results = folder / "results" / "keypoints_valid_results_0.json"
+    found = json.loads(results.read_bytes())
+    zero_based = np.array([person["keypoints"] for person in found]).reshape(PERSONS, 16, 3)[..., :2]
+    np.testing.assert_allclose(loadmat(results.with_name("pred_valid_0.mat"))["preds"], zero_based + 1)
+
+    output = run("draw_results", "--results", str(results), "--out", str(tmp_path / "sheet.png"), "--score", "-1")
+    assert "5 person(s) on 5 of 5 photographs" in output
+    output = run("test", "DATASET.TEST_SET", "test", "RANK", "3")
+    assert "test has no ground truth here: MPII's organisers judge pred_test_3.mat" in output
+    assert {path.name for path in results.parent.glob("*_3.*")} == {"keypoints_test_results_3.json", "pred_test_3.mat"}
+
+
+def test_photographs_may_be_a_zip(root: Path):
+    with zipfile.ZipFile(root / "images.zip", "w") as file:
+        for path in (root / "images").iterdir():
+            file.write(path, path.name)
+    cfg = load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root), "DATASET.DATA_FORMAT", "zip"])
+    evaluation = build_evaluation(cfg, torch.device("cpu"))
+    assert evaluation.crops.reader.source == root / "images.zip" and evaluation.crops[4]["image"].any()
+
+
+# Bad input
+
+
+def without(key: str) -> Callable[[list], None]:
+    return lambda content: content[2].pop(key)
+
+
+def change(key: str, value: Any) -> Callable[[list], None]:
+    return lambda content: content[2].update({key: value})
+
+
+RECORDS = {
+    "image": (without("image"), "record number 3 has no 'image'"),
+    "image-kind": (change("image", 7), "'image' of record number 3 must be the name of a file, not 7"),
+    "center": (without("center"), "record number 3 has no 'center'"),
+    "center-length": (change("center", [1, 2, 3]), "'center' of record number 3 must list 2 numbers, not 3"),
+    "scale": (without("scale"), "record number 3 has no 'scale'"),
+    "scale-kind": (change("scale", "big"), "'scale' of record number 3 must be a number, not 'big'"),
+    "scale-sign": (change("scale", -1), "'scale' of record number 3 must be positive, not -1"),
+    "joints": (without("joints"), "record number 3 has no 'joints'"),
+    "joints-length": (change("joints", [[1, 2]] * 15), "'joints' of record number 3 must list 16 pairs x, y, not 15"),
+    "joints-flat": (change("joints", [1, 2] * 16), "'joints' of record number 3 must list 16 pairs x, y, not [1, 2,"),
+    "joints-kind": (
+        change("joints", [[1, "x"]] * 16),
+        "'joints' of record number 3 holds something that is no number",
+    ),
+    "joints_vis": (without("joints_vis"), "record number 3 has no 'joints_vis'"),
+    "joints_vis-length": (change("joints_vis", [1] * 17), "'joints_vis' of record number 3 must list 16 numbers, not"),
+    "no-record": (
+        lambda content: content.__setitem__(2, "person"),
+        "expected `object`, got `str` - at `$[2]`, counted from 0",
+    ),
+    "nobody": (list.clear, "it lists no person"),
+}
+
+
+@pytest.mark.parametrize("spoil, words", RECORDS.values(), ids=RECORDS.keys())
+def test_bad_records_are_named(root: Path, spoil: Callable, words: str):
+    path = root / "annot" / "train.json"
+    content = records()
+    spoil(content)
+    write_json(path, content)
+    with pytest.raises(UserError) as error:
+        build_training_data(load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root)]))
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def cut(key: str, content: dict) -> None:
+    content[key] = content[key][..., :4]
+
+
+def reorder(content: dict) -> None:
+    content["dataset_joints"] = np.array([SHORT_NAMES[::-1]], object)
+
+
+def flat_head(content: dict) -> None:
+    content["headboxes_src"][1, :, 3] = content["headboxes_src"][0, :, 3]
+
+
+def put(key: str, value: float, content: dict) -> None:
+    content[key] = np.full(content[key].shape, value)
+
+
+TRUTHS = {
+    "persons": (
+        partial(cut, "pos_gt_src"),
+        "'pos_gt_src' has the shape (16, 2, 4) where (16, 2, 5) fits the 5 persons",
+    ),
+    "heads": (partial(cut, "headboxes_src"), "'headboxes_src' has the shape (2, 2, 4) where (2, 2, 5) fits"),
+    "order": (reorder, "'dataset_joints' must have 'head' as number 10, where the skeleton has 'head_top'"),
+    "flat-head": (flat_head, "the head box of person number 4 has no size"),
+    "nobody": (partial(put, "jnt_missing", 1.0), "'jnt_missing' leaves no joint to judge by"),
+    "nan": (partial(put, "pos_gt_src", np.nan), "'pos_gt_src' holds something that is no number"),
+} | {
+    f"no-{key}": (lambda content, key=key: content.pop(key), f"it has no '{key}'")
+    for key in ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")
+}
+
+
+@pytest.mark.parametrize("spoil, words", TRUTHS.values(), ids=TRUTHS.keys())
+def test_bad_truth_is_named(root: Path, spoil: Callable, words: str):
+    path = root / "annot" / "gt_valid.mat"
+    content = ground_truth()
+    spoil(content)
+    savemat(path, content)
+    with pytest.raises(UserError) as error:
+        build_evaluation(load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root)]), torch.device("cpu"))
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("annot/valid.json", None, "cannot read the annotation file"),
+        ("annot/valid.json", b'{"images": []}', "expected `array`, got `object`"),
+        ("annot/gt_valid.mat", None, "cannot read PCKh's ground truth (No such file or directory)"),
+        ("annot/gt_valid.mat", b"no matrix " * 100, "PCKh's ground truth is damaged or no .mat file"),
+        ("images/000000002.jpg", None, "(person 1): cannot read the image"),
+    ],
+)
+def test_bad_files_are_one_sentence(
+    root: Path, tmp_path: Path, run_preloaded: Run, name: str, content: bytes | None, words: str
+):
+    (root / name).unlink()
+    if content is not None:
+        (root / name).write_bytes(content)
+    said = sentence(run_preloaded("train", arguments(root), tmp_path, {}))
+    assert said.startswith(str(root / name)) and words in said, said
+
+
+def test_a_truncated_truth_is_one_sentence(root: Path):
+    path = root / "annot" / "gt_valid.mat"
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 200, 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            read_truth(path, MPII.names, PERSONS)
+
+
+def test_another_skeleton_is_refused(root: Path):
+    overrides = [*SMALL, "DATASET.ROOT", str(root)]
+    with pytest.raises(UserError, match=r"needs DATASET.SKELETON: experiments/mpii/skeleton.yaml"):
+        load_config(R_A4, [*overrides, "DATASET.SKELETON", ""])
+    with pytest.raises(UserError, match=r"has 16 keypoints, but MODEL.NUM_JOINTS is 17"):
+        build_evaluation(load_config(R_A4, [*overrides, "MODEL.NUM_JOINTS", "17"]), torch.device("cpu"))
+    other = root / "other.yaml"
+    other.write_text(f"names: {['top', *MPII.names[1:]]}\nsigmas: {[0.1] * 16}\n")
+    with pytest.raises(UserError, match=r"PCKh needs a keypoint named 'right_ankle'"):
+        build_evaluation(load_config(R_A4, [*overrides, "DATASET.SKELETON", str(other)]), torch.device("cpu"))
+
+
+def test_scipy_is_asked_for_before_anything_is_predicted(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    for name in ("valid", "test"):
+        cfg = load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root), "DATASET.TEST_SET", name])
+        with pytest.raises(UserError, match=r"pip install scipy$"):
+            build_evaluation(cfg, torch.device("cpu"))

@@ -1,0 +1,181 @@
+"""The files of a run: whole or not there, checked when read, the one before kept, and written by one run at a time."""
+
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.runs import ROOT
+
+from transpose.engine.resume import claim_folder, saved_state
+from transpose.errors import UserError
+from transpose.runtime import checkpoint, generators, lock
+
+STATE = {"config": {}, "state_dict": {"w": torch.arange(12.0)}, "optimizer": {}, "epoch": 1, "best": {"AP": 0.5}}
+
+
+def save(folder: Path, step: int) -> None:
+    checkpoint.save(folder / "checkpoint.pth", STATE | {"step": step}, keep=folder / "checkpoint_previous.pth")
+
+
+def state_of(folder: Path) -> dict | None:
+    return saved_state(folder, True, lambda config: [], False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With the states of the steps 2 and 3; that of step 1 is gone."""
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    return tmp_path
+
+
+def test_the_last_two_states_are_kept_and_any_torch_reads_them(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pth", "checkpoint_previous.pth"]
+    newest, previous = (torch.load(folder / name) for name in ("checkpoint.pth", "checkpoint_previous.pth"))
+    assert (newest["step"], previous["step"]) == (3, 2)
+    assert state_of(folder)["step"] == 3
+
+
+def test_each_flipped_bit_is_noticed(folder: Path) -> None:
+    path = folder / "checkpoint.pth"
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    places = {*draw.sample(range(len(whole)), 300), *range(len(whole) - 120, len(whole))}
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: "):
+            checkpoint.read(path)
+    path.write_bytes(whole)
+    assert checkpoint.read(path)["step"] == 3
+
+
+@pytest.mark.parametrize("length", [0, 1, 1000, -71, -1])
+def test_a_truncated_state_is_named_and_the_one_before_is_used(
+    length: int, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "checkpoint.pth"
+    truncated = path.read_bytes()[:length]
+    path.write_bytes(truncated)
+    assert state_of(folder)["step"] == 2
+    (warning,) = caplog.messages
+    assert str(path) in warning and str(folder / "checkpoint_previous.pth") in warning
+    # It does not take the good one's place when the run saves next, and is not lost.
+    save(folder, 3)
+    assert checkpoint.read(folder / "checkpoint_previous.pth")["step"] == 2
+    assert (folder / "checkpoint_damaged.pth").read_bytes() == truncated
+
+
+def test_a_crash_between_the_two_renames_leaves_the_state_before(folder: Path) -> None:
+    (folder / "checkpoint.pth").unlink()
+    assert state_of(folder)["step"] == 2
+
+
+def test_two_damaged_states_are_both_named(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"checkpoint\.pth: .*checkpoint_previous\.pth: .*no state is left"):
+        state_of(folder)
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    (folder / ".checkpoint.pth.abcd1234.part").write_bytes(b"half")
+    (folder / ".mine").write_text("the user's")
+    checkpoint.remove_leftovers(folder)
+    assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
+    assert (folder / ".mine").exists()
+
+
+def test_weights_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    torch.save(STATE["state_dict"], tmp_path / "w.pth")
+    assert torch.equal(checkpoint.read(tmp_path / "w.pth")["w"], torch.arange(12.0))
+
+
+def test_every_generator_goes_on_where_it_was_saved() -> None:
+    import numpy as np
+
+    def drawn() -> tuple:
+        return random.random(), np.random.normal(), float(torch.rand(()))
+
+    np.random.normal()  # leaves half of a pair behind
+    buffer = io.BytesIO()
+    torch.save(generators.states(), buffer)
+    expected = drawn()
+    buffer.seek(0)
+    assert drawn() != expected
+    generators.restore(torch.load(buffer, weights_only=True))
+    assert drawn() == expected
+
+
+CLAIMS = """
+import sys, time; sys.path.insert(0, {tools!r})
+from pathlib import Path
+from transpose import cli, lock
+own = []
+cli.run(lambda: own.append(lock.claim(Path({folder!r}), {regardless})))
+print("claimed" if own[0] else "shared", flush=True)
+time.sleep({seconds})
+"""
+
+
+def claiming(folder: Path, seconds: int, regardless: bool = False) -> subprocess.Popen:
+    code = CLAIMS.format(tools=str(ROOT / "tools"), folder=str(folder), seconds=seconds, regardless=regardless)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    process = claiming(tmp_path, 60)
+    assert process.stdout.readline() == "claimed\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_in_a_folder_is_refused_unless_told(owner: subprocess.Popen, tmp_path: Path) -> None:
+    second = claiming(tmp_path, 0)
+    _, error = second.communicate(timeout=60)
+    assert second.returncode == 2 and error.count("\n") == 1
+    assert f"process {owner.pid} on " in error and "TRAIN.IGNORE_LOCK True" in error and str(tmp_path) in error
+    told = claiming(tmp_path, 0, regardless=True)
+    assert told.communicate(timeout=60)[0] == "shared\n"
+
+
+def test_who_only_shares_a_folder_leaves_what_the_owner_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / ".checkpoint.pth.abc.part"
+    for own in (False, True):
+        part.touch()
+        monkeypatch.setattr(lock, "claim", lambda *_, own=own: own)
+        claim_folder(tmp_path, regardless=True)
+        assert part.exists() != own
+
+
+def test_a_killed_run_leaves_its_folder_free(owner: subprocess.Popen, tmp_path: Path) -> None:
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    assert claiming(tmp_path, 0).communicate(timeout=60)[0] == "claimed\n"
+
+
+def test_a_folder_that_turns_read_only_keeps_its_states(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    folder.chmod(0o500)
+    try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("root may write everywhere")
+        with pytest.raises(UserError, match=r"checkpoint\.pth: cannot write \(Permission denied\)"):
+            save(folder, 4)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)

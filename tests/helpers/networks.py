@@ -1,0 +1,38 @@
+"""Small networks, the published ones, and images for them."""
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.goldens import ROOT, state_dicts
+from transpose.build.model import build_model
+from transpose.config.load import load_config
+from transpose.models.hrnet import Stage
+from transpose.models.transpose import TransPoseH, TransPoseR
+
+PUBLISHED = state_dicts()
+
+
+SMALL = (64, 96)  # width, height
+
+
+def small_r(**options) -> TransPoseR:
+    options = {"num_layers": 18, "image_size": SMALL} | options
+    return TransPoseR(dim=32, feedforward=64, heads=4, layers=2, deconv_filters=(32,), **options).eval()
+
+
+def small_h(width: int = 8, **options) -> TransPoseH:
+    stage2, stage3 = Stage(1, "BASIC", (1, 1), (width, 16)), Stage(2, "BASIC", (1, 1, 1), (width, 16, 32))
+    options = {"image_size": SMALL} | options
+    return TransPoseH(stage2=stage2, stage3=stage3, dim=16, feedforward=32, heads=2, layers=2, **options).eval()
+
+
+BOTH = pytest.mark.parametrize("make", [small_r, small_h], ids=["R", "H"])
+
+
+def images(batch: int = 1, size: tuple[int, int] = SMALL) -> torch.Tensor:
+    return torch.randn(batch, 3, size[1], size[0], generator=torch.Generator().manual_seed(1))
+
+
+def published(name: str) -> nn.Module:
+    return build_model(load_config(ROOT / "experiments/coco" / PUBLISHED[name]["config"])).eval()

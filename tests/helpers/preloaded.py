@@ -1,0 +1,33 @@
+"""Runs tools/<tool>.py for every line of JSON on standard input, each in a process of its own; answers exit codes.
+
+A run that ends with an error spends seconds on importing torch and a moment on the error. Here the imports are made
+once, and every run is a fork of this process, which then executes the tool's file as `__main__`, as `python` does.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+pass
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    signal.alarm(request["seconds"])
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    for stream, path in ((1, request["stdout"]), (2, request["stderr"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    sys.argv = [str(TOOLS / f"{request['tool']}.py"), *request["arguments"]]
+    break
+else:
+    sys.exit()
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,207 @@
+"""The five released models by name: the recipes' networks, the files' places, torch.hub."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.goldens import ROOT, state_dicts
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from transpose.build.model import build_model, check_start_weights
+from transpose.config.load import load_config
+from transpose.config.paths import repository_root
+from transpose.errors import UserError
+from transpose.models import zoo
+from transpose.runtime import download
+
+PUBLISHED = state_dicts()
+EACH = pytest.mark.parametrize("name", zoo.RELEASED)
+SLOWER = {"tp_h_a4": pytest.mark.slow, "tp_h_a6": pytest.mark.slow}
+
+
+def recipe(name: str):
+    return load_config(ROOT / "experiments/coco" / PUBLISHED[name]["config"])
+
+
+def structure(network: nn.Module) -> list[str]:
+    """Every module with its numbers, every tensor with its shape."""
+    shapes = [f"{key} {tuple(value.shape)} {value.dtype}" for key, value in network.state_dict().items()]
+    return [str(network), *shapes]
+
+
+@EACH
+def test_an_entry_is_its_recipe(name):
+    cfg, entry = recipe(name), zoo.RELEASED[name]
+    torch.manual_seed(0)
+    wanted = build_model(cfg)
+    torch.manual_seed(0)
+    found = zoo.model(entry.hub_name)
+    assert structure(found) == structure(wanted)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), wanted.parameters(), strict=True))
+    assert sum(parameter.numel() for parameter in found.parameters()) == entry.parameters
+    assert Path(cfg.TEST.MODEL_FILE) == repository_root() / zoo.FOLDER / entry.file
+    assert (tuple(cfg.MODEL.IMAGE_SIZE), cfg.MODEL.NUM_JOINTS) == (zoo.IMAGE_SIZE, zoo.KEYPOINTS)
+    assert (cfg.TEST.BLUR_KERNEL, cfg.TEST.FLIP_TEST, cfg.DATASET.COLOR_RGB) == (zoo.BLUR_KERNEL, True, True)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOWER.get(name, ())) for name in zoo.RELEASED])
+def test_operations_are_as_listed(name):
+    with torch.device("meta"):
+        network = zoo.model(name).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, 256, 192))
+    assert round(counter.get_total_flops() / 1e9, 2) == zoo.RELEASED[name].gflops
+
+
+def test_names_of_both_kinds_and_the_nearest_of_a_wrong_one():
+    assert zoo.is_name("tp_r_a4") and zoo.is_name("tpr_a4_256x192") and not zoo.is_name("model.pth")
+    assert len(zoo.HUB_NAMES) == len(zoo.RELEASED) == 5
+    with pytest.raises(UserError, match=r"no model 'tp_r_a5'; there are tp_r_a3, .*; the nearest is tp_r_a"):
+        zoo.weights("tp_r_a5")
+
+
+@pytest.fixture
+def fetched(monkeypatch) -> list[tuple[str, Path]]:
+    """What would have been downloaded; the files that come are weights as constructed."""
+    asked = []
+
+    def fetch(url: str, path: Path, sha256: str = "") -> Path:
+        asked.append((url, path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": zoo.model("tp_r_a3").state_dict()}, path)
+        return path
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    return asked
+
+
+def test_weights_are_downloaded_once_into_the_recipes_folder(fetched, monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "repository_root", lambda: tmp_path)
+    path = zoo.weights("tp_r_a3")
+    assert path == tmp_path / "models/pytorch/transpose_coco/tp_r_256x192_enc3_d256_h1024_mh8.pth" and path.exists()
+    assert zoo.weights("tpr_a3_256x192") == path
+    assert fetched == [(f"{zoo.RELEASE}/tp_r_256x192_enc3_d256_h1024_mh8.pth", path)]
+
+
+def test_a_network_with_its_weights(fetched, tmp_path):
+    network = zoo.pretrained("tp_r_a3", tmp_path)
+    wanted = torch.load(zoo.weights("tp_r_a3", tmp_path), weights_only=True)["state_dict"]
+    assert not network.training and len(fetched) == 1
+    assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
+
+
+def test_weights_that_are_no_longer_those_that_came_are_refused(fetched, tmp_path):
+    path = zoo.weights("tp_r_a3", tmp_path)
+    path.with_name(f"{path.name}.sha256").write_text(f"{'0' * 64}  {path.name}\n")
+    with pytest.raises(UserError, match=rf"its sha256 is .*{path.name}\.sha256 says 0000"):
+        zoo.weights("tp_r_a3", tmp_path)
+
+
+def test_the_hubs_entry_points_are_the_five_models():
+    spec = importlib.util.spec_from_file_location("hubconf", ROOT / "hubconf.py")
+    hubconf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hubconf)
+    entries = {name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")}
+    assert entries == set(zoo.HUB_NAMES)
+
+
+HUB = """
+import sys
+import lib
+import torch
+
+clone, folder = sys.argv[1:]
+torch.hub.set_dir(folder)
+network = torch.hub.load(clone, "tpr_a3_256x192", source="local", pretrained=True)
+assert lib.mine and not network.training
+with torch.inference_mode():
+    print(tuple(network(torch.zeros(1, 3, 256, 192)).shape), float(network.final_layer.bias[0]))
+print(type(torch.hub.load(clone, "tph_s_256x192", source="local")).__name__, "yacs" in sys.modules)
+"""
+
+
+def test_torch_hub_beside_another_package_called_lib(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/__init__.py").write_text("mine = True\n")
+    (tmp_path / "program.py").write_text(HUB)
+    state = zoo.model("tp_r_a3").state_dict()
+    state["final_layer.bias"].fill_(0.25)
+    weights = tmp_path / "hub/checkpoints" / zoo.RELEASED["tp_r_a3"].file
+    weights.parent.mkdir(parents=True)
+    torch.save(state, weights)
+    done = subprocess.run(
+        [sys.executable, "program.py", str(ROOT), str(tmp_path / "hub")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    forward, last = done.stdout.splitlines()
+    assert forward == "(1, 17, 64, 48) 0.25" and last == "TransPoseH False"
+
+
+@pytest.mark.parametrize("name", ["tp_r_a3", pytest.param("tp_h_s", marks=pytest.mark.slow)])
+def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
+    hub = pytest.importorskip("transpose.hub")
+    network = zoo.model(name, hub.MODELS).eval()
+    assert structure(network)[1:] == structure(zoo.model(name))[1:]
+    network.save_pretrained(tmp_path)
+    assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    kind = hub.MODELS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
+    again = kind.from_pretrained(tmp_path)
+    assert not again.training and structure(again) == structure(network)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
+    hub = pytest.importorskip("transpose.hub")
+    from safetensors.torch import save_file
+
+    network = zoo.model("tp_r_a3", hub.MODELS)
+    network.save_pretrained(tmp_path)
+    state = {key: value for key, value in network.state_dict().items() if key != "final_layer.bias"}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"final_layer\.bias"):
+        hub.MODELS["transpose_r"].from_pretrained(tmp_path)
+
+
+def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_path):
+    path = zoo.backbone("resnet50", tmp_path)
+    assert fetched == [("https://download.pytorch.org/models/resnet50-19c8e357.pth", path)]
+    with pytest.raises(UserError, match=r"resnet50-19c8e357\.pth: its sha256 is .* its name says 19c8e357"):
+        zoo.backbone("resnet50", tmp_path)  # what `fetched` gives is not that file
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/hrnet_w32-36af842e\.pth: get .*drive\.google\.com.* put it there"
+    ):
+        zoo.backbone("hrnet_w32", tmp_path)
+    with pytest.raises(UserError, match="no ImageNet weights 'vgg'; there are resnet50, hrnet_w32"):
+        zoo.backbone("vgg")
+
+
+@pytest.mark.parametrize("backbone", zoo.BACKBONES)
+def test_a_training_whose_imagenet_weights_are_missing_names_where_the_zoo_has_them_from(backbone):
+    entry = zoo.BACKBONES[backbone]
+    published = PUBLISHED["tp_h_s" if entry.model == "transpose_h" else "tp_r_a4"]
+    cfg = load_config(ROOT / "experiments/coco" / published["config"], ["MODEL.PRETRAINED", "no.pth"])
+    with pytest.raises(
+        UserError, match=rf"no.pth: the ImageNet weights .* get them from {re.escape(entry.source)}, or"
+    ):
+        check_start_weights(cfg)
+
+
+def test_the_table_tells_what_is_here(fetched, tmp_path):
+    zoo.weights("tp_h_s", tmp_path)
+    table = zoo.table(tmp_path).splitlines()
+    assert [line.split()[0] for line in table[2:7]] == list(zoo.RELEASED)
+    assert [line for line in table if line.endswith("(here)")] == [next(x for x in table if x.startswith("tp_h_s "))]
+    assert "8,019,281" in table[4] and "19.86" in table[4] and "0.742" in table[4]
+
+
+def test_the_command_wants_a_name_or_the_list(tmp_path):
+    for arguments in ((), ("--list", "tp_r_a4")):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/download.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and done.stderr == "error: name what to download, or ask for --list\n"

@@ -1,0 +1,235 @@
+"""Drawing: what is drawn, where, and what is left alone; and the tool that makes a sheet of a results file."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from helpers.goldens import ROOT
+
+from transpose.commands.draw import read_persons
+from transpose.errors import UserError
+from transpose.pose import draw, geometry
+from transpose.pose.skeleton import COCO, Skeleton
+
+HAND = Skeleton(
+    names=("wrist", "left_thumb", "right_thumb", "left_tip", "right_tip"),
+    pairs=((1, 2), (3, 4)),
+    limbs=((0, 1), (0, 2), (1, 3), (2, 4)),
+    upper_body=(0, 1, 2, 3, 4),
+    lower_body=(),
+    sigmas=(0.05,) * 5,
+    joint_weights=(1,) * 5,
+)
+HAND_POINTS = np.array([[60.0, 20], [90, 50], [30, 50], [90, 90], [30, 90]])
+GREY = np.full((120, 120, 3), 128, np.uint8)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return (before != after).any(-1)
+
+
+def spread_out(width: float, height: float, joints: int = COCO.num_joints) -> np.ndarray:
+    return np.random.default_rng(0).uniform((0, 0), (width - 1, height - 1), (joints, 2))
+
+
+def test_a_person_is_drawn_on_a_copy():
+    image = np.random.default_rng(1).integers(0, 256, (100, 160, 3), np.uint8)
+    before, points = image.copy(), spread_out(160, 100)
+    drawn = draw.skeleton(image, points, np.ones(17), COCO)
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    assert (image == before).all()
+    for x, y in points.round().astype(int):
+        assert changed(image, drawn)[y, x]
+
+
+def test_sides_have_their_colours_and_limbs_lead_from_joint_to_joint():
+    drawn = draw.skeleton(GREY, HAND_POINTS, np.ones(5), HAND)
+    for (x, y), side in zip(HAND_POINTS.astype(int), ("MIDDLE", "LEFT", "RIGHT", "LEFT", "RIGHT"), strict=True):
+        assert tuple(drawn[y, x]) == draw.COLOURS[getattr(draw, side)]
+    for (x, y), side in (((90, 70), "LEFT"), ((30, 70), "RIGHT"), ((75, 35), "LEFT"), ((45, 35), "RIGHT")):
+        np.testing.assert_allclose(drawn[y, x], draw.COLOURS[getattr(draw, side)], atol=25, err_msg=f"limb at {x}, {y}")
+    assert not changed(GREY, drawn)[70, 60]
+
+
+def test_joints_below_the_threshold_are_left_out_with_their_limbs():
+    scores = np.array([0.9, 0.9, 0.1, 0.5, 0.9])
+    drawn = changed(GREY, draw.skeleton(GREY, HAND_POINTS, scores, HAND, threshold=0.5))
+    assert not drawn[40:60, 20:40].any()
+    assert not drawn[70, 30] and drawn[90, 30]
+    assert drawn[90, 90] and drawn[70, 90]
+    assert not changed(GREY, draw.skeleton(GREY, HAND_POINTS, np.zeros(5), HAND)).any()
+
+
+def test_drawing_is_finer_than_a_pixel():
+    one, other = (draw.skeleton(GREY, HAND_POINTS + shift, np.ones(5), HAND) for shift in (0, 0.25))
+    assert changed(one, other).any()
+
+
+def test_points_outside_the_image_are_harmless():
+    points = HAND_POINTS.copy()
+    points[3], points[4] = (90, 1e12), (np.nan, 50)
+    drawn = changed(GREY, draw.skeleton(GREY, points, np.ones(5), HAND))
+    assert drawn[119, 90]
+    assert not drawn[70, 30]
+    assert not changed(GREY, draw.skeleton(GREY, HAND_POINTS + 500, np.ones(5), HAND)).any()
+
+
+def test_small_persons_lie_over_large_ones_whatever_their_order():
+    both = np.stack([HAND_POINTS, 60 + HAND_POINTS * 0.2])
+    drawn = draw.persons(GREY, both, np.ones((2, 5)), HAND)
+    assert (drawn == draw.persons(GREY, both[::-1], np.ones((2, 5)), HAND)).all()
+    alone = draw.persons(GREY, both[1:], np.ones((1, 5)), HAND)
+    place = tuple(both[1, 3].round().astype(int)[::-1])
+    assert tuple(drawn[place]) == tuple(alone[place]) == draw.COLOURS[draw.LEFT]
+    assert not changed(GREY, draw.persons(GREY, np.zeros((0, 5, 2)), np.zeros((0, 5)), HAND)).any()
+
+
+def test_a_box_runs_along_its_outermost_pixels_on_a_copy():
+    before = GREY.copy()
+    drawn = changed(GREY, draw.box(GREY, np.array([20, 30, 60, 50])))
+    assert (before == GREY).all()
+    assert drawn[30, 20:80].all() and drawn[79, 20:80].all() and drawn[30:80, 20].all() and drawn[30:80, 79].all()
+    assert not drawn[34:76, 24:76].any() and not drawn[:26].any() and not drawn[:, 84:].any()
+    assert draw.box(GREY, np.array([-1e7, -5, 3e7, 9])).shape == GREY.shape
+
+
+def test_large_persons_have_wider_lines():
+    def share(size: int) -> float:
+        image = np.zeros((2 * size, 2 * size, 3), np.uint8)
+        points = np.array([[0.5, 0.2], [0.8, 0.5], [0.2, 0.5], [0.8, 1.2], [0.2, 1.2]]) * size
+        drawn = draw.skeleton(image, points, np.ones(5), HAND)
+        return changed(image, drawn)[round(0.85 * size)].sum() / 2
+
+    assert 2 <= share(30) < share(300) <= 12
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (7, 400), (30, 40)])
+def test_fit_keeps_the_aspect_and_its_map_follows_the_pixels(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    place = np.array([shape[1] // 3, shape[0] // 2])
+    image[place[1], place[0]] = 255
+    fitted, to_fitted = draw.fit(image, (240, 180))
+    height, width = fitted.shape[:2]
+    assert width == 240 or height == 180
+    assert width <= 240 and height <= 180
+    assert abs(width / shape[1] * shape[0] - height) <= 1
+    weight = fitted[..., 0].astype(float)
+    centre = [(weight.sum(0) * np.arange(width)).sum(), (weight.sum(1) * np.arange(height)).sum()] / weight.sum()
+    np.testing.assert_allclose(geometry.apply(to_fitted, place), centre, atol=0.15)
+
+
+def test_mosaic_has_a_cell_for_each_image_and_shows_it():
+    images = [np.full((*shape, 3), 10 * i, np.uint8) for i, shape in enumerate([(30, 60), (60, 30), (9, 9), (50, 50)])]
+    sheet = draw.mosaic(images, columns=3, cell=(80, 60), background=(1, 2, 3))
+    assert sheet.shape == (2 * 60 + 3 * draw.MARGIN, 3 * 80 + 4 * draw.MARGIN, 3)
+    assert tuple(sheet[0, 0]) == (1, 2, 3)
+    for i in range(4):
+        row, column = divmod(i, 3)
+        y, x = (draw.MARGIN + 30 + row * (60 + draw.MARGIN), draw.MARGIN + 40 + column * (80 + draw.MARGIN))
+        assert tuple(sheet[y, x]) == (10 * i,) * 3
+    assert draw.mosaic(images[:1], columns=3, cell=(80, 60)).shape == (60 + 2 * draw.MARGIN, 80 + 2 * draw.MARGIN, 3)
+
+
+def test_labels_stand_beneath_their_image_and_are_cut_to_its_width():
+    images = [np.zeros((60, 80, 3), np.uint8)] * 2
+    sheet = draw.mosaic(images, columns=2, cell=(80, 60), labels=["a.jpg", "a very long name of a photograph.jpg"])
+    assert sheet.shape[0] == 60 + draw.LABEL_HEIGHT + 2 * draw.MARGIN
+    beneath = changed(sheet[draw.MARGIN + 60 :], np.full_like(sheet[draw.MARGIN + 60 :], draw.PAPER[0]))
+    first, gap, second = np.split(beneath, [draw.MARGIN + 80, 2 * draw.MARGIN + 80], axis=1)
+    assert first.any() and second.any() and not gap.any()
+    assert not second[:, 80:].any()
+
+
+def test_a_title_takes_as_many_lines_as_its_text_and_keeps_the_sheet():
+    sheet = np.full((50, 300, 3), 128, np.uint8)
+    short, long = (draw.titled(sheet, "mirrored persons " * count) for count in (1, 8))
+    assert short.shape[1] == long.shape[1] == 300 and 50 < len(short) < len(long)
+    assert (short[-50:] == 128).all() and (long[-50:] == 128).all()
+    assert changed(long[:-50], np.full_like(long[:-50], 255))[:, :-5].any() and (long[:-50, -5:] == 255).all()
+    sides = draw.titled(sheet, "", sides=True)
+    for side in (draw.LEFT, draw.RIGHT):
+        assert (sides[:-50] == draw.COLOURS[side]).all(-1).any()
+
+
+def test_a_picture_needs_a_known_ending(tmp_path):
+    assert draw.encode(GREY, tmp_path / "a.png").startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; let it end in \.png"):
+        draw.encode(GREY, tmp_path / "a.doc")
+
+
+def test_crops_show_their_visible_keypoints_and_no_more_than_32():
+    crops = np.full((40, 64, 48, 3), 128, np.uint8)
+    points = np.stack([spread_out(48, 64)] * 40)
+    visible = np.zeros((40, 17), np.float32)
+    visible[0] = 1
+    # As a view with its channels turned round, which is how a batch of RGB crops comes.
+    grid = draw.crops_with_keypoints(crops[..., ::-1], points, visible, COCO)
+    assert grid.shape == (4 * (64 + draw.MARGIN) + draw.MARGIN, 8 * (48 + draw.MARGIN) + draw.MARGIN, 3)
+    cells = grid[draw.MARGIN :, draw.MARGIN :]
+    assert (cells[:64, :48] != 128).any()
+    assert (cells[:64, 48 + draw.MARGIN : 2 * 48 + draw.MARGIN] == 128).all()
+
+
+def test_heatmaps_shine_where_the_keypoint_is():
+    crops = np.full((10, 128, 96, 3), 90, np.uint8)[..., ::-1]
+    maps = np.zeros((10, 5, 32, 24), np.float32)
+    maps[0, 2, 8, 18] = 1
+    picture = draw.heatmaps(crops, maps)
+    step_x, step_y = 48 + draw.MARGIN, 64 + draw.MARGIN
+    assert picture.shape == (8 * step_y + draw.MARGIN, 6 * step_x + draw.MARGIN, 3)
+    overlay = picture[draw.MARGIN : draw.MARGIN + 64, draw.MARGIN + 3 * step_x :][:, :48].astype(int).sum(-1)
+    y, x = np.unravel_index(overlay.argmax(), overlay.shape)
+    expected = (geometry.heatmap_to_input(np.array([18, 8]), (24, 32), (96, 128)) - 0.5) / 2
+    assert np.abs(np.array([x, y]) - expected).max() <= 1
+
+    keypoints = np.full((10, 5, 2), 20.0)
+    marked = changed(picture, draw.heatmaps(crops, maps, keypoints))
+    columns = {(x - draw.MARGIN) // step_x for x in np.flatnonzero(marked.any(0))}
+    assert columns == {0, 3}, "only the joint whose map is not empty is marked, on its map and on the crop"
+
+
+RESULT = {"image_id": 21167, "category_id": 1, "keypoints": [200.0, 300.0, 0.9] * 17, "score": 0.8}
+
+
+def test_the_tool_draws_the_photograph_with_persons_first(tmp_path):
+    results = tmp_path / "found.json"
+    results.write_text(json.dumps([RESULT, RESULT | {"image_id": 1}, RESULT | {"image_id": 343218, "score": 0.1}]))
+    configuration = ROOT / "experiments" / "coco_sample" / "demo.yaml"
+    command = [sys.executable, ROOT / "tools" / "draw_results.py", "--cfg", configuration, "--results", results]
+    run = subprocess.run([*command, "--images", "2", "--columns", "1"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "1 person(s) on 2 of 32 photographs" in run.stdout
+    sheet = cv2.imread(str(tmp_path / "found.png"))
+    assert sheet.shape == (2 * (300 + draw.LABEL_HEIGHT + draw.MARGIN) + draw.MARGIN, 400 + 2 * draw.MARGIN, 3)
+    photograph = cv2.imread(str(ROOT / "data" / "coco_sample" / "images" / "val2017" / "000000021167.jpg"))
+    shown, to_cell = draw.fit(photograph, (400, 300))
+    left = draw.MARGIN + (400 - shown.shape[1]) // 2
+    drawn = changed(shown, sheet[draw.MARGIN : draw.MARGIN + 300, left : left + shown.shape[1]])
+    x, y = geometry.apply(to_cell, np.array(RESULT["keypoints"][:2])).round().astype(int)
+    assert drawn[y, x] and drawn.sum() < 50
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot read the results file"),
+        ("[{", "not valid JSON"),
+        ('[{"score": ' + "[" * 100_000 + "]" * 100_000 + "}]", "not valid JSON"),
+        (json.dumps(RESULT), "the results file has another format: expected `array`, got `object`"),
+        ("[1]", "the results file has another format: expected `object`, got `int` - at `$[0]`, counted from 0"),
+        ("[{}]", "result number 1 has no 'image_id'"),
+        (json.dumps([RESULT, RESULT | {"keypoints": [1] * 50}]), "result number 2: 'keypoints' must list 51"),
+        (json.dumps([RESULT | {"image_id": 1}]), "none of its 1 results is of an image"),
+        (json.dumps([RESULT | {"score": 0.1}]), "no person is scored 0.3 or more"),
+    ],
+)
+def test_a_results_file_that_cannot_be_drawn_is_named_in_one_sentence(tmp_path, content, sentence):
+    results = tmp_path / "found.json"
+    if content is not None:
+        results.write_text(content)
+    with pytest.raises(UserError) as error:
+        read_persons(results, COCO.num_joints, [21167, 343218], least=0.3)
+    assert str(results) in str(error.value) and sentence in str(error.value)

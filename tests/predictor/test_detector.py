@@ -1,0 +1,94 @@
+"""Where the persons are: torchvision's networks with drawn weights for the plumbing, a stub for the choice of boxes."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.people import Stub
+from torch import nn
+
+from transpose.errors import UserError
+from transpose.predictor import detector
+from transpose.predictor.detector import Detector, whole_image
+from transpose.runtime import checkpoint, download
+
+
+def test_persons_above_the_threshold_as_x_y_w_h():
+    boxes, scores = Detector(Stub(), device="cpu")(np.zeros((100, 60, 3), np.uint8))
+    assert boxes.tolist() == [[10, 20, 30, 60], [2.5, 3, 6.5, 6.5]]  # the fourth has no width
+    assert scores.tolist() == pytest.approx([0.9, 0.5])
+    everyone, _ = Detector(Stub(), threshold=0, device="cpu")(np.zeros((100, 60, 3), np.uint8))
+    assert len(everyone) == 3
+
+
+def test_images_of_any_size_in_batches_as_rgb_from_0_to_1():
+    stub = Stub()
+    images = [np.full((10 + i, 20, 3), (255, 51, 0), np.uint8) for i in range(5)]
+    assert len(Detector(stub, batch_size=2, device="cpu").batch(images)) == 5
+    assert [len(batch) for batch in stub.batches] == [2, 2, 1]
+    assert stub.batches[1][1].shape == (3, 13, 20)
+    assert stub.batches[0][0][:, 0, 0].tolist() == pytest.approx([1, 0.2, 0])
+    assert Detector(stub, device="cpu").batch([]) == []
+
+
+@pytest.mark.parametrize("name", detector.DETECTORS)
+def test_torchvisions_networks(name):
+    """With drawn weights that like persons: what such a network finds lies in the image."""
+    make, published = detector.DETECTORS[name]
+    assert published.meta["categories"][detector.PERSON] == "person"
+    torch.manual_seed(22)
+    model = make(weights=None, weights_backbone=None, min_size=64, max_size=96)
+    person = slice(detector.PERSON, None, len(published.meta["categories"]))
+    likes = (
+        model.roi_heads.box_predictor.cls_score if name == "fasterrcnn" else model.head.classification_head.cls_logits
+    )
+    nn.init.zeros_(likes.weight)
+    likes.bias.data[person] = 3
+
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    (boxes, scores), (again, _) = Detector(model, threshold=0, device="cpu").batch([image, image[:, :40]])
+    assert len(boxes) and len(again) and boxes.shape == (len(scores), 4) and (boxes[:, 2:] > 0).all()
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= [80.001, 48.001]).all()
+    assert (again[:, :2] + again[:, 2:] <= [40.001, 48.001]).all() and (np.diff(scores) <= 0).all()
+
+
+def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(url, path):
+        asked.append(url)
+        checkpoint.save(path, {"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+
+    published = detector.DETECTORS["retinanet"][1]
+    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
+    monkeypatch.setitem(detector.DETECTORS, "retinanet", (lambda weights, weights_backbone: nn.Linear(3, 2), published))
+    for _ in range(2):
+        assert detector.network("retinanet").weight.sum() == 6
+    assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"]
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypatch, tmp_path):
+    def fetch(url, path):
+        raise UserError(f"{url}: cannot be reached (Name or service not known)")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
+    says = r"^the weights of the detector fasterrcnn, which finds the persons: https://.*: cannot be reached \(Name"
+    with pytest.raises(UserError, match=says):
+        detector.network()
+
+
+def test_what_is_no_detector_is_told(tmp_path):
+    with pytest.raises(UserError, match="there is no detector 'yolo'; there are fasterrcnn, retinanet"):
+        detector.network("yolo")
+    checkpoint.save(tmp_path / "other.pth", {"weight": torch.zeros(3)})
+    with pytest.raises(UserError, match=r"other.pth: these are not the weights of torchvision's detector fasterrcnn"):
+        detector.network("fasterrcnn", tmp_path / "other.pth")
+    for wrong in ({"threshold": 1.5}, {"threshold": float("nan")}, {"batch_size": 0}):
+        with pytest.raises(UserError, match="threshold must lie between 0 and 1 and its batch_size be 1 or more"):
+            Detector(Stub(), **wrong)
+
+
+def test_the_whole_image_is_a_box():
+    boxes, scores = whole_image(np.zeros((30, 40, 3), np.uint8))
+    assert boxes.tolist() == [[0, 0, 40, 30]] and scores.tolist() == [1]

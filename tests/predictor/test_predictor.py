@@ -1,0 +1,503 @@
+"""From an image, whatever holds it, to its people: equal to testing, and one sentence for what cannot be used."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from helpers.goldens import IMAGES, ROOT
+from helpers.people import BOXES, DEMO, PHOTOGRAPH
+from torch import nn
+
+from transpose.build.evaluation import build_evaluation, build_sample_evaluation
+from transpose.build.model import TrainedModel, build_model, load_trained
+from transpose.config.load import load_config
+from transpose.errors import UserError
+from transpose.evaluation.evaluate import CocoEvaluation, results
+from transpose.models import zoo
+from transpose.pose import skeleton
+from transpose.predictor import export, result
+from transpose.predictor.image import InputImage
+from transpose.predictor.predictor import Predictor
+from transpose.predictor.result import PoseResult
+from transpose.runtime import checkpoint
+
+
+class Smooth(nn.Module):
+    """A network with smooth heatmaps, whose peaks rounding does not move: blurred colours of the crop."""
+
+    stride, grid = 8, (12, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.blur = nn.Conv2d(3, 17, 25, stride=4, padding=12)
+        steps = torch.arange(25) - 12.0
+        bell = torch.exp(-(steps**2) / 72)
+        colours = torch.randn(17, 3, generator=torch.Generator().manual_seed(3))
+        self.blur.weight.data = colours[..., None, None] * bell[:, None] * bell / bell.sum() ** 2
+        self.blur.bias.data.fill_(3)
+
+    def forward(self, images):
+        return self.blur(images)
+
+
+@pytest.fixture(scope="module")
+def smooth() -> Predictor:
+    return Predictor(TrainedModel(Smooth(), skeleton.COCO, Path()), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """The photograph, RGB."""
+    return cv2.imread(str(PHOTOGRAPH))[..., ::-1].copy()
+
+
+def largest_difference(one: PoseResult, other: PoseResult) -> float:
+    """In pixels; the scores are compared by the way."""
+    assert one.keypoints.shape == other.keypoints.shape
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+    return float(np.abs(one.keypoints - other.keypoints).max())
+
+
+# Equal to testing
+
+
+@pytest.mark.parametrize("annotated, persons", [(True, 105), (False, 202)])
+def test_the_same_boxes_give_the_keypoints_scores_and_results_of_the_test(annotated, persons, run, predictor):
+    weights = str(run / "final_state.pth")
+    options = ["TEST.USE_GT_BBOX", str(annotated), "TEST.IMAGE_THRE", "0.5", "TEST.MODEL_FILE", weights]
+    given = load_config(DEMO, options)
+    evaluation = build_evaluation(given, torch.device("cpu"))
+    assert isinstance(evaluation, CocoEvaluation)
+    network = build_model(given)
+    load_trained(given, network, run)
+    tested = evaluation.predict(network)
+    table = evaluation.crops.people
+    assert len(tested.keypoints) == persons
+
+    of_image = [np.flatnonzero(table.image == i) for i in range(len(table.images.ids))]
+    found = predictor(
+        [IMAGES / name for name in table.images.names],
+        [table.boxes[own] for own in of_image],
+        [table.scores[own] for own in of_image],
+        oriented=False,
+    )
+    order = np.concatenate(of_image)
+    np.testing.assert_allclose(
+        np.concatenate([people.keypoints for people in found]), tested.keypoints[order], rtol=0, atol=1e-3
+    )
+    np.testing.assert_allclose(np.concatenate([people.scores for people in found]), tested.scores[order], rtol=1e-5)
+
+    how = {"sigmas": skeleton.COCO.sigmas, "score_threshold": evaluation.score_threshold, "oks_threshold": 2.0}
+    written = results(table, tested, category_id=1, **how)  # no OKS is above 1, so all of them
+    ids = table.images.ids.tolist()
+    own = [entry for people, number in zip(found, ids, strict=True) for entry in people.to_coco(number)]
+    assert len(own) == len(written)
+    by_place = {(entry["image_id"], *np.round(entry["keypoints"][:6], 1)): entry for entry in written}
+    for entry in own:
+        other = by_place[(entry["image_id"], *np.round(entry["keypoints"][:6], 1))]
+        assert entry["score"] == pytest.approx(other["score"], rel=1e-5) and entry["category_id"] == 1
+
+
+def test_a_box_moved_by_a_pixel_is_seen(predictor):
+    here, there = predictor([PHOTOGRAPH] * 2, [BOXES, np.add(BOXES, [1, 0, 0, 0])])
+    assert np.abs(here.keypoints - there.keypoints).max() > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size, smooth):
+    shared = Predictor(TrainedModel(Smooth(), skeleton.COCO, Path(), batch_size=batch_size), device="cpu")
+    images, boxes = [PHOTOGRAPH, IMAGES / "000000000785.jpg", PHOTOGRAPH], [BOXES, [], BOXES[:1]]
+    found = shared(images, boxes)
+    assert [len(people) for people in found] == [3, 0, 1]
+    for image, own, people in zip(images, boxes, found, strict=True):
+        if own:
+            wanted = smooth(image, own)
+            assert largest_difference(people, wanted) < 1e-3 and np.ptp(wanted.keypoints[0, :, 0]) > 20
+
+
+def test_a_stream_holds_few_images(run, pixels):
+    read = 0
+
+    def images():
+        nonlocal read
+        for _ in range(50):
+            read += 1
+            yield pixels
+
+    few = Predictor.from_pretrained(run, device="cpu", batch_size=2)
+    for number, people in enumerate(few.stream(images(), ([BOXES[0]] if i == 0 else [] for i in range(50)))):
+        assert len(people) == (number == 0) and read <= number + 4
+    assert number == 49
+
+
+def test_the_program_of_the_page_runs(run, tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
+    for name, here in (
+        ("output/coco/transpose_r/demo", run),
+        ("data", ROOT / "data"),
+        ("skier.png", tmp_path / "skier.png"),
+    ):
+        assert f'"{name}' in program
+        program = program.replace(f'"{name}', f'"{here}')
+    exec(program, {})
+    assert cv2.imread(str(tmp_path / "skier.png")).shape == (425, 640, 3)
+
+
+# What holds the image
+
+
+def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
+    png = tmp_path / "photograph.png"
+    cv2.imwrite(str(png), pixels[..., ::-1])
+    wanted = smooth(str(png), BOXES)
+    assert wanted.size == (500, 332)
+    kinds = [png, pixels, PIL.Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)]
+    for people in smooth(kinds, [BOXES] * 4):
+        assert largest_difference(people, wanted) < 1e-3
+    assert largest_difference(smooth(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
+    bgr = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
+    assert largest_difference(smooth(bgr, BOXES, color="BGR"), wanted) < 1e-3
+    assert np.abs(smooth(pixels, BOXES, color="BGR").keypoints - wanted.keypoints).max() > 0.1
+    grey = pixels[..., 1]
+    assert largest_difference(smooth(grey, BOXES), smooth(np.dstack([grey] * 3), BOXES)) < 1e-3
+
+
+def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
+    path, exif = tmp_path / "turned.jpg", PIL.Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn clockwise
+    PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    stored = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+    box = [[40.0, 30.0, 150.0, 250.0]]
+    upright, lying = smooth(np.rot90(stored, -1), box), smooth(stored, box)
+    assert np.abs(upright.keypoints - lying.keypoints).max() > 1
+    assert smooth(path, box).size == (332, 500) and smooth(path, box, oriented=False).size == (500, 332)
+    assert largest_difference(smooth(path, box), upright) < 1e-3
+    assert largest_difference(smooth(path, box, oriented=False), lying) < 1e-3
+    with PIL.Image.open(path) as image:  # decoded by another library, which differs by a grey level or two
+        assert smooth(image, box).size == (332, 500) and smooth(image, box, oriented=False).size == (500, 332)
+    assert smooth(path, box).draw().shape == (500, 332, 3)
+
+
+@pytest.mark.parametrize(
+    "image, sentence",
+    [
+        (np.zeros((4, 4, 3), np.float32), r"must be uint8, 0 to 255, not float32; of values from 0 to 1 make \(array"),
+        (np.zeros((4, 4, 3), np.int64), "must be uint8, 0 to 255, not int64$"),
+        (np.zeros((3, 5, 4), np.uint8), r"not \(3, 5, 4\); array.transpose\(1, 2, 0\) puts the channels last"),
+        (np.zeros((4, 5, 4), np.uint8), r"not \(4, 5, 4\); array\[..., :3\] leaves out the transparency"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"not \(2, 4, 5, 3\); several images are a list"),
+        (np.zeros((0, 5, 3), np.uint8), r"must be \(H, W, 3\), or \(H, W\) in grey, not \(0, 5, 3\)$"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a tensor must be uint8 \(3, H, W\), .* not uint8 \(4, 5, 3\)"),
+        (torch.zeros(3, 4, 5), r"a tensor must be uint8 \(3, H, W\), 0 to 255, not float32 \(3, 4, 5\)"),
+        (PIL.Image.new("F", (4, 4)), "a PIL image of mode F has no 8-bit colours; convert it to RGB"),
+        (7, "an image is a path, a NumPy array, a PIL image or a tensor, not a int"),
+        ("nowhere.jpg", r"^nowhere.jpg: cannot read the image \(No such file"),
+        (str(ROOT / "README.md"), "README.md.*not an image that can be decoded"),
+        (str(ROOT), r"cannot read the image \(Is a directory\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_image_is_told(image, sentence, predictor):
+    with pytest.raises(UserError, match=sentence):
+        predictor(image, [[0, 0, 2, 2]])
+
+
+def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(PHOTOGRAPH.read_bytes()[:20_000])
+    with pytest.raises(UserError, match=r"cut.jpg: the JPEG is truncated"):
+        predictor(path, BOXES)
+    with PIL.Image.open(path) as image, pytest.raises(UserError, match=r"^the image: not an image that can be decoded"):
+        predictor(image, BOXES)
+
+
+# Boxes
+
+
+@pytest.mark.parametrize(
+    "boxes, scores, sentence",
+    [
+        ([[0, 0, 0, 3]], None, r"box 0 .* must have a positive width and height"),
+        ([*BOXES, [5, 5, 3, -3]], None, r"box 3 \(counted from 0\), \[5.0, 5.0, 3.0, -3.0\], .* positive width"),
+        ([[0, float("nan"), 3, 3]], None, "box 0 .* is not made of finite numbers"),
+        ([[0, 0, float("inf"), 3]], None, "box 0 .* is not made of finite numbers"),
+        ([[0, 0, 1e300, 3]], None, "box 0 .* is not made of finite numbers, or one of them is absurdly large"),
+        (BOXES, [1, float("nan"), 1], "box 1 .* is not made of finite numbers"),
+        ([[500, 0, 30, 30]], None, "box 0 .* lies outside of the image, which is 500 x 332 pixels"),
+        ([[-30, 0, 30, 30]], None, "box 0 .* lies outside of the image"),
+        ([[9, 9, 0.8, 0.1]], None, "is too small or too far from the image to be cropped"),
+        ([0, 0, 3, 3], None, r"boxes must be \(N, 4\), .*, not of the shape \(4,\)"),
+        ([[0, 0, 3]], None, r"boxes must be \(N, 4\), .*, not of the shape \(1, 3\)"),
+        ([[0, 0, 3, 3], [1]], None, "boxes and scores must be numbers"),
+        ("all", None, "boxes and scores must be numbers"),
+        (BOXES, [1, 1], r"3 boxes need as many scores, not the shape \(2,\)"),
+        (None, [1], "it has scores, but no boxes that they could be of"),
+        (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than most_persons 100 \(--most-persons\)"),
+    ],
+)
+def test_boxes_that_are_none_are_told(boxes, scores, sentence, predictor):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*{sentence}"):
+        predictor(PHOTOGRAPH, boxes, scores)
+
+
+def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predictor, pixels):
+    outside = [[9000, 0, 3, 3]]
+    for images, boxes, name in (
+        (pixels, outside, "the image"),
+        ([pixels, pixels], [BOXES, outside], "image 1"),
+        ([pixels, PHOTOGRAPH], [BOXES, outside], str(PHOTOGRAPH)),
+        (InputImage(pixels, "film.mp4 frame 3"), outside, "film.mp4 frame 3"),
+    ):
+        with pytest.raises(UserError, match=rf"^{re.escape(name)}: box 0 .* lies outside of the image"):
+            predictor(images, boxes)
+    with pytest.raises(UserError, match=r"^the image: box 0 .* lies outside of the image"):
+        predictor.explain(pixels, outside)
+
+
+def test_a_photograph_says_how_it_is_to_be_read(run, predictor, pixels):
+    turned = InputImage(np.ascontiguousarray(pixels[..., ::-1]), "the turned one", "BGR")
+    assert np.array_equal(predictor(turned, BOXES).keypoints, predictor(pixels, BOXES).keypoints)
+    assert len(list(predictor.explain(turned, BOXES[:1]))) == 1
+    with pytest.raises(UserError, match=r"^color must be RGB or BGR, the order of an array's channels, not 'bgr'$"):
+        InputImage(pixels, "the image", "bgr")
+    with pytest.raises(UserError, match="color must be RGB or BGR"):
+        predictor.explain(pixels, BOXES, color="bgr")
+    few = Predictor.from_pretrained(run, device="cpu", max_pixels=9)
+    with pytest.raises(UserError, match=r"^mine: .* 9 pixels that"):
+        few(InputImage(PHOTOGRAPH, "mine"), BOXES)
+    assert len(few(InputImage(PHOTOGRAPH, "mine", max_pixels=500 * 332), BOXES)) == 3
+
+
+def test_lists_must_be_of_one_length(predictor):
+    for arguments in ([[PHOTOGRAPH], []], [[], [BOXES]], [[PHOTOGRAPH], [BOXES], []]):
+        with pytest.raises(UserError, match="image 0: images, boxes and scores must be as many"):
+            predictor(*arguments)
+    with pytest.raises(UserError, match="there are scores, but no boxes"):
+        predictor([PHOTOGRAPH], None, [[1]])
+    assert predictor([]) == [] and predictor([], []) == []
+
+
+def test_the_limit_of_persons_can_be_moved(run):
+    with pytest.raises(UserError, match="3 boxes, more than most_persons 2"):
+        Predictor.from_pretrained(run, device="cpu", most_persons=2)(PHOTOGRAPH, BOXES)
+    many = Predictor.from_pretrained(run, device="cpu", most_persons=101)
+    assert len(many(PHOTOGRAPH, np.tile(BOXES[0], (101, 1)))) == 101
+
+
+def test_the_limit_of_pixels_can_be_moved_and_is_named(run, pixels, tmp_path):
+    for most in (500 * 332, None):
+        assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(PHOTOGRAPH, BOXES)) == 3
+    few = Predictor.from_pretrained(run, device="cpu", max_pixels=500 * 332 - 1)
+    says = r"it is 500 x 332 and --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
+    for ask in (few, few.explain):
+        with pytest.raises(UserError, match=says):
+            ask(PHOTOGRAPH, BOXES)
+    assert len(few(pixels, BOXES)) == 3  # decoded already
+    with pytest.raises(UserError, match=r"bytes, more than any image of the 9 pixels that --max-pixels \(in Python"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=9)(PHOTOGRAPH, BOXES)
+    with pytest.raises(UserError, match="max_pixels must be 1 or more, not 0"):
+        Predictor.from_pretrained(run, device="cpu", max_pixels=0)
+
+
+def test_any_function_is_a_detector(run, pixels):
+    seen = []
+
+    def detector(image):
+        seen.append(image)
+        return BOXES[:2], [0.9, 0.5]
+
+    own = Predictor.from_pretrained(run, device="cpu", detector=detector)
+    found = own([pixels, pixels], [None, BOXES])
+    assert [len(people) for people in found] == [2, 3]
+    (image,) = seen
+    assert np.array_equal(image, pixels) and image.flags.writeable  # RGB
+    assert found[0].box_scores.tolist() == [0.9, 0.5] and found[0].boxes.tolist() == BOXES[:2]
+    assert found[0].person_scores[0] == pytest.approx(0.9 * found[1].person_scores[0], rel=1e-5)
+    assert len(own(PHOTOGRAPH)) == 2 and len(seen) == 2
+
+
+def test_what_a_detector_gives_is_checked(run):
+    for answer, sentence in (
+        (([[0, 0, float("nan"), 1]], [1]), "box 0 .* is not made of finite numbers"),
+        (([[0, 0, 3, 3]], []), "1 boxes need as many scores"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Predictor.from_pretrained(run, device="cpu", detector=lambda image, answer=answer: answer)(PHOTOGRAPH)
+
+
+# What comes out
+
+
+def test_no_people_are_a_result_too(predictor, pixels):
+    none = predictor(pixels, [])
+    assert len(none) == 0 and none.keypoints.shape == (0, 17, 2) and none.scores.shape == (0, 17)
+    assert none.boxes.shape == (0, 4) and none.person_scores.shape == none.box_scores.shape == (0,)
+    assert np.array_equal(none.draw(), pixels)
+    assert none.to_coco(1) == [] and json.loads(none.to_json())["persons"] == []
+    assert none.to_csv().splitlines() == [",".join(result.COLUMNS)]
+
+
+def test_the_forms_tell_the_same(predictor, pixels):
+    people = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
+    assert people.names == skeleton.COCO.names and people.skeleton == skeleton.COCO
+    told = json.loads(people.to_json())
+    assert (told["image"], told["width"], told["height"]) == (str(PHOTOGRAPH), 500, 332)
+    assert told["names"] == list(people.names) and len(told["limbs"]) == 19
+    for i, person in enumerate(told["persons"]):
+        assert person["box"] == BOXES[i] and person["box_score"] == [1, 0.5, 0.25][i]
+        assert np.array_equal(np.array(person["keypoints"])[:, :2], people.keypoints[i].astype(float))
+        assert np.array_equal(np.array(person["keypoints"])[:, 2], people.scores[i].astype(float))
+    head, *lines = people.to_csv().splitlines()
+    assert head.split(",") == list(result.COLUMNS) and len(lines) == 3 * 17
+    image, person, _, name, x, y, score = lines[17 + 3].split(",")
+    assert (image, person, name) == (str(PHOTOGRAPH), "1", "left_ear")
+    assert [float(x), float(y)] == pytest.approx(people.keypoints[1, 3].tolist(), abs=1e-3)
+    assert float(score) == pytest.approx(float(people.scores[1, 3]), abs=1e-4)
+    (first, *_) = people.to_coco(388056, category_id=3)
+    assert (first["image_id"], first["category_id"]) == (388056, 3) and len(first["keypoints"]) == 51
+
+
+def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
+    rgb = predictor(pixels, BOXES).draw(threshold=0)
+    assert np.array_equal(predictor(pixels[..., ::-1], BOXES, color="BGR").draw(threshold=0), rgb[..., ::-1])
+    assert not np.array_equal(rgb, pixels) and rgb.shape == pixels.shape
+    assert np.array_equal(predictor(pixels, BOXES).draw(threshold=1e9), pixels)
+    people = predictor(PIL.Image.fromarray(pixels), BOXES)
+    people.save(tmp_path / "new" / "drawn.png", threshold=0)
+    assert np.array_equal(cv2.imread(str(tmp_path / "new" / "drawn.png"))[..., ::-1], rgb)
+    with pytest.raises(UserError, match="no picture can be written under this name"):
+        people.save(tmp_path / "drawn.txt")
+
+
+def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
+    people = predictor(PHOTOGRAPH, BOXES)
+    monkeypatch.setitem(importlib.sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="pip install supervision"):
+        people.to_supervision()
+    monkeypatch.undo()
+    pytest.importorskip("supervision")
+    converted = people.to_supervision()
+    assert np.array_equal(converted.xy, people.keypoints) and len(converted) == 3
+    assert np.array_equal(converted.keypoint_confidence, people.scores)
+    assert converted.detection_confidence == pytest.approx(people.person_scores)
+    assert len(predictor(PHOTOGRAPH, []).to_supervision()) == 0
+
+
+def test_what_is_no_number_never_comes_out(run, tmp_path):
+    state = checkpoint.read(run / "final_state.pth")
+    state["final_layer.bias"][4] = float("nan")
+    for file in run.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    checkpoint.save(tmp_path / "final_state.pth", state)
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*person 0 .* are no finite numbers: the weights are broken"
+    ):
+        Predictor.from_pretrained(tmp_path, device="cpu")([PHOTOGRAPH] * 2, [[], BOXES])
+
+
+# Where the network comes from
+
+
+def test_a_run_is_named_by_its_folder_or_by_one_of_its_checkpoints(run, predictor):
+    wanted = predictor(PHOTOGRAPH, BOXES)
+    for source, given in ((str(run), None), (run / "final_state.pth", None), (run / "final_state.pth", DEMO)):
+        named = Predictor.from_pretrained(source, given, device="cpu")
+        assert named.trained.weights == run / "final_state.pth"
+        assert largest_difference(named(PHOTOGRAPH, BOXES), wanted) < 1e-3
+    assert (predictor.kernel_size, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
+
+
+def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_path):
+    released = tmp_path / "renamed.pth"
+    checkpoint.save(released, {f"module.{key}": value for key, value in zoo.model("tp_r_a3").state_dict().items()})
+    known = Predictor.from_pretrained(released, device="cpu")
+    assert known.input_size == (192, 256) and known.kernel_size == 11 and known.flip_test
+    assert len(known.trained.network.global_encoder.layers) == 3
+
+    alone = tmp_path / "alone.pth"
+    alone.write_bytes((run / "final_state.pth").read_bytes())
+    with pytest.raises(UserError, match=r"alone.pth: none of the zoo's networks has the shapes .*name the yaml"):
+        Predictor.from_pretrained(alone)
+    assert Predictor.from_pretrained(alone, DEMO, device="cpu").input_size == (64, 96)
+    with pytest.raises(UserError, match=r"alone.pth: not a checkpoint of this model"):
+        Predictor.from_pretrained(alone, ROOT / "experiments/coco/transpose_r/TP_R_256x192_d256_h1024_enc3_mh8.yaml")
+
+
+def test_a_name_of_the_zoo(monkeypatch, tmp_path):
+    checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
+    monkeypatch.setattr(zoo, "_in_repository", lambda folder: tmp_path)
+    named = Predictor.from_pretrained("tp_r_a3", device="cpu")
+    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.kernel_size == 11
+    with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):
+        Predictor.from_pretrained("tp_r_a3", DEMO)
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_exported_files_run_too(decodes, smooth, tmp_path):
+    path = tmp_path / "smooth.torchscript"
+    export.export(smooth.trained, path, build_sample_evaluation((64, 96)), decodes=decodes)
+    exported = Predictor.from_pretrained(path)
+    assert exported.input_size == (64, 96) and exported.skeleton == skeleton.COCO
+    found, wanted = exported(PHOTOGRAPH, BOXES), smooth(PHOTOGRAPH, BOXES)
+    assert np.abs(found.keypoints - wanted.keypoints).max() < 0.01
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
+    with pytest.raises(UserError, match=r"it runs as it was exported, on the processor"):
+        Predictor.from_pretrained(path, precision="bfloat16")
+    with pytest.raises(UserError, match="an exported network has no configuration file"):
+        Predictor.from_pretrained(path, DEMO)
+    if decodes:
+        with pytest.raises(UserError, match="its flip test and kernel_size are in its graph"):
+            Predictor.from_pretrained(path, flip_test=False)
+
+
+def test_sources_that_are_none_are_told(run, tmp_path):
+    with pytest.raises(UserError, match="tp_r_a9: there is no such file or folder, and the zoo has no model of"):
+        Predictor.from_pretrained("tp_r_a9")
+    with pytest.raises(UserError, match=r"not a run's folder, it holds no config.yaml"):
+        Predictor.from_pretrained(tmp_path)
+    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    with pytest.raises(UserError, match=r"this run is not finished; name one of its checkpoints, .*model_best.pth say"):
+        Predictor.from_pretrained(tmp_path)
+    (tmp_path / "final_state.pth").write_bytes((run / "final_state.pth").read_bytes())
+    assert Predictor.from_pretrained(tmp_path, device="cpu").trained.skeleton == skeleton.COCO
+    (tmp_path / "skeleton.yaml").write_text("{names: [a, b], sigmas: [0.1, 0.1]}")
+    with pytest.raises(UserError, match=r"finds 17 keypoints, but the skeleton of .*skeleton.yaml has 2"):
+        Predictor.from_pretrained(tmp_path)
+
+
+def test_the_arguments_act(run, predictor):
+    wanted = predictor(PHOTOGRAPH, BOXES)
+    for options, least in (({"flip_test": True}, 0.5), ({"kernel_size": 11}, 0.01), ({"precision": "bfloat16"}, 1e-4)):
+        found = Predictor.from_pretrained(run, device="cpu", **options)(PHOTOGRAPH, BOXES)
+        assert np.abs(found.keypoints - wanted.keypoints).max() > least, options
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"precision": "float8"}, "there is no precision 'float8'; there are float32, bfloat16, float16"),
+        ({"backend": "tensorrt"}, "there is no backend 'tensorrt'; there are pytorch, openvino, onnxruntime"),
+        ({"backend": "onnxruntime", "precision": "bfloat16"}, "onnxruntime computes in float32, not in bfloat16"),
+        ({"backend": "openvino", "compiled": True}, "only the backend pytorch is compiled, not openvino"),
+        ({"device": "cuda:99"}, "device cuda:99: PyTorch cannot use it"),
+        ({"device": "gpu"}, "device gpu: PyTorch cannot use it"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"kernel_size": 4}, "kernel_size must be odd and positive, not 4"),
+        ({"most_persons": 0}, "most_persons must be 1 or more, not 0"),
+    ],
+    ids=str,
+)
+def test_arguments_that_nothing_can_run_with_are_told(options, sentence, run):
+    with pytest.raises(UserError, match=sentence):
+        Predictor.from_pretrained(run, **options)
+
+
+def test_the_order_of_channels_is_one_of_two(predictor, pixels):
+    with pytest.raises(UserError, match="color must be RGB or BGR, the order of an array's channels, not 'rgb'"):
+        predictor(pixels, BOXES, color="rgb")
