@@ -217,10 +217,11 @@ def print_memory(which: str) -> None:
 @torch.inference_mode()
 def keypoints_of(evaluation: Evaluation, forward: Forward) -> np.ndarray:
     """Decoded keypoints (N, K, 2) in heatmap pixels."""
+    order = torch.from_numpy(evaluation.crops.skeleton.flip_order) if evaluation.options.flip_test else None
     found = []
     for batch in evaluation.loader:
-        maps = heatmaps_of(forward, normalise(batch["image"], evaluation.device), evaluation.flip_order)
-        found.append(heatmap.decode(maps, evaluation.kernel_size)[0].numpy())
+        maps = heatmaps_of(forward, normalise(batch["image"], evaluation.device), order)
+        found.append(heatmap.decode(maps, evaluation.options.blur_kernel)[0].numpy())
     return np.concatenate(found)
 
 

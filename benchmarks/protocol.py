@@ -53,7 +53,7 @@ def plainly(evaluation: CocoEvaluation, predictions: Predictions, box_scores: np
             people.images.ids[people.image],
             evaluation.annotations.path,
             file,
-            score_threshold=evaluation.score_threshold,
+            score_threshold=evaluation.options.score_threshold,
             oks_threshold=evaluation.oks_threshold,
             soft=evaluation.soft_nms,
         )

@@ -19,6 +19,7 @@ from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend
 from ..runtime import distributed
 from .data import CPU, build_loader, check_boxes, has_no_truth, is_mpii, skeleton_of, test_images, topdown_dataset
+from .model import build_test_options
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,6 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         annotations=annotations,
         has_truth=not has_no_truth(name),
         sigmas=kind.sigmas,
-        score_threshold=test.IN_VIS_THRE,
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
         scorer=test.SCORER,
@@ -96,8 +96,7 @@ def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDatase
         "name": cfg.DATASET.TEST_SET,
         "crops": crops,
         "loader": build_loader(cfg, crops, plan, persistent=False),
-        "flip_order": torch.from_numpy(crops.skeleton.flip_order).to(device) if test.FLIP_TEST else None,
-        "kernel_size": test.BLUR_KERNEL,
+        "options": build_test_options(cfg),
         "number": cfg.RANK,
         "device": device,
         "forward_of": inference,

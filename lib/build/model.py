@@ -2,12 +2,13 @@
 
 import difflib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from ..config.load import load_config
+from ..core.predict import TestOptions
 from ..engine.resume import BEST, FINAL
 from ..errors import UserError
 from ..models import weights
@@ -99,6 +100,11 @@ def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:
         raise UserError("TRAIN.FREEZE leaves no parameter to train")
 
 
+def build_test_options(cfg: CfgNode) -> TestOptions:
+    test = cfg.TEST
+    return TestOptions(test.FLIP_TEST, test.BLUR_KERNEL, test.IN_VIS_THRE, cfg.DATASET.COLOR_RGB)
+
+
 def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
     """Load TEST.MODEL_FILE, or the final state of the run in `folder`, into the network; returns the file."""
     path = Path(cfg.TEST.MODEL_FILE or folder / FINAL)
@@ -123,10 +129,7 @@ class TrainedModel:
     network: TransPose
     skeleton: Skeleton
     weights: Path  # the file they came from
-    rgb: bool = True  # the order of the channels that the network was trained on
-    flip_test: bool = True
-    kernel_size: int = 11  # of DARK's blur, in heatmap pixels
-    score_threshold: float = 0.2  # keypoints above it count towards a person's score
+    options: TestOptions = field(default_factory=TestOptions)
     batch_size: int = 32
 
 
@@ -155,7 +158,7 @@ def read_tested_model(cfg: CfgNode, folder: Path) -> TrainedModel:
 
 
 def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
-    beside, test = path.parent / SKELETON_FILE, cfg.TEST
+    beside = path.parent / SKELETON_FILE
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
     kind = skeletons.read(named) if named else skeletons.COCO
     if kind.num_joints != cfg.MODEL.NUM_JOINTS:
@@ -167,9 +170,6 @@ def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
         network=network,
         skeleton=kind,
         weights=path,
-        rgb=cfg.DATASET.COLOR_RGB,
-        flip_test=test.FLIP_TEST,
-        kernel_size=test.BLUR_KERNEL,
-        score_threshold=test.IN_VIS_THRE,
-        batch_size=test.BATCH_SIZE_PER_GPU,
+        options=build_test_options(cfg),
+        batch_size=cfg.TEST.BATCH_SIZE_PER_GPU,
     )

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..build.model import read_tested_model
     from ..build.run import run_folder
     from ..explain import figures, stats
-    from ..explain.maps import explain
+    from ..explain.maps import explain_sample
     from ..runtime import distributed, log
     from ..runtime.files import write_atomically
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = np.linspace(0, len(crops) - 1, number).round().astype(int).tolist()
     log.logger.info("weights: %s; %s: %d of %d persons", trained.weights, cfg.DATASET.TEST_SET, number, len(crops))
     with log.Progress(number, "attention") as progress:
-        persons = (explain(network, crops, i, trained.kernel_size) for i in progress.follow(chosen))
+        persons = (explain_sample(network, crops, i, trained.options) for i in progress.follow(chosen))
         statistics = stats.statistics(persons)
 
     out = arguments.out or folder / "attention"

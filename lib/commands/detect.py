@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.detector, given.weights, threshold=given.score, batch_size=given.batch, device=given.device
     )
 
-    detections, sizes = [], []
+    detections: list[dict] = []
+    sizes: list[tuple[int, int]] = []
     broken = None
     with log.Progress(len(found.photographs), "photographs") as progress:
         for start in range(0, len(found.photographs), given.batch):

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--boxes is for photographs; the persons of a video or a camera are found by a detector")
     numbers = inputs.numbering(found.photographs, given.annotations)
     boxes = inputs.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
-    films = {names[source]: Video(source) for source in [*found.videos, *found.cameras]}
+    films_of: list[Path | int] = [*found.videos, *found.cameras]
+    films = {names[source]: Video(source) for source in films_of}
     window = Window() if given.show else None
     predictor = make_predictor(given)
     if found.photographs:
@@ -109,7 +110,10 @@ def result_names(found: "Sources") -> dict[Path | int, str]:
 
 def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path | int, str], forms: list[str]) -> None:
     """Raise UserError if a result would take the place of a file that is there, or of a source."""
-    kinds = ((found.photographs, OF_PHOTOGRAPHS), ([*found.videos, *found.cameras], OF_VIDEOS))
+    kinds: list[tuple[list, dict[str, str]]] = [
+        (found.photographs, OF_PHOTOGRAPHS),
+        ([*found.videos, *found.cameras], OF_VIDEOS),
+    ]
     planned = [
         given.out / f"{names[source]}{ending}"
         for files, endings in kinds
@@ -173,7 +177,9 @@ def photographs(
 
     files = list(names)
     stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
-    table, results, sizes = [], [], []
+    table: list[str] = []
+    results: list[dict] = []
+    sizes: list[tuple[int, int]] = []
     broken = None
     with log.Progress(len(files), "photographs") as progress:
         pending = zip(files, numbers.ids, progress.follow(stream), strict=True)
@@ -226,10 +232,11 @@ def film(
 
     live, begun = isinstance(video.source, int), time.monotonic()
     seen = (InputImage(frame, f"{video.name} frame {i}", "BGR") for i, frame in enumerate(video.frames()))
-    stream = map(predictor, seen) if live else predictor.stream(seen)  # live nobody waits for a batch
+    stream: Iterator = map(predictor, seen) if live else predictor.stream(seen)  # live nobody waits for a batch
     if given.track or given.smooth:
         stream = map(Tracker(video.rate, smooth=given.smooth), stream)
-    table, lines, persons, frames = [], [], 0, 0
+    table: list[str] = []
+    lines, persons, frames = list[str](), 0, 0
     broken = None
     try:
         with (

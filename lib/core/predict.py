@@ -16,6 +16,17 @@ from ..pose import heatmap
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for values in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
+
+@dataclass(frozen=True)
+class TestOptions:
+    """How a trained network is tested and used; by default as the published recipes do it."""
+
+    flip_test: bool = True  # average with the prediction for the mirrored crop
+    blur_kernel: int = 11  # odd width of DARK's smoothing, in heatmap pixels
+    score_threshold: float = 0.2  # keypoints above it count towards a person's score
+    rgb: bool = True  # the order of the channels that the network was trained on
+
+
 # Looks on: batch, heatmaps, keypoints in heatmap pixels.
 Watch = Callable[[dict[str, Tensor], Tensor, Tensor], None]
 
@@ -82,15 +93,14 @@ def to_image(keypoints: Tensor, matrices: Tensor) -> Tensor:
 def predict_batch(
     model: Callable[[Tensor], Tensor],
     batch: dict[str, Tensor],
-    *,
-    kernel_size: int,
-    flip_order: Tensor | None,
-    device: torch.device,
+    options: TestOptions,
+    flip_order: Tensor,
     watch: Watch | None = None,
 ) -> Predictions:
-    """Predict the persons of one batch of crops, in its order. `kernel_size` is that of DARK's blur."""
-    maps = heatmaps_of(model, normalise(batch["image"], device), flip_order)
-    keypoints, scores = heatmap.decode(maps, kernel_size)
+    """Predict the persons of one batch of crops, in its order, on the device of `flip_order` (K)."""
+    images = normalise(batch["image"], flip_order.device)
+    maps = heatmaps_of(model, images, flip_order if options.flip_test else None)
+    keypoints, scores = heatmap.decode(maps, options.blur_kernel)
     if watch is not None:
         watch(batch, maps, keypoints)
     return Predictions(
@@ -105,16 +115,12 @@ def predict_batch(
 def predict(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[dict[str, Tensor]],
-    *,
-    kernel_size: int,
-    flip_order: Tensor | None,
-    device: torch.device,
+    options: TestOptions,
+    flip_order: Tensor,
     watch: Watch | None = None,
 ) -> Predictions:
     """Predict every person of the batches; there may be none for this process."""
     none = np.zeros((0, 2), np.float32)
     nothing = Predictions(np.zeros(0, np.int64), none[:, None], none, none, none)
-    predicted = partial(
-        predict_batch, model, kernel_size=kernel_size, flip_order=flip_order, device=device, watch=watch
-    )
+    predicted = partial(predict_batch, model, options=options, flip_order=flip_order, watch=watch)
     return Predictions.merge([nothing, *map(predicted, batches)])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..pose import geometry
 from ..runtime import distributed
 from . import warp
 from .image_cache import DecodedImages
@@ -32,13 +33,22 @@ class CropGeometries(Dataset):
         people = self.crops.people
         photograph = self.store.place(str(people.images.names[people.image[index]]))
         size = self.store.sizes[photograph]
-        center, scale, rotation, flip = self.crops.drawn(epoch, index)
-        to_input, sample = self.crops.placed(index, center, scale, rotation, flip, int(size[0]))
-        to_photograph = np.linalg.inv(np.vstack([to_input, (0, 0, 1)]))[:2]
+        crops, width = self.crops, int(size[0])
+        center, scale, rotation, flip = crops.sample_augmentation(epoch, index)
         if flip:
-            to_photograph[0] = (0, 0, size[0] - 1) - to_photograph[0]
-        offset = self.store.offsets[photograph]
-        return {"offset": offset, "size": size, "to_photograph": to_photograph, **sample}
+            center = geometry.flip_points(center, width).astype(center.dtype)
+        to_photograph = geometry.crop_to_output(center, scale, rotation, crops.input_size, inverse=True)
+        if flip:
+            to_photograph[0] = (0, 0, width - 1) - to_photograph[0]
+        return {
+            "offset": self.store.offsets[photograph],
+            "size": size,
+            "to_photograph": to_photograph,
+            "to_image": geometry.crop_to_output(center, scale, rotation, crops.heatmap_size, inverse=True),
+            "center": center,
+            "scale": scale,
+            **crops.labels(index, center, scale, rotation, flip, width),
+        }
 
 
 class OnDeviceLoader:

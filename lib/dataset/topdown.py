@@ -39,13 +39,41 @@ class Augmentation:
 
 
 def refuse_what_has_no_crop(people: Instances, center: np.ndarray, scale: np.ndarray) -> None:
-    """Raise UserError for a box so small, or so far away, that float32 cannot tell its crop's corners apart."""
-    half_width = np.abs(scale[:, 0] * geometry.PIXEL_STD - 1) / 2
-    for index in np.flatnonzero(half_width <= np.spacing(np.abs(center).max(1)))[:1].tolist():
+    """Raise UserError that names the first instance whose crop (center, scale) `geometry` cannot compute."""
+    for index in np.flatnonzero(~geometry.has_crop(center, scale))[:1].tolist():
         name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
         raise UserError(
             f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
         )
+
+
+def crop_instance(
+    pixels: np.ndarray,
+    center: np.ndarray,
+    scale: np.ndarray,
+    rotation: float = 0.0,
+    flip: bool = False,
+    *,
+    input_size: tuple[int, int],
+    heatmap_size: tuple[int, int],
+    rgb: bool = True,
+) -> dict[str, np.ndarray]:
+    """What the network is given of one instance in an image (H, W, 3), uint8 BGR, and the way back to the image.
+
+    `center` (2) in image pixels, `scale` (2) and `rotation` (degrees) are those of `geometry.crop_to_output`; with
+    `flip` the image is mirrored first, and `center` with it. Returns image (h, w, 3), uint8, RGB unless `rgb` is false;
+    to_image (2, 3) float64, heatmap pixels -> pixels of the (mirrored) image; center (2) in these; scale (2).
+    """
+    if flip:
+        center = geometry.flip_points(center, pixels.shape[1]).astype(center.dtype)
+    to_input = geometry.crop_to_output(center, scale, rotation, input_size)
+    if flip:
+        pixels = mirror_image(pixels, center, geometry.half_extent(to_input, input_size))
+    crop = cv2.warpAffine(pixels, to_input, input_size, flags=cv2.INTER_LINEAR)
+    if rgb:
+        cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
+    to_image = geometry.crop_to_output(center, scale, rotation, heatmap_size, inverse=True)
+    return {"image": crop, "to_image": to_image, "center": center, "scale": scale}
 
 
 class TopDownDataset(Dataset):
@@ -81,18 +109,18 @@ class TopDownDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        return self._sample(index, *self.drawn(epoch, index))
+        return self._sample(index, *self.sample_augmentation(epoch, index))
 
     def mirrored(self, index: int) -> dict[str, np.ndarray]:
         """The sample flipped, and not augmented otherwise."""
         return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
 
-    def drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
+    def sample_augmentation(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """A sample's centre, scale, rotation in degrees and flip."""
         center, scale = self.center[index], self.scale[index]
         if self.augmentation is None:
             return center, scale, 0.0, False
-        # Zero is the epoch's permutation (dataset/batches.py).
+        # Zero is the epoch's permutation (dataset/samplers.py).
         draw = np.random.default_rng((self.seed, epoch, 1 + index))
         keypoints, visible = self.people.keypoints[index], self.people.visible[index]
         return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
@@ -100,32 +128,23 @@ class TopDownDataset(Dataset):
     def _sample(
         self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool
     ) -> dict[str, np.ndarray]:
-        image = self.image(index)
-        to_input, sample = self.placed(index, center, scale, rotation, flip, image.shape[1])
-        if flip:
-            image = mirror_image(image, sample["center"], geometry.half_extent(to_input, self.input_size))
-        crop = cv2.warpAffine(image, to_input, self.input_size, flags=cv2.INTER_LINEAR)
-        if self.rgb:
-            cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
-        return {"image": crop, **sample}
+        pixels = self.image(index)
+        sizes = {"input_size": self.input_size, "heatmap_size": self.heatmap_size}
+        sample = crop_instance(pixels, center, scale, rotation, flip, **sizes, rgb=self.rgb)
+        return sample | self.labels(index, sample["center"], scale, rotation, flip, pixels.shape[1])
 
-    def placed(
+    def labels(
         self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The map (2, 3) from a photograph `width` pixels wide, mirrored with `flip`, to the crop; the sample but for
-        its pixels."""
+    ) -> dict[str, np.ndarray]:
+        """A sample's keypoints and visibility; with `flip`, `center` lies in the mirrored image of that `width`."""
         keypoints, visible = self.people.keypoints[index], self.people.visible[index]
         if flip:
             order = self.skeleton.flip_order
             keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
-            center = geometry.flip_points(center, width).astype(center.dtype)
         to_heatmap = geometry.crop_to_output(center, scale, rotation, self.heatmap_size)
-        return geometry.crop_to_output(center, scale, rotation, self.input_size), {
+        return {
             "keypoints": geometry.apply(to_heatmap, keypoints).astype(np.float32),
             "visible": visible,
-            "to_image": geometry.crop_to_output(center, scale, rotation, self.heatmap_size, inverse=True),
-            "center": center,
-            "scale": scale,
             "index": np.int64(index),
         }
 

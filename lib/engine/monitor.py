@@ -10,9 +10,10 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from ..core.predict import TestOptions
 from ..dataset.topdown import TopDownDataset
 from ..explain import figures
-from ..explain.maps import explain
+from ..explain.maps import explain_sample
 from ..models.transpose import TransPose
 from ..pose import draw, geometry, heatmap
 from ..pose.skeleton import Skeleton
@@ -77,14 +78,14 @@ class Monitor:
         if self.wanted.heatmaps_pred:
             self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)
 
-    def attention(self, network: TransPose, crops: TopDownDataset, kernel_size: int, step: int) -> None:
+    def attention(self, network: TransPose, crops: TopDownDataset, options: TestOptions, step: int) -> None:
         """The dependency areas of some persons of the test set, always the same, evenly spread."""
         if not self.wanted.attention or not self._writes():
             return
         training = network.training
         network.eval()
         for i in np.linspace(0, len(crops) - 1, min(self.wanted.attention, len(crops))).round().astype(int).tolist():
-            person = explain(network, crops, i, kernel_size)
+            person = explain_sample(network, crops, i, options)
             if found := person.found(threshold=0):
                 grid = figures.rendered(figures.grid(person, person.maps(found)))
                 self._picture(f"valid_attention_{i}", grid[..., ::-1], step)

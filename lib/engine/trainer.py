@@ -288,7 +288,7 @@ class Trainer:
         logger.info("epoch %d on %s\n%s", epoch, self.evaluation.name, markdown_table(self.name, metrics))
         if self.monitor is not None:
             self.monitor.scalars("valid", metrics, self.step)
-            self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.kernel_size, self.step)
+            self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.options, self.step)
         main = self.evaluation.main
         if metrics[main] > self.best[main]:
             self.best = {main: metrics[main], "epoch": epoch}

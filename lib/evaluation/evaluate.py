@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..core.predict import Predictions, Watch, predict
+from ..core.predict import Predictions, TestOptions, Watch, predict
 from ..dataset.coco import Annotations, Instances
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
@@ -103,8 +103,7 @@ class Evaluation(ABC):
     name: str
     crops: TopDownDataset
     loader: DataLoader
-    flip_order: Tensor | None
-    kernel_size: int
+    options: TestOptions
     number: int
     device: torch.device
     forward_of: Callable[..., Callable[[Tensor], Tensor]]  # from a network to what runs its weights of that moment
@@ -118,21 +117,15 @@ class Evaluation(ABC):
 
     def how_predicted(self) -> str:
         """What `describe` says of every data set."""
-        flip = "on" if self.flip_order is not None else "off"
-        return f"flip test: {flip}; decoder: DARK, blur {self.kernel_size}; forward: {self.forward_name}"
+        flip = "on" if self.options.flip_test else "off"
+        return f"flip test: {flip}; decoder: DARK, blur {self.options.blur_kernel}; forward: {self.forward_name}"
 
     def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
         """All processes' predictions, on every process. Raises UserError if any is no number."""
         forward = self.forward_of(model)
         with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
-            own = predict(
-                forward,
-                progress.follow(self.loader),
-                kernel_size=self.kernel_size,
-                flip_order=self.flip_order,
-                device=self.device,
-                watch=watch,
-            )
+            flip_order = torch.from_numpy(self.crops.skeleton.flip_order).to(self.device)
+            own = predict(forward, progress.follow(self.loader), self.options, flip_order, watch)
         predictions = Predictions.merge(distributed.gather(own))
         refuse_broken(self.crops.people, predictions)
         return predictions
@@ -172,7 +165,6 @@ class CocoEvaluation(Evaluation):
     annotations: Annotations
     has_truth: bool
     sigmas: Sequence[float]
-    score_threshold: float
     oks_threshold: float
     soft_nms: bool
     scorer: str
@@ -189,7 +181,7 @@ class CocoEvaluation(Evaluation):
             f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
             f"boxes: {self.boxes}; {self.how_predicted()}; "
             f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
-            f"joint scores > {self.score_threshold:g}"
+            f"joint scores > {self.options.score_threshold:g}"
         )
 
     def detections(self, predictions: Predictions) -> list[dict[str, Any]]:
@@ -199,7 +191,7 @@ class CocoEvaluation(Evaluation):
             predictions,
             category_id=self.annotations.category["id"],
             sigmas=self.sigmas,
-            score_threshold=self.score_threshold,
+            score_threshold=self.options.score_threshold,
             oks_threshold=self.oks_threshold,
             soft_nms=self.soft_nms,
         )

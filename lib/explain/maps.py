@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from ..core.predict import normalise
-from ..dataset.topdown import TopDownDataset
+from ..core.predict import TestOptions, normalise
+from ..dataset.topdown import TopDownDataset, crop_instance
 from ..errors import UserError
 from ..models.transpose import TransPose
 from ..pose import geometry, heatmap
@@ -165,32 +165,41 @@ class Explanation:
         return Maps(each[:, heads].flatten(0, 1).numpy(force=True), tuple(rows), queries, mode)
 
 
-def explain(network: TransPose, crops: TopDownDataset, index: int, kernel_size: int) -> Explanation:
-    """The explanation of person `index` of `crops`, on the device of the network, which is in eval mode.
+def explain(
+    network: TransPose, pixels: np.ndarray, box: np.ndarray, skeleton: Skeleton, options: TestOptions
+) -> Explanation:
+    """The explanation of the person in a box (4: x, y, w, h) of an image (H, W, 3), uint8 BGR.
 
-    `kernel_size` is that of DARK's blur. Raises UserError if the heatmaps are no finite numbers.
+    It is computed on the device of the network, which is in eval mode. Raises UserError if the heatmaps are not finite.
     """
-    sample, size = crops[index], crops.input_size
+    height, width = (network.stride * length for length in network.grid)
+    size, heatmap_size = (width, height), (width // 4, height // 4)
+    centers, scales = geometry.boxes_to_crops(box, width / height)
+    sample = crop_instance(pixels, centers[0], scales[0], input_size=size, heatmap_size=heatmap_size, rgb=options.rgb)
     device = next(network.parameters()).device
     attention = Attention(network, normalise(torch.from_numpy(sample["image"])[None], device))
     if not attention.heatmaps.isfinite().all():
-        raise UserError("the heatmaps are no finite numbers: the weights are broken")
-    heatmap_size = crops.heatmap_size
-    keypoints, scores = heatmap.decode(attention.heatmaps, kernel_size)
+        raise UserError("the heatmaps are NaN or infinite: the weights are broken")
+    keypoints, scores = heatmap.decode(attention.heatmaps, options.blur_kernel)
     peaks = heatmap.peaks(attention.heatmaps)[0][0].numpy(force=True)
-    to_crop = geometry.crop_to_output(sample["center"], sample["scale"], 0, size)
+    to_crop = geometry.crop_to_output(centers[0], scales[0], 0, size)
     return Explanation(
-        picture=_picture(crops.image(index), to_crop, size),
+        picture=_picture(pixels, to_crop, size),
         size=size,
         keypoints=geometry.heatmap_to_input(keypoints[0].numpy(force=True), heatmap_size, size),
         scores=scores[0].numpy(force=True),
         peaks=geometry.heatmap_to_input(peaks, heatmap_size, size),
         tokens=tokens_of_peaks(peaks, heatmap_size, attention.grid),
         to_crop=to_crop,
-        box=crops.people.boxes[index],
-        skeleton=crops.skeleton,
+        box=box,
+        skeleton=skeleton,
         attention=attention,
     )
+
+
+def explain_sample(network: TransPose, crops: TopDownDataset, index: int, options: TestOptions) -> Explanation:
+    """The explanation of instance `index` of a data set."""
+    return explain(network, crops.image(index), crops.people.boxes[index], crops.skeleton, options)
 
 
 def _picture(image: np.ndarray, to_crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:

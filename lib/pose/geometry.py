@@ -40,6 +40,12 @@ def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.nda
     return center, scale * np.float32(PADDING)
 
 
+def has_crop(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Which crops (N, bool) are so large, and so near the image, that float32 can tell their corners apart."""
+    half_width = np.abs(scale[:, 0] * PIXEL_STD - 1) / 2
+    return half_width > np.spacing(np.abs(center).max(1))
+
+
 def crop_areas(scale: np.ndarray) -> np.ndarray:
     """Area (N) in square image pixels of crops with `scale` (N, 2): OKS-NMS takes it for the person's."""
     return np.prod(scale * PIXEL_STD, axis=-1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..build.model import TrainedModel
-from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, heatmaps_of, normalise, to_image
+from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, normalise, to_image
 from ..errors import UserError
 from ..evaluation.evaluate import CocoEvaluation
 from ..models import backends
@@ -55,6 +55,10 @@ class Card:
     padding: float = geometry.PADDING
 
     @property
+    def options(self) -> TestOptions:
+        return TestOptions(self.flip_test, self.kernel_size, self.score_threshold, self.rgb)
+
+    @property
     def inputs(self) -> list[str]:
         return ["crops" if self.decodes else "images"]
 
@@ -65,6 +69,7 @@ class Card:
 
 def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -> Card:
     """What a file of this network is going to say of itself."""
+    options = trained.options
     width, height = input_size(trained.network)
     return Card(
         decodes=decodes,
@@ -72,10 +77,10 @@ def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -
         any_batch=any_batch,
         image_size=(width, height),
         heatmap_size=(width // 4, height // 4),
-        rgb=trained.rgb,
-        flip_test=trained.flip_test,
-        kernel_size=trained.kernel_size,
-        score_threshold=trained.score_threshold,
+        rgb=options.rgb,
+        flip_test=options.flip_test,
+        kernel_size=options.blur_kernel,
+        score_threshold=options.score_threshold,
         skeleton=skeletons.to_mapping(trained.skeleton),
         weights=trained.weights.name,
     )
@@ -113,11 +118,11 @@ class ToKeypoints(nn.Module):
         width, height = input_size(trained.network)
         small, large = (width // 4, height // 4), (width, height)
         stride, offset = _to_crop(small, large)
-        rows, columns = (heatmap.blur_matrix(trained.kernel_size, n, torch.device("cpu")) for n in small[::-1])
+        rows, columns = (heatmap.blur_matrix(trained.options.blur_kernel, n, torch.device("cpu")) for n in small[::-1])
         constants = {
             "mean": torch.tensor(IMAGE_MEAN).view(3, 1, 1),
             "std": torch.tensor(IMAGE_STD).view(3, 1, 1),
-            "flip_order": torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None,
+            "flip_order": torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None,
             "rows": rows,
             "columns": columns,
             "offset": offset,
@@ -355,7 +360,7 @@ AP = 0.002
 def drift(file: Exported, trained: TrainedModel, sample: CocoEvaluation) -> Drift:
     """Run a file and PyTorch on the crops of a sample and compare them."""
     forward = Backend()(trained.network)
-    order = torch.from_numpy(trained.skeleton.flip_order) if trained.flip_test else None
+    order = torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None
     largest = difference = 0.0
     crops = 0
     distances, parts = [], ([], [])  # type: ignore[var-annotated]
@@ -363,14 +368,14 @@ def drift(file: Exported, trained: TrainedModel, sample: CocoEvaluation) -> Drif
         crops += len(batch["image"])
         images = normalise(batch["image"], torch.device("cpu"))
         wanted = heatmaps_of(forward, images, order)
-        found = [heatmap.decode(wanted, trained.kernel_size)]
+        found = [heatmap.decode(wanted, trained.options.blur_kernel)]
         if file.card.decodes:
             found.append(file.keypoints(batch["image"]))
         else:
             maps = heatmaps_of(file.forward, images, order)
             largest = max(largest, float(wanted.abs().max()))
             difference = max(difference, float((maps - wanted).abs().max()))
-            found.append(heatmap.decode(maps, trained.kernel_size))
+            found.append(heatmap.decode(maps, trained.options.blur_kernel))
         distances.append((found[0][0] - found[1][0]).norm(dim=-1).flatten())
         for (keypoints, scores), predictions in zip(found, parts, strict=True):
             predictions.append(_predictions(batch, keypoints, scores))

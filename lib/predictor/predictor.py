@@ -6,7 +6,8 @@ N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, zip_longest
 from os import PathLike
 from pathlib import Path
@@ -18,16 +19,15 @@ from torch.utils.data import default_collate
 
 from ..build.model import CONFIG_FILE, TrainedModel, read_trained_model
 from ..core.predict import predict_batch, to_image
-from ..dataset import coco
 from ..dataset.images import MAX_PIXELS
-from ..dataset.topdown import TopDownDataset
+from ..dataset.topdown import crop_instance
 from ..errors import UserError
 from ..evaluation.evaluate import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
 from ..models.backends import Backend, Forward, input_size, usable_device
 from ..models.weights import load_weights, unwrap
-from ..pose import skeleton
+from ..pose import geometry, skeleton
 from ..runtime import checkpoint
 from . import export
 from .detector import Detector
@@ -59,7 +59,7 @@ class _Cropped:
     size: tuple[int, int]
     boxes: np.ndarray
     scores: np.ndarray
-    samples: list[dict[str, np.ndarray]]
+    samples: list[dict[str, Any]]
 
 
 class Predictor:
@@ -88,27 +88,29 @@ class Predictor:
         most_persons: int = MOST_PERSONS,
         max_pixels: int | None = None,
     ):
-        recipe = trained.card if isinstance(trained, Exported) else trained
         own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
         self.trained, self.skeleton, self.most_persons = trained, trained.skeleton, most_persons
         self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
-        self.flip_test = recipe.flip_test if flip_test is None else flip_test
-        self.kernel_size = recipe.kernel_size if kernel_size is None else kernel_size
+        recipe = trained.card.options if isinstance(trained, Exported) else trained.options
+        self.options = replace(
+            recipe,
+            flip_test=recipe.flip_test if flip_test is None else flip_test,
+            blur_kernel=recipe.blur_kernel if kernel_size is None else kernel_size,
+        )
         self.batch_size = own_batch_size if batch_size is None else batch_size
-        self.rgb, self.score_threshold = recipe.rgb, recipe.score_threshold
         least_1 = {"batch_size": self.batch_size, "most_persons": most_persons, "max_pixels": self.max_pixels}
         for name, value in least_1.items():
             if value < 1:
                 raise UserError(f"{name} must be 1 or more, not {value}")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise UserError(f"kernel_size must be odd and positive, not {self.kernel_size}")
+        if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
+            raise UserError(f"kernel_size must be odd and positive, not {self.options.blur_kernel}")
         how = Backend(precision, backend, compiled)
         self.detector = detector
         self._forward: Forward | None = None
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
                 raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
-            if trained.card.decodes and (self.flip_test, self.kernel_size) != (recipe.flip_test, recipe.kernel_size):
+            if trained.card.decodes and self.options != recipe:
                 raise UserError(
                     f"{trained.path}: its flip test and kernel_size are in its graph and stay what they are"
                 )
@@ -121,7 +123,7 @@ class Predictor:
             width, height = input_size(trained.network)
             self._forward = how(trained.network.to(self.device))
         self.input_size = width, height
-        self._flip_order = torch.from_numpy(self.skeleton.flip_order).to(self.device) if self.flip_test else None
+        self._flip_order = torch.from_numpy(self.skeleton.flip_order).to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -171,7 +173,7 @@ class Predictor:
 
     def _stream(self, requests: Iterator[_Request]) -> Iterator[PoseResult]:
         waiting: deque[_Cropped] = deque()
-        samples: list[dict[str, np.ndarray]] = []
+        samples: list[dict[str, Any]] = []
         keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
         crops, broken = self._cropped(requests), None
         while True:
@@ -212,8 +214,8 @@ class Predictor:
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
             boxes = found[np.argsort(-scores, kind="stable")]
-        crops = self._cut(photograph, pixels, boxes, None)
-        return (explain(network, crops, i, self.kernel_size) for i in range(len(crops)))
+        boxes, _, _, _ = self._checked(photograph, pixels, boxes, None)
+        return (explain(network, pixels, box, self.skeleton, self.options) for box in boxes)
 
     def _requests(
         self,
@@ -278,47 +280,42 @@ class Predictor:
         return [self.detector(image) for image in in_rgb]
 
     def _crops(self, photograph: InputImage, pixels: np.ndarray, boxes: Any, scores: Any) -> _Cropped:
-        crops = self._cut(photograph, pixels, boxes, scores)
-        size, table = (pixels.shape[1], pixels.shape[0]), crops.people
-        return _Cropped(photograph, size, table.boxes, table.scores, [crops[i] for i in range(len(crops))])
-
-    def _cut(self, photograph: InputImage, pixels: np.ndarray, boxes: Any, scores: Any) -> TopDownDataset:
-        """The boxes' crops, which hold the pixels."""
-        size = pixels.shape[1], pixels.shape[0]
-        boxes, scores = checked_boxes(boxes, scores, size, photograph.label)
-        count, kind = len(boxes), self.skeleton
-        if count > self.most_persons:
-            raise UserError(
-                f"{photograph.label}: {count} boxes, more than most_persons {self.most_persons} (--most-persons); "
-                "leave out the least sure ones, or allow more"
-            )
-        table = coco.Instances(
-            images=coco.Images(np.zeros(1, np.int64), np.array([photograph.label]), np.array([size])),
-            ids=np.arange(count),
-            image=np.zeros(count, np.int32),
-            boxes=boxes,
-            scores=scores,
-            keypoints=np.zeros((count, kind.num_joints, 2), np.float32),
-            visible=np.ones((count, kind.num_joints), np.float32),
+        boxes, scores, centers, scales = self._checked(photograph, pixels, boxes, scores)
+        width, height = self.input_size
+        how = partial(
+            crop_instance,
+            pixels,
+            input_size=self.input_size,
+            heatmap_size=(width // 4, height // 4),
+            rgb=self.options.rgb,
         )
-        heatmap_size = self.input_size[0] // 4, self.input_size[1] // 4
-        held = _Held(Path(photograph.name), pixels)
-        return TopDownDataset(table, held, kind, self.input_size, heatmap_size, rgb=self.rgb)
+        crops = zip(centers, scales, strict=True)
+        samples = [how(center, scale) | {"index": np.int64(i)} for i, (center, scale) in enumerate(crops)]
+        return _Cropped(photograph, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
-    def _predict(self, samples: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _checked(
+        self, photograph: InputImage, pixels: np.ndarray, boxes: Any, scores: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes (N, 4), their scores (N), and their crops' centres and scales (N, 2)."""
+        boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), photograph.label)
+        if len(boxes) > self.most_persons:
+            raise UserError(
+                f"{photograph.label}: {len(boxes)} boxes, more than most_persons {self.most_persons} "
+                "(--most-persons); leave out the least sure ones, or allow more"
+            )
+        centers, scales = geometry.boxes_to_crops(boxes, self.input_size[0] / self.input_size[1])
+        for number in np.flatnonzero(~geometry.has_crop(centers, scales))[:1].tolist():
+            raise UserError(f"{photograph.label}: the box {boxes[number].tolist()} is too small to be cropped")
+        return boxes, scores, centers, scales
+
+    def _predict(self, samples: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keypoints (K, 2) and scores (K) of each sample."""
         batch = default_collate(samples)
         if self._forward is None:
             assert isinstance(self.trained, Exported)
             places, scores = self.trained.keypoints(batch["image"])
             return zip(to_image(places, batch["to_image"]).float().numpy(), scores.numpy(), strict=True)
-        found = predict_batch(
-            self._forward,
-            batch,
-            kernel_size=self.kernel_size,
-            flip_order=self._flip_order,
-            device=self.device,
-        )
+        found = predict_batch(self._forward, batch, self.options, self._flip_order)
         return zip(found.keypoints, found.scores, strict=True)
 
     def _people(self, cropped: _Cropped, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
@@ -338,22 +335,11 @@ class Predictor:
             size=cropped.size,
             keypoints=keypoints,
             scores=scores,
-            person_scores=rescore(cropped.scores, scores, self.score_threshold),
+            person_scores=rescore(cropped.scores, scores, self.options.score_threshold),
             boxes=cropped.boxes,
             box_scores=cropped.scores,
             skeleton=self.skeleton,
         )
-
-
-@dataclass
-class _Held:
-    """The reader of one photograph whose pixels are there already."""
-
-    source: Path
-    pixels: np.ndarray = field(repr=False)
-
-    def read(self, name: str, owner: str) -> np.ndarray:
-        return self.pixels
 
 
 def _label(image: Source, number: int | None = None) -> str:
@@ -425,4 +411,4 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
 
 
 def _released(network: Any, weights: Path) -> TrainedModel:
-    return TrainedModel(network, skeleton.COCO, weights, kernel_size=zoo.BLUR_KERNEL)
+    return TrainedModel(network, skeleton.COCO, weights)

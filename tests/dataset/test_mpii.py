@@ -22,7 +22,7 @@ from transpose.build.data import build_training_data
 from transpose.build.evaluation import build_evaluation
 from transpose.build.model import build_model, load_start_weights
 from transpose.config.load import load_config
-from transpose.core.predict import Predictions, predict
+from transpose.core.predict import Predictions, TestOptions, predict
 from transpose.dataset import mpii
 from transpose.dataset.images import ImageReader
 from transpose.dataset.samplers import EvalSampler
@@ -182,8 +182,7 @@ def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
         name="valid",
         crops=crops,
         loader=DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2)),
-        flip_order=None,
-        kernel_size=11,
+        options=TestOptions(flip_test=False),
         number=0,
         device=torch.device("cpu"),
         forward_of=lambda model: model,
@@ -221,21 +220,20 @@ def test_joints_count_from_0_and_lie_on_their_pixels(root: Path):
         assert (image[places[:, 1], places[:, 0]] > 200).all() and (image > 200).all(-1).sum() == 16
 
 
-@pytest.mark.parametrize("flip_order", [None, torch.from_numpy(MPII.flip_order)], ids=["plain", "flip test"])
-def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_order: torch.Tensor | None):
+@pytest.mark.parametrize("flip_test", [False, True], ids=["plain", "flip test"])
+def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_test: torch.Tensor | None):
     """From the photograph through the crop and back, with a model that knows the answer."""
     persons = people(root / "annot" / "valid.json")
     crops = TopDownDataset(persons, ImageReader(root / "images"), MPII, (256, 256), (64, 64))
     loader = DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2))
+    flip_order = torch.from_numpy(MPII.flip_order)
     answers = []
     for batch in loader:
         maps, weight = heatmap.encode(batch["keypoints"], batch["visible"], (64, 64), 2.0)
         assert weight.all(), "a joint lies outside of its crop"
-        answers += [maps] if flip_order is None else [maps, heatmap.flip(maps, flip_order)]
+        answers += [maps, heatmap.flip(maps, flip_order)] if flip_test else [maps]
     answer = iter(answers)
-    found = predict(
-        lambda images: next(answer), loader, kernel_size=11, flip_order=flip_order, device=torch.device("cpu")
-    )
+    found = predict(lambda images: next(answer), loader, TestOptions(flip_test), flip_order)
     np.testing.assert_allclose(found.keypoints, joints() - 1, atol=0.01)
     truth = read_truth(root / "annot" / "gt_valid.mat", MPII.names, PERSONS)
     assert set(pckh(found.keypoints, truth, MPII.names).values()) == {100}

@@ -9,6 +9,7 @@ from helpers.goldens import HEATMAP, INPUT
 from helpers.mutations import KINDS, Tally, examine, mutants
 
 from transpose.build.model import TrainedModel
+from transpose.core.predict import TestOptions
 from transpose.dataset.coco import Images, Instances
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
@@ -60,7 +61,7 @@ def predictor() -> Predictor:
     torch.manual_seed(0)
     small = {"dim": 16, "feedforward": 16, "heads": 1, "layers": 1, "num_layers": 18, "deconv_filters": (16,)}
     network = TransPoseR(image_size=(32, 64), **small)
-    trained = TrainedModel(network, COCO, Path("untrained"), flip_test=False)
+    trained = TrainedModel(network, COCO, Path("untrained"), TestOptions(flip_test=False))
     return Predictor(trained, device="cpu", detector=whole_image)
 
 

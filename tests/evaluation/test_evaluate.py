@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
 from benchmarks import synthetic
-from transpose.core.predict import Predictions, predict
+from transpose.core.predict import Predictions, TestOptions, predict
 from transpose.dataset.coco import annotated_instances, read_annotations
 from transpose.dataset.samplers import EvalSampler
 from transpose.errors import UserError
@@ -60,22 +60,22 @@ def test_persons_scores_and_metrics_are_the_originals(name, people):
     np.testing.assert_allclose(list(metrics.values()), wanted["metrics"], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("flip_order", [None, torch.from_numpy(COCO.flip_order)], ids=["plain", "flip test"])
-def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_order):
+@pytest.mark.parametrize("flip_test", [False, True], ids=["plain", "flip test"])
+def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_test):
     """The whole way from the photograph to the AP, with a model that knows the answer."""
     crops = sample_crops()
     plan = EvalSampler(crops.people.image, 32)
+    flip_order = torch.from_numpy(COCO.flip_order)
     answers = []
     for batch in DataLoader(crops, batch_sampler=plan):
         maps, _ = heatmap.encode(batch["keypoints"], batch["visible"], HEATMAP, 2.0)
-        answers += [maps] if flip_order is None else [maps, heatmap.flip(maps, flip_order)]
+        answers += [maps, heatmap.flip(maps, flip_order)] if flip_test else [maps]
     answer = iter(answers)
     predicted = predict(
         lambda images: next(answer),
         DataLoader(crops, batch_sampler=plan),
-        kernel_size=11,
-        flip_order=flip_order,
-        device=torch.device("cpu"),
+        TestOptions(flip_test),
+        flip_order,
     )
     people = crops.people
     pixels_off = np.linalg.norm(predicted.keypoints - people.keypoints, axis=-1) / (crops.scale[:, :1] * 200 / 48)
@@ -97,7 +97,7 @@ def test_parts_of_several_processes_are_put_back_in_order():
 
 
 def test_process_without_a_batch_predicts_nobody():
-    nobody = predict(lambda images: images, [], kernel_size=3, flip_order=None, device=torch.device("cpu"))
+    nobody = predict(lambda images: images, [], TestOptions(), torch.arange(17))
     assert len(nobody.index) == len(nobody.keypoints) == 0
 
 

@@ -23,6 +23,7 @@ from helpers.places import Run, sentence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from transpose.core.predict import TestOptions
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import TopDownDataset
 from transpose.errors import UserError
@@ -255,8 +256,7 @@ def person(predictor) -> Explanation:
 
 
 def test_a_person_is_what_the_predictor_finds_without_flip_test(predictor, person):
-    plain = replace(predictor.trained, flip_test=False)
-    found = type(predictor)(plain, device="cpu")(PHOTOGRAPH, BOXES, oriented=False)
+    found = type(predictor)(predictor.trained, flip_test=False, device="cpu")(PHOTOGRAPH, BOXES, oriented=False)
     np.testing.assert_allclose(person.scores, found.scores[0], rtol=1e-4, atol=1e-6)
     own = [person.in_crop(point) for point in BOXES[0][:2] + np.array([[60.0, 80.0], [20, 30]])]
     assert all(0 <= x < 64 and 0 <= y < 96 for x, y in own)
@@ -371,7 +371,7 @@ def small_crops() -> TopDownDataset:
 
 
 def sample(network: TransPose, indices: list[int]) -> list[Explanation]:
-    return [maps.explain(network, small_crops(), i, 5) for i in indices]
+    return [maps.explain_sample(network, small_crops(), i, TestOptions(blur_kernel=5)) for i in indices]
 
 
 def named_network() -> TransPose:

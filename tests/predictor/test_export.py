@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import data_stages
 from transpose.build.evaluation import build_sample_evaluation
 from transpose.build.model import TrainedModel, read_trained_model
-from transpose.core.predict import normalise, to_image
+from transpose.core.predict import TestOptions, normalise, to_image
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation
 from transpose.models.transpose import TransPoseR
@@ -68,7 +68,7 @@ class Peaked(TransPoseR):
 @pytest.fixture(scope="module")
 def trained() -> TrainedModel:
     torch.manual_seed(0)
-    return TrainedModel(Peaked().eval(), COCO, Path("small.pth"), flip_test=True, kernel_size=5)
+    return TrainedModel(Peaked().eval(), COCO, Path("small.pth"), TestOptions(blur_kernel=5))
 
 
 # Decoding without branches

@@ -17,6 +17,7 @@ from torch import nn
 from transpose.build.evaluation import build_evaluation, build_sample_evaluation
 from transpose.build.model import TrainedModel, build_model, load_trained
 from transpose.config.load import load_config
+from transpose.core.predict import TestOptions
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation, results
 from transpose.models import zoo
@@ -93,7 +94,7 @@ def test_the_same_boxes_give_the_keypoints_scores_and_results_of_the_test(annota
     )
     np.testing.assert_allclose(np.concatenate([people.scores for people in found]), tested.scores[order], rtol=1e-5)
 
-    how = {"sigmas": skeleton.COCO.sigmas, "score_threshold": evaluation.score_threshold, "oks_threshold": 2.0}
+    how = {"sigmas": skeleton.COCO.sigmas, "score_threshold": evaluation.options.score_threshold, "oks_threshold": 2.0}
     written = results(table, tested, category_id=1, **how)  # no OKS is above 1, so all of them
     ids = table.images.ids.tolist()
     own = [entry for people, number in zip(found, ids, strict=True) for entry in people.to_coco(number)]
@@ -410,14 +411,14 @@ def test_a_run_is_named_by_its_folder_or_by_one_of_its_checkpoints(run, predicto
         named = Predictor.from_pretrained(source, given, device="cpu")
         assert named.trained.weights == run / "final_state.pth"
         assert largest_difference(named(PHOTOGRAPH, BOXES), wanted) < 1e-3
-    assert (predictor.kernel_size, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
+    assert (predictor.options.blur_kernel, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
 
 
 def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_path):
     released = tmp_path / "renamed.pth"
     checkpoint.save(released, {f"module.{key}": value for key, value in zoo.model("tp_r_a3").state_dict().items()})
     known = Predictor.from_pretrained(released, device="cpu")
-    assert known.input_size == (192, 256) and known.kernel_size == 11 and known.flip_test
+    assert known.input_size == (192, 256) and known.options == TestOptions()
     assert len(known.trained.network.global_encoder.layers) == 3
 
     alone = tmp_path / "alone.pth"
@@ -433,7 +434,7 @@ def test_a_name_of_the_zoo(monkeypatch, tmp_path):
     checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
     monkeypatch.setattr(zoo, "_in_repository", lambda folder: tmp_path)
     named = Predictor.from_pretrained("tp_r_a3", device="cpu")
-    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.kernel_size == 11
+    assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.options.blur_kernel == 11
     with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):
         Predictor.from_pretrained("tp_r_a3", DEMO)
 
