@@ -55,71 +55,39 @@ class Skeleton:
         return order
 
 
-# Names, order and limbs: COCO 2017 person keypoints; sigmas: pycocotools; weights: the TransPose recipe.
+# COCO 2017's keypoints in their order, the sigmas of pycocotools, and the joint weights of the TransPose recipe.
+_COCO_KEYPOINTS: tuple[tuple[str, float, float], ...] = (
+    ("nose", 0.026, 1),
+    ("left_eye", 0.025, 1),
+    ("right_eye", 0.025, 1),
+    ("left_ear", 0.035, 1),
+    ("right_ear", 0.035, 1),
+    ("left_shoulder", 0.079, 1),
+    ("right_shoulder", 0.079, 1),
+    ("left_elbow", 0.072, 1.2),
+    ("right_elbow", 0.072, 1.2),
+    ("left_wrist", 0.062, 1.5),
+    ("right_wrist", 0.062, 1.5),
+    ("left_hip", 0.107, 1),
+    ("right_hip", 0.107, 1),
+    ("left_knee", 0.087, 1.2),
+    ("right_knee", 0.087, 1.2),
+    ("left_ankle", 0.089, 1.5),
+    ("right_ankle", 0.089, 1.5),
+)
 COCO = Skeleton(
-    names=(
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-    ),
+    names=tuple(name for name, _, _ in _COCO_KEYPOINTS),
     pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
     limbs=(
-        (15, 13),
-        (13, 11),
-        (16, 14),
-        (14, 12),
-        (11, 12),
-        (5, 11),
-        (6, 12),
-        (5, 6),
-        (5, 7),
-        (6, 8),
-        (7, 9),
-        (8, 10),
-        (1, 2),
-        (0, 1),
-        (0, 2),
-        (1, 3),
-        (2, 4),
-        (3, 5),
-        (4, 6),
+        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12)),  # legs
+        *((5, 11), (6, 12), (5, 6)),  # trunk
+        *((5, 7), (6, 8), (7, 9), (8, 10)),  # arms
+        *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),  # head
     ),
     upper_body=tuple(range(11)),
     lower_body=tuple(range(11, 17)),
-    sigmas=(
-        0.026,
-        0.025,
-        0.025,
-        0.035,
-        0.035,
-        0.079,
-        0.079,
-        0.072,
-        0.072,
-        0.062,
-        0.062,
-        0.107,
-        0.107,
-        0.087,
-        0.087,
-        0.089,
-        0.089,
-    ),
-    joint_weights=(1, 1, 1, 1, 1, 1, 1, 1.2, 1.2, 1.5, 1.5, 1, 1, 1.2, 1.2, 1.5, 1.5),
+    sigmas=tuple(sigma for _, sigma, _ in _COCO_KEYPOINTS),
+    joint_weights=tuple(weight for _, _, weight in _COCO_KEYPOINTS),
 )
 
 
@@ -191,7 +159,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
                 raise UserError(f"{where}: {shown(couple)} in `{key}` must be two different keypoints")
         return tuple((index(a, key), index(b, key)) for a, b in values)
 
-    pairs = couples("pairs", told_by_names(names) if content.get("pairs") is None else content["pairs"])
+    pairs = couples("pairs", pairs_from_names(names) if content.get("pairs") is None else content["pairs"])
     paired = [joint for pair in pairs for joint in pair]
     if len(set(paired)) < len(paired):
         twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
@@ -201,13 +169,18 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
 
     alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
     if alone and content.get("pairs") is None:
-        _warn_about_sides(where, ", ".join(alone))
-    told = {frozenset(pair) for pair in told_by_names(names)}
+        _warn(f"{where}: {', '.join(alone)} stand in no left/right pair: name the pairs in DATASET.SKELETON")
+    told = {frozenset(pair) for pair in pairs_from_names(names)}
     odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
     if odd:
-        _warn_about_pairs(where, ", ".join(odd))
+        _warn(
+            f"{where}: the `pairs` {', '.join(odd)} are not those that the names tell; a flip exchanges them all the same"
+        )
     if content.get("sigmas") is None:
-        _warn_about_sigmas(where)
+        _warn(
+            f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each keypoint's, so its AP compares with no "
+            "other"
+        )
 
     def numbers(key: str, default: float) -> tuple[float, ...]:
         values = content.get(key)
@@ -250,27 +223,12 @@ def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
 
 
 @cache
-def _warn_about_sigmas(where: str) -> None:
-    """Once for each source, however often it is read."""
-    logger.warning(
-        "%s gives no OKS `sigmas`: %g stands in for each keypoint's, so its AP compares with no other",
-        *(where, DEFAULT_SIGMA),
-    )
+def _warn(message: str) -> None:
+    """Once, however often the same skeleton is read."""
+    logger.warning("%s", message)
 
 
-@cache
-def _warn_about_sides(where: str, names: str) -> None:
-    logger.warning("%s: %s stand in no left/right pair: name the pairs in DATASET.SKELETON", where, names)
-
-
-@cache
-def _warn_about_pairs(where: str, pairs: str) -> None:
-    logger.warning(
-        "%s: the `pairs` %s are not those that the names tell; a flip exchanges them all the same", where, pairs
-    )
-
-
-def told_by_names(names: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_from_names(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ in a first or last word left/right (or l/r) alone, capitals aside."""
     lowered = {name.lower(): name for name in names}
     mirrored = {name: LEFT_SIDE.sub(lambda side: OTHER_SIDE[side[0]], low) for low, name in lowered.items()}

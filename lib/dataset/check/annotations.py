@@ -504,7 +504,7 @@ def check_precision(section: Section, persons: Persons) -> None:
 
 def check_skeleton(section: Section, kind: Skeleton) -> None:
     names = kind.names
-    told = dict(skeletons.told_by_names(names))
+    told = dict(skeletons.pairs_from_names(names))
     partner = told | {right: left for left, right in told.items()}
     given = {names[a]: names[b] for a, b in kind.pairs} | {names[b]: names[a] for a, b in kind.pairs}
     wrong = [f"{a}/{b}" for a, b in ((names[a], names[b]) for a, b in kind.pairs) if partner.get(a, b) != b]
