@@ -173,13 +173,10 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     told = {frozenset(pair) for pair in pairs_from_names(names)}
     odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
     if odd:
-        _warn(
-            f"{where}: the `pairs` {', '.join(odd)} are not those that the names tell; a flip exchanges them all the same"
-        )
+        _warn(f"{where}: the `pairs` {', '.join(odd)} are not those of the names; a flip exchanges them all the same")
     if content.get("sigmas") is None:
         _warn(
-            f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each keypoint's, so its AP compares with no "
-            "other"
+            f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each, so its AP cannot be compared"
         )
 
     def numbers(key: str, default: float) -> tuple[float, ...]:
