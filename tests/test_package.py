@@ -335,3 +335,66 @@ def test_extras_that_the_source_names_exist():
 
 
 # Files that describe the project to others
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+
+
+def test_ci_runs_what_contributing_asks_for_on_both_ends_of_the_supported_versions():
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    job = ci["jobs"]["test"]
+    assert [entry["python"] for entry in job["strategy"]["matrix"]["include"]] == ["3.11", "3.13"]
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert any("make lint test" in step.get("run", "") for step in job["steps"])
+
+
+def test_a_tag_is_published_without_a_stored_token():
+    publish = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text())
+    assert publish[True] == {"push": {"tags": ["v*"]}}  # yaml reads `on` as true
+    job = publish["jobs"]["publish"]
+    assert job["permissions"] == {"id-token": "write"} and job["needs"] == "build"
+    assert "secrets." not in (ROOT / ".github/workflows/publish.yml").read_text()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_may_not_write_to_the_repository(path: Path):
+    assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
+
+
+def test_make_targets_that_are_named_exist_and_are_listed():
+    makefile = (ROOT / "Makefile").read_text()
+    described = set(re.findall(r"^([a-z-]+):.*## \w", makefile, re.M))
+    used = set()
+    for path in (*WORKFLOWS, ROOT / "CONTRIBUTING.md", ROOT / "README.md"):
+        for line in re.findall(r"^(?: *- run: )?make ([a-z][a-z -]+?)(?:  .*| [A-Z].*)?$", path.read_text(), re.M):
+            used |= set(line.split())
+    assert {"lint", "test", "demo"} <= used <= described
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
+    assert set(phony.split()) == described
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_an_issue_is_asked_for_command_sentence_and_versions(path: Path):
+    form = yaml.safe_load(path.read_text())
+    assert form["name"] and form["description"]
+    assert {"command", "versions"} <= {field["id"] for field in form["body"]}
+    assert "sentence" in path.read_text()
+
+
+def test_the_paper_is_cited_as_in_the_readme():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper = citation["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    readme = (ROOT / "README.md").read_text()
+    assert f"title     = {{{paper['title']}}}" in readme and f"author    = {{{authors}}}" in readme
+    assert [one["value"] for one in paper["identifiers"]] == ["arXiv:2012.14214", "yang2021transpose"]
+    assert "{yang2021transpose," in readme and paper["year"] == 2021
+
+
+def test_the_image_runs_as_a_user_and_names_no_host():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert "USER transpose" in lines and 'ENTRYPOINT ["transpose"]' in lines
+    assert not re.search(r"https?://|\w+\.(com|org|io)\b", "\n".join(lines))
+    extras = next(line for line in lines if line.startswith("ARG EXTRAS=")).partition("=")[2]
+    assert set(extras.split(",")) <= set(EXTRAS)
