@@ -40,7 +40,7 @@ demo: $(STAMP) ## train and test on the 32 bundled images, print the AP, draw th
 	@echo "== Picture: $(DEMO_PICTURE); weights and results: $(DEMO_RUN); TensorBoard logs: log"
 
 notebook: $(STAMP) ## run demo.ipynb with the demo's checkpoint and keep its outputs
-	$(PY) docs/run_notebook.py
+	PYTHONPATH=tools $(PY) docs/run_notebook.py
 
 space: ## put together a Hugging Face Space of the web explorer in build/space (docs/web.md)
 	rm -rf $(SPACE) && mkdir -p $(SPACE)/tools $(SPACE)/data

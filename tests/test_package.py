@@ -398,3 +398,16 @@ def test_the_image_runs_as_a_user_and_names_no_host():
     assert not re.search(r"https?://|\w+\.(com|org|io)\b", "\n".join(lines))
     extras = next(line for line in lines if line.startswith("ARG EXTRAS=")).partition("=")[2]
     assert set(extras.split(",")) <= set(EXTRAS)
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "demo.ipynb"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_and_modules_that_a_page_names_exist(path: Path):
+    text = path.read_text()
+    named = set(re.findall(r"\b(?:lib|tools|tests|docs|benchmarks|experiments)/[\w/.-]+\.(?:py|md|yaml)\b", text))
+    history = {"tools/run_notebook.py"} if path.name == "CHANGELOG.md" else set()
+    assert {name for name in named - history if not (ROOT / name).exists()} == set()
+    for line in re.findall(r"^ *\"?(from transpose[\w.]* import [\w, ]+)", text, re.M):
+        exec(line, {})
