@@ -169,6 +169,16 @@ def test_a_model_is_trained_with_the_extra_train(machine, tmp_path: Path):
     assert "| small | " in outcome.stdout
 
 
+def test_what_needs_the_bundled_sample_says_so(machine, run, tmp_path: Path):
+    options = ("--model", str(run), "--format", "torchscript", "--out", "small.torchscript")
+    outcome = python("-m", "transpose", "export", *options, folder=tmp_path, path=machine("train"))
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
+    assert outcome.stderr.splitlines()[-1].endswith(
+        "the bundled sample is used, so run this in a clone of the repository"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 # The command
 
 
@@ -277,6 +287,17 @@ def test_the_public_names_come_without_torch_until_they_are_used(tmp_path: Path)
     )
     outcome = python("-c", program, folder=tmp_path, path=str(ROOT / "tools"))
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_torch_hub_finds_the_package_of_the_clone(tmp_path: Path):
+    program = (
+        "import torch\n"
+        f"network = torch.hub.load({str(ROOT)!r}, 'tpr_a3_256x192', source='local')\n"
+        "from transpose import Predictor\n"
+        "print(type(network).__module__, Predictor.__name__)\n"
+    )
+    outcome = python("-c", program, folder=tmp_path)
+    assert outcome.stdout == "transpose.models.transpose Predictor\n", outcome.stderr
 
 
 def test_all_public_names_are_there():
