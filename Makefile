@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 
 SPACE := build/space
+TESTS := $(PY) -m pytest -n 2 --dist loadfile
 DEMO := experiments/coco_sample/demo.yaml
 DEMO_RUN := output/coco/transpose_r/demo
 DEMO_RESULTS := $(DEMO_RUN)/results/keypoints_val2017_results_0.json
@@ -16,30 +17,30 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo notebook space test test-slow test-web lint types bench bench-data soak clean
+.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types bench bench-data soak clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) CONSTRAINTS=$(CONSTRAINTS)"
 
 venv: $(STAMP) ## create the virtual environment and install the requirements
 
-demo: $(STAMP) ## train and test on the 32 bundled photographs, print the AP, draw the skeletons
-	@echo "== 1/4 Training a small TransPose-R on the 105 persons of 32 photographs. It memorises them: this shows"
+demo: $(STAMP) ## train and test on the 32 bundled images, print the AP, draw the skeletons
+	@echo "== 1/4 Training a small TransPose-R on the 105 persons of 32 images. It memorises them: this shows"
 	@echo "==     that everything from the JPEG to the AP works, not accuracy on new images."
 	$(PY) tools/train.py --cfg $(DEMO)
-	@echo "== 2/4 Testing on the same photographs, with the annotated boxes"
+	@echo "== 2/4 Testing on the same images, with the annotated boxes"
 	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX True
 	@echo "== 3/4 Drawing these skeletons"
 	$(PY) tools/draw_results.py --cfg $(DEMO) --results $(DEMO_RESULTS) --out $(DEMO_PICTURE) \
 	  --images 30 --threshold 0.6
 	@echo "== 4/4 Testing the same weights with a detector's boxes"
 	$(PY) tools/test.py --cfg $(DEMO) TEST.USE_GT_BBOX False RANK 1
-	@echo "== The model has memorised these photographs; its AP says nothing about others."
+	@echo "== The model has memorised these images; its AP says nothing about others."
 	@echo "== Picture: $(DEMO_PICTURE); weights and results: $(DEMO_RUN); TensorBoard logs: log"
 
 notebook: $(STAMP) ## run demo.ipynb with the demo's checkpoint and keep its outputs
-	$(PY) docs/run_notebook.py
+	PYTHONPATH=tools $(PY) docs/run_notebook.py
 
 space: ## put together a Hugging Face Space of the web explorer in build/space (docs/web.md)
 	rm -rf $(SPACE) && mkdir -p $(SPACE)/tools $(SPACE)/data
@@ -49,14 +50,20 @@ space: ## put together a Hugging Face Space of the web explorer in build/space (
 	cat requirements.txt tools/space/requirements.txt > $(SPACE)/requirements.txt
 
 test: $(STAMP) ## run the tests, in two processes
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(TESTS)
 
 test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 	$(PY) -m pytest -m slow
 
+test-portable: $(STAMP) ## run the tests as other processors compute: without vectors, up to AVX2, on one and two threads
+	ATEN_CPU_CAPABILITY=default $(TESTS)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(TESTS)
+	OMP_NUM_THREADS=1 $(TESTS)
+	OMP_NUM_THREADS=2 $(TESTS)
+
 test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system's, or CHROMIUM=…
 	$(PY) -m pip install --disable-pip-version-check --quiet "gradio>=6.31,<7" playwright $(CONSTRAINTS:%=-c %)
-	$(PY) -m pytest -m "web or not web" tests/test_web.py tests/test_web_browser.py
+	$(PY) -m pytest -m "web or not web" tests/predictor/test_web.py tests/predictor/test_web_browser.py
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

@@ -3,24 +3,16 @@
 Each gives a network for normalised RGB crops (B, 3, 256, 192) -> heatmaps (B, 17, 64, 48), in evaluation mode.
 """
 
-import importlib.util as _importer
+import runpy as _runpy
 import sys as _sys
 from pathlib import Path as _Path
 
 dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm"]
 
 
-def _package() -> None:
-    """Make `transpose` importable: the folder `lib` beside this file, whatever else is called lib here."""
-    if "transpose" not in _sys.modules:
-        source = _Path(__file__).resolve().parent / "lib" / "__init__.py"
-        spec = _importer.spec_from_file_location("transpose", source, submodule_search_locations=[str(source.parent)])
-        _sys.modules["transpose"] = module = _importer.module_from_spec(spec)
-        spec.loader.exec_module(module)
-
-
 def _load(name: str, pretrained: bool):
-    _package()
+    if "transpose" not in _sys.modules:
+        _runpy.run_path(str(_Path(__file__).resolve().parent / "tools/transpose.py"))
     import torch
 
     from transpose.models import zoo

@@ -1,33 +1,18 @@
 """docs/benchmarks.md: each benchmark writes its own section, with the hardware and the versions it ran on."""
 
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
-import torch
 
+from transpose.commands.model_speed import surroundings, table
+
+__all__ = ["reading", "surroundings", "table", "write_section"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 PHOTOGRAPHS = REPOSITORY / "data/coco_sample/images/val2017"
 ORIGINAL_READING = 1.9e-3  # seconds
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools")
-
-
-def surroundings(threads: int | None = None) -> str:
-    """One line: processor, memory, system, versions, threads (by default this process's), date."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{_processor()}, {os.cpu_count()} cores, {_memory_gb()} GB{gpu}; {platform.system()}, "
-        f"Python {platform.python_version()}, {versions}; {threads or torch.get_num_threads()} PyTorch thread(s); "
-        f"{datetime.now(UTC):%Y-%m-%d}"
-    )
 
 
 def reading() -> str:
@@ -45,21 +30,6 @@ def reading() -> str:
         f"`cv2.imread` of a bundled photograph: {1e3 * mean:.2f} ms. It was {1e3 * ORIGINAL_READING:.1f} ms where the "
         f"original was measured: this machine takes {mean / ORIGINAL_READING:.2f} times as long."
     )
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gb() -> int:
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def write_section(name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Run demo.ipynb and keep its outputs: python tools/run_notebook.py [--model NAME|FOLDER|FILE] [--out FILE]"""
+"""Run demo.ipynb and keep its outputs: PYTHONPATH=tools python docs/run_notebook.py [--model SOURCE] [--out FILE]"""
 
 import argparse
 import os

@@ -1,14 +1,18 @@
-"""What every tool's command line has in common. Imports nothing heavy, so that --help answers at once."""
+"""What all commands have in common. Imports nothing heavy, so that --help answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .errors import UserError
+from .errors import UserError, missing
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+# What training and testing import and prediction does not: the packages of the extra `train`.
+FOR_TRAINING = ("json_tricks", "pycocotools", "tensorboardX")
 
 
 def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentParser:
@@ -39,20 +43,42 @@ def configuration(arguments: argparse.Namespace) -> "CfgNode":
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool: a user's mistake becomes one sentence and exit code 2, a fault of the program keeps its traceback."""
+    """Run a command: a user's mistake becomes one sentence and exit code 2, a fault of the program keeps its traceback.
+
+    A reader of standard output that has read enough, as `| head` does, ends the command without a word.
+    """
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         fail(str(error))
     except ImportError as error:
+        if error.name in FOR_TRAINING:
+            fail(str(missing(error.name, "train")))
         if "cv2" not in f"{error.name} {error.path}":
             raise
         fail(
             f"OpenCV cannot be imported ({error}); where a system library is missing, "
             "`pip uninstall opencv-python && pip install opencv-python-headless` serves as well"
         )
+    except BrokenPipeError:
+        if not output_closed():
+            raise
+        sys.exit(141)  # 128 + SIGPIPE, as other programs end then
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def output_closed() -> bool:
+    """Whether nobody reads standard output any more; if so, what is still to be written goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def fail(sentence: str) -> None:

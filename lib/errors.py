@@ -1,5 +1,6 @@
 """The one exception that means "you gave something that cannot be used", as opposed to a fault of the program."""
 
+import importlib
 import reprlib
 from typing import Any
 
@@ -9,7 +10,7 @@ _FROM_WORKER = "Caught UserError in DataLoader worker"
 class UserError(ValueError):
     """A user's mistake: the message says what is wrong, where, and what to do, in one sentence.
 
-    The tools print it without a traceback and exit with 2; every other exception keeps its traceback.
+    The commands print it without a traceback and exit with 2; every other exception keeps its traceback.
     """
 
     def __init__(self, message: str):
@@ -26,3 +27,19 @@ _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict, _short.maxstri
 def shown(value: Any) -> str:
     """A user's value as a sentence shows it, cut where it is long or deep: aliases of a yaml multiply without end."""
     return _short.repr(value)
+
+
+def needs(package: str, extra: str) -> Any:
+    """An optional package, imported. Raises UserError that names it and the extra of this package that brings it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise missing(error.name or package, extra) from None
+
+
+def missing(package: str, extra: str) -> UserError:
+    """What to say where a package of an extra is not installed."""
+    return UserError(
+        f"the package {package} is not installed: pip install {package}, "
+        f"or pip install 'transpose-pose[{extra}]' for everything that this needs"
+    )

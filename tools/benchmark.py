@@ -1,5 +1,4 @@
-"""Measure speed: python tools/benchmark.py --stages | --models"""
-
+# Measure speed: python tools/benchmark.py --stages | --models
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lets `python tools/benchmark.py` import the benchmarks from a clone: `benchmarks` is the folder beside this one."""
+"""Makes `benchmarks` importable from tools: it is the folder beside this one."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Find boxes: python tools/detect.py SOURCE… --out FILE.json"""
-
+# Find boxes: python tools/detect.py SOURCE… --out FILE.json
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Get weights: python tools/download.py --list | NAME …"""
-
+# Get weights: python tools/download.py --list | NAME …
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Draw a results file: python tools/draw_results.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
-
+# Draw a results file: python tools/draw_results.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Train a model and validate it: python tools/train.py --cfg experiments/….yaml [KEY VALUE …]"""
-
+# Train a model and validate it: python tools/train.py --cfg experiments/….yaml [KEY VALUE …]
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
 
-from .. import cli
+from .. import __version__, cli
 
 # Name -> what it does, in the module of that name ("-" is "_").
 COMMANDS = {
@@ -25,18 +24,31 @@ COMMANDS = {
 }
 
 
-def run(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run a command; `argv` is what follows its name, by default what the program was started with."""
-    module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
-    cli.run(lambda: module.main(argv))
+def run(name: str) -> None:
+    """Run a command with the options that the program was started with."""
+    cli.run(lambda: _call(name))
 
 
 def main() -> None:
-    """The installed command `transpose`."""
-    parser = argparse.ArgumentParser(prog="transpose", description="2D human pose estimation with TransPose.")
+    """The installed command `transpose`, and python -m transpose."""
+    cli.run(lambda: _call(_chosen()))
+
+
+def _call(name: str) -> None:
+    importlib.import_module(f".{name.replace('-', '_')}", __name__).main()
+
+
+def _chosen() -> str:
+    """The command that is named first; the program then bears its name, as if it had been started by it."""
     lines = [f"  {name:16} {what}" for name, what in COMMANDS.items()]
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "\n".join(["commands:", *lines, "", "transpose COMMAND --help tells a command's options."])
+    parser = argparse.ArgumentParser(
+        prog="transpose",
+        description="2D human pose estimation with TransPose.",
+        epilog="\n".join(["commands:", *lines, "", "transpose COMMAND --help lists a command's options."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    command = parser.parse_args(sys.argv[1:2]).command
-    run(command, sys.argv[2:])
+    command: str = parser.parse_args(sys.argv[1:2]).command
+    sys.argv[:2] = [f"transpose {command}"]  # --help shows it, and distributed starts more processes of it
+    return command

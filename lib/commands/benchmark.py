@@ -1,12 +1,14 @@
-"""Measure: python tools/benchmark.py --stages [--stage NAME …] [--profile] | --models [--model NAME …]
+"""Measure speed: python tools/benchmark.py --stages [--stage NAME …] [--profile] | --models [--model NAME …]
 
-Both take --smallest, --write and --json FILE.
+Both take --smallest, --write and --json FILE. The stages are measured in a clone only.
 """
 
 import argparse
+import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 
@@ -30,7 +32,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(arguments, other) and getattr(arguments, option.strip("-")):
             raise UserError(f"{option} has no meaning with --{other}")
 
-    from benchmarks import models, stages
-
     logging.disable(logging.WARNING)
-    (models if arguments.models else stages).main(arguments)
+    if arguments.stages:
+        clone("stages").main(arguments)
+        return
+
+    from . import model_speed
+
+    page = clone("report") if arguments.write else None
+    text = model_speed.main(arguments)
+    if page is not None:
+        page.write_section("models", text)
+
+
+def clone(module: str) -> Any:
+    """A module of the folder `benchmarks`, which the package does not bring along."""
+    try:
+        return importlib.import_module(f"benchmarks.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise UserError(
+            "--stages and --write are for a clone of the repository: python tools/benchmark.py; "
+            "--models alone measures everywhere"
+        ) from None

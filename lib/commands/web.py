@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data/coco_sample"
+SAMPLE = Path(__file__).resolve().parents[2] / "data/coco_sample"  # of a clone
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -32,13 +32,6 @@ from .coco_eval import average_precision, scorer_of
 logger = logging.getLogger(__name__)
 
 
-def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Person scores (N): box score x mean of the keypoint scores (N, K) above the threshold; 0 if there are none."""
-    counted = keypoint_scores > threshold
-    total = np.where(counted, keypoint_scores, 0).sum(1, dtype=np.float64)
-    return box_scores * total / np.maximum(counted.sum(1), 1)
-
-
 def results(
     people: Instances,
     predictions: Predictions,
@@ -50,7 +43,7 @@ def results(
     soft_nms: bool = False,
 ) -> list[dict[str, Any]]:
     """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
-    scores = rescore(people.scores[predictions.index], predictions.scores, score_threshold)
+    scores = nms.rescore(people.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
     image = people.image[predictions.index]
     suppress = nms.soft if soft_nms else nms.hard

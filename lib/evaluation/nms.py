@@ -1,4 +1,4 @@
-"""OKS-NMS: of persons in one image whose keypoints nearly coincide, the best stays.
+"""Rescoring, and OKS-NMS: of persons in one image whose keypoints nearly coincide, the best stays.
 
 N persons, P pairs of them, K keypoints. OKS (object keypoint similarity) is COCO's:
 https://cocodataset.org/#keypoints-eval, with the areas of both persons averaged.
@@ -11,6 +11,13 @@ import numpy as np
 SOFT_MOST = 20  # persons that soft OKS-NMS leaves in an image
 PAIRS_AT_ONCE = 1 << 17  # bounds the memory; as many fit a processor's cache
 BOUND_MARGIN = 1e-4  # above what rounding can do to the bound
+
+
+def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Person scores (N): box score x mean of the keypoint scores (N, K) above the threshold; 0 if there are none."""
+    counted = keypoint_scores > threshold
+    total = np.where(counted, keypoint_scores, 0).sum(1, dtype=np.float64)
+    return box_scores * total / np.maximum(counted.sum(1), 1)
 
 
 def oks(one: np.ndarray, other: np.ndarray, one_area: np.ndarray, area: np.ndarray, sigmas: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ B batch, K keypoints, H x W the heatmap (a quarter of the input).
 """
 
 import copy
-import importlib
 import logging
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import UserError
+from ..errors import UserError, needs
 from .transpose import TransPose
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 Forward = Callable[[Tensor], Tensor]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PACKAGES = {"openvino": "openvino", "onnxruntime": "onnx onnxscript onnxruntime"}
 # OpenVINO's hint, and what it calls the processor's ability.
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 
@@ -106,7 +104,7 @@ def write_onnx(
 ) -> None:
     """Write a graph as an ONNX file with these names; `notes` become its metadata."""
     for package in ("onnx", "onnxscript"):
-        needed(package, "onnxruntime")
+        needs(package, "onnxruntime")
     written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
     assert written is not None
     written.model.metadata_props.update(notes or {})
@@ -115,23 +113,12 @@ def write_onnx(
 
 def openvino_model(program: torch.export.ExportedProgram) -> Any:
     """A graph as an `openvino.Model`."""
-    return needed("openvino", "openvino").convert_model(program)
-
-
-def needed(package: str, backend: str) -> Any:
-    """An optional package, imported. Raises UserError that says how to get it."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{backend} needs the package {package}, which is not installed: pip install {PACKAGES[backend]}, or take "
-            "the backend pytorch"
-        ) from None
+    return needs("openvino", "openvino").convert_model(program)
 
 
 def openvino_compiled(model: Any, precision: str = "float32") -> Any:
     """An `openvino.Model`, or the path of one, made ready for the processor and as many threads as PyTorch has."""
-    runtime = needed("openvino", "openvino").Core()
+    runtime = needs("openvino", "openvino").Core()
     hint, capability = OPENVINO_PRECISIONS[precision]
     if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         logger.warning("this processor has no %s arithmetic: openvino computes in float32", precision)
@@ -141,7 +128,7 @@ def openvino_compiled(model: Any, precision: str = "float32") -> Any:
 
 def onnx_session(path: Path) -> Any:
     """An ONNX file made ready for the processor and as many threads as PyTorch has."""
-    runtime = needed("onnxruntime", "onnxruntime")
+    runtime = needs("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -168,7 +155,7 @@ def _pytorch(model: TransPose, how: Backend) -> Forward:
 
 
 def _openvino(model: TransPose, how: Backend) -> Forward:
-    needed("openvino", "openvino")
+    needs("openvino", "openvino")
     compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
 
     def forward(images: Tensor) -> Tensor:
@@ -178,7 +165,7 @@ def _openvino(model: TransPose, how: Backend) -> Forward:
 
 
 def _onnxruntime(model: TransPose, how: Backend) -> Forward:
-    needed("onnxruntime", "onnxruntime")
+    needs("onnxruntime", "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(_exported(model), path)

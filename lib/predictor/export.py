@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from ..build.model import TrainedModel
 from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, normalise, to_image
-from ..errors import UserError
-from ..evaluation.evaluate import CocoEvaluation
+from ..errors import UserError, needs
 from ..models import backends
 from ..models.backends import Backend, folded, input_size
 from ..pose import geometry, heatmap
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from ..evaluation.evaluate import CocoEvaluation
 
 KEY = "transpose"  # under which a file keeps its card
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -163,7 +165,7 @@ def _run_onnx(path: Path) -> tuple[str | None, Run]:
 
 
 def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
-    openvino = backends.needed("openvino", "openvino")
+    openvino = needs("openvino", "openvino")
     model = backends.openvino_model(backends.exported(module, example, about.any_batch))
     model.input(0).set_names(set(about.inputs))
     for output, name in zip(model.outputs, about.outputs, strict=True):
@@ -173,7 +175,7 @@ def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path)
 
 
 def _run_openvino(path: Path) -> tuple[str | None, Run]:
-    model = backends.needed("openvino", "openvino").Core().read_model(path)
+    model = needs("openvino", "openvino").Core().read_model(path)
     text = str(model.get_rt_info([KEY]).astype(str)) if model.has_rt_info([KEY]) else None
     compiled = backends.openvino_compiled(model)
 
@@ -357,7 +359,7 @@ AP = 0.002
 
 
 @torch.inference_mode()
-def drift(file: Exported, trained: TrainedModel, sample: CocoEvaluation) -> Drift:
+def drift(file: Exported, trained: TrainedModel, sample: "CocoEvaluation") -> Drift:
     """Run a file and PyTorch on the crops of a sample and compare them."""
     forward = Backend()(trained.network)
     order = torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None
@@ -408,7 +410,7 @@ def _predictions(batch: dict[str, Tensor], keypoints: Tensor, scores: Tensor) ->
 def export(
     trained: TrainedModel,
     path: Path,
-    sample: CocoEvaluation,
+    sample: "CocoEvaluation",
     *,
     half: bool = False,
     any_batch: bool = False,

@@ -22,7 +22,7 @@ from ..core.predict import predict_batch, to_image
 from ..dataset.images import MAX_PIXELS
 from ..dataset.topdown import crop_instance
 from ..errors import UserError
-from ..evaluation.evaluate import rescore
+from ..evaluation.nms import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
 from ..models.backends import Backend, Forward, input_size, usable_device

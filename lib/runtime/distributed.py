@@ -51,7 +51,9 @@ def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
     processes = processes_for(gpus)
     if "RANK" not in os.environ and processes > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        os.execv(sys.executable, [sys.executable, *launch, *sys.argv])
+        # A file of a clone's tools, or "transpose train", which the installed package answers to as a module.
+        program = [sys.argv[0]] if os.path.exists(sys.argv[0]) else ["-m", *sys.argv[0].split()]
+        os.execv(sys.executable, [sys.executable, *launch, *program, *sys.argv[1:]])
 
 
 def start(gpus: tuple[int, ...]) -> "torch.device":

@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-import benchmark
 import numpy as np
 import pytest
 import torch
 from helpers.goldens import SAMPLE, sample_crops
 
-from benchmarks import models, plain, protocol, report, scale, soak, synthetic
+from benchmarks import plain, protocol, report, scale, soak, synthetic
 from transpose.build.data import build_training_data
+from transpose.commands import benchmark, model_speed
 from transpose.errors import UserError
 from transpose.models.backends import Backend
 
@@ -60,10 +59,9 @@ def test_generated_set_has_what_was_asked_for(small_coco: Path):
 
 
 @pytest.mark.parametrize("line", ["--models --stage decode", "--models --profile", "--stages --model tp_r_a4"])
-def test_options_of_the_other_kind_are_refused(line, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *line.split()])
+def test_options_of_the_other_kind_are_refused(line):
     with pytest.raises(UserError, match=r"^--(stage|profile|model) has no meaning with --(models|stages)$"):
-        benchmark.main()
+        benchmark.main(line.split())
 
 
 def test_a_section_is_put_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -83,9 +81,9 @@ def test_made_up_predictions_are_the_same_every_time_and_hold_doubles():
 
 
 def test_the_models_table_at_the_smallest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(models, "ways", lambda device: {"plain": Backend(), "other": Backend()})
+    monkeypatch.setattr(model_speed, "ways", lambda device: {"plain": Backend(), "other": Backend()})
     asked = argparse.Namespace(model=["tpr_a3_256x192"], smallest=True, write=False, json=tmp_path / "models.json")
-    models.main(asked)
+    model_speed.main(asked)
     text = capsys.readouterr().out
     assert "| TransPose-R-A3 | 5,195,345 | 10.83 | 5.41 | 8.0 |" in text and "FPS, batch 1" in text
     assert "PyTorch thread(s)" in text and "| TransPose-R-A3 | other |" in text
@@ -94,15 +92,15 @@ def test_the_models_table_at_the_smallest_size(tmp_path: Path, monkeypatch: pyte
     assert all(speed > 0 for found in written["models"] for speed in found["per_second"].values())
     asked.write = True
     with pytest.raises(UserError, match="leave out --model and --smallest"):
-        models.main(asked)
+        model_speed.main(asked)
     with pytest.raises(UserError, match="there is no model 'tp_r'"):
-        models.main(argparse.Namespace(model=["tp_r"], smallest=True, write=False, json=None))
+        model_speed.main(argparse.Namespace(model=["tp_r"], smallest=True, write=False, json=None))
 
 
 def test_what_can_run_here_begins_with_the_plain_way():
-    found = models.ways(torch.device("cpu"))
+    found = model_speed.ways(torch.device("cpu"))
     assert next(iter(found)) == "pytorch, float32"
-    assert ("openvino, float32" in found) == models.installed("openvino")
+    assert ("openvino, float32" in found) == model_speed.installed("openvino")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -159,15 +158,6 @@ def test_readme_commands_name_tools_files_and_keys_that_exist(command):
 
 def test_readme_has_no_blanks_to_fill_in():
     assert not re.search(r"<<\w+>>", (ROOT / "README.md").read_text())
-
-
-def test_every_sub_package_is_in_the_wheel():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {
-        ".".join(("transpose", *path.parent.relative_to(ROOT / "lib").parts))
-        for path in ROOT.glob("lib/**/__init__.py")
-    }
-    assert set(listed) == found
 
 
 def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():

@@ -20,7 +20,8 @@ from transpose.dataset.samplers import EvalSampler
 from transpose.errors import UserError
 from transpose.evaluation import coco_eval, nms
 from transpose.evaluation.coco_eval import METRICS, average_precision
-from transpose.evaluation.evaluate import markdown_table, rescore, results
+from transpose.evaluation.evaluate import markdown_table, results
+from transpose.evaluation.nms import rescore
 from transpose.pose import geometry, heatmap
 from transpose.pose.skeleton import COCO
 

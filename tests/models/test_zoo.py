@@ -144,27 +144,31 @@ def test_torch_hub_beside_another_package_called_lib(tmp_path):
 
 @pytest.mark.parametrize("name", ["tp_r_a3", pytest.param("tp_h_s", marks=pytest.mark.slow)])
 def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
-    hub = pytest.importorskip("transpose.hub")
-    network = zoo.model(name, hub.MODELS).eval()
+    pytest.importorskip("huggingface_hub")
+    from transpose.models import hub
+
+    network = zoo.model(name, hub.HUB_VARIANTS).eval()
     assert structure(network)[1:] == structure(zoo.model(name))[1:]
     network.save_pretrained(tmp_path)
     assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
-    kind = hub.MODELS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
+    kind = hub.HUB_VARIANTS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
     again = kind.from_pretrained(tmp_path)
     assert not again.training and structure(again) == structure(network)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
 
 
 def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
-    hub = pytest.importorskip("transpose.hub")
+    pytest.importorskip("huggingface_hub")
     from safetensors.torch import save_file
 
-    network = zoo.model("tp_r_a3", hub.MODELS)
+    from transpose.models import hub
+
+    network = zoo.model("tp_r_a3", hub.HUB_VARIANTS)
     network.save_pretrained(tmp_path)
     state = {key: value for key, value in network.state_dict().items() if key != "final_layer.bias"}
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(RuntimeError, match=r"final_layer\.bias"):
-        hub.MODELS["transpose_r"].from_pretrained(tmp_path)
+        hub.HUB_VARIANTS["transpose_r"].from_pretrained(tmp_path)
 
 
 def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_path):

@@ -1,30 +1,34 @@
-"""The five released models: python tools/benchmark.py --models [--model NAME] [--write] [--json FILE]
+"""What `benchmark --models` measures: the five released models in every backend that is installed.
 
-Parameters, operations, and how many crops a second the forward pass takes, in every backend that is installed. Weights
-are as constructed, which changes no time. Unlike the stages, this is wall time on all threads, or on the GPU.
+Parameters, operations, and how many crops a second the forward pass takes. Weights are as constructed, which changes
+no time. Times are wall time, on all threads or on the GPU.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
+import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import report
-from transpose.errors import UserError
-from transpose.models import zoo
-from transpose.models.backends import PACKAGES, Backend
-from transpose.models.transpose import TransPose
-from transpose.runtime.files import write_atomically
+from ..errors import UserError
+from ..models import zoo
+from ..models.backends import Backend
+from ..models.transpose import TransPose
+from ..runtime.files import write_atomically
 
-PACKAGES_OF = {"pytorch": (), **{name: tuple(needed.split()) for name, needed in PACKAGES.items()}}
+REPORTED = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "openvino", "onnxruntime")
+RUNTIMES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # what each backend needs
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,41 @@ def ways(device: torch.device) -> dict[str, Backend]:
     found = [Backend()]
     found += [Backend(compiled=True)] if compiler else []
     if device.type == "cpu":
-        found += [Backend(backend=name) for name in ("onnxruntime", "openvino") if installed(name)]
+        found += [Backend(backend=name) for name in RUNTIMES if installed(name)]
     if bfloat16:
         found += [Backend("bfloat16", how.backend, how.compiled) for how in found if how.backend != "onnxruntime"]
     return {how.describe(): how for how in found}
 
 
 def installed(backend: str) -> bool:
-    return all(importlib.util.find_spec(package) for package in PACKAGES_OF[backend])
+    return all(importlib.util.find_spec(package) for package in RUNTIMES[backend])
 
 
-def surroundings() -> str:
-    """The machine and the versions, those of the other runtimes too."""
-    others = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if installed(name)]
-    return f"{report.surroundings()}{'; ' if others else ''}{', '.join(others)}"
+def surroundings(threads: int | None = None) -> str:
+    """One line: processor, memory, system, versions, threads (by default this process's), date."""
+    present = {package.name: package.version for package in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {present[name]}" for name in REPORTED if name in present)
+    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {_memory_gb()} GB{gpu}; {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}; {threads or torch.get_num_threads()} PyTorch thread(s); "
+        f"{datetime.now(UTC):%Y-%m-%d}"
+    )
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_gb() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def operations(network: TransPose) -> float:
@@ -140,15 +165,15 @@ def page(found: list[Measured], size: Size) -> str:
         [
             surroundings(),
             f"Mean of {size.samples[1]} samples of 256×192, {found[0].way}, without flip test and decoding:",
-            report.table([*heads, "FPS, batch 1"], rows),
+            table([*heads, "FPS, batch 1"], rows),
             "Samples a second, mean of " + ", ".join(f"{n} in batches of {b}" for b, n in size.samples.items()) + ":",
-            report.table(["model", "backend", *(f"batch {batch}" for batch in size.samples)], speeds),
+            table(["model", "backend", *(f"batch {batch}" for batch in size.samples)], speeds),
         ]
     )
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """What tools/benchmark.py was asked for."""
+def main(arguments: argparse.Namespace) -> str:
+    """What the command was asked for; returns the page's section."""
     if arguments.write and (arguments.model or arguments.smallest):
         raise UserError("--write puts all models at full size into the page: leave out --model and --smallest")
     for name in arguments.model:
@@ -160,5 +185,4 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json:
         content = json.dumps({"surroundings": surroundings(), "models": [asdict(m) for m in found]}, indent=2)
         write_atomically(arguments.json, lambda file: file.write(content.encode()))
-    if arguments.write:
-        report.write_section("models", text)
+    return text

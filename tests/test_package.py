@@ -1,0 +1,434 @@
+"""The package: its command, its public names, its wheel in an empty folder, and the files that describe it."""
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.goldens import ROOT, SAMPLE
+from helpers.places import Place, sentence, surroundings
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import transpose
+from transpose import commands
+from transpose.cli import FOR_TRAINING
+from transpose.errors import UserError, needs
+from transpose.runtime import distributed
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+NOT_COMMANDS = ("transpose.py", "benchmarks.py")
+TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.name not in NOT_COMMANDS)
+
+# sitecustomize.py: the named top-level modules are not installed.
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *place):
+        return None if name.partition(".")[0] in {absent} else super().find_spec(name, *place)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
+def python(*arguments: str, folder: Path, path: str = "") -> subprocess.CompletedProcess:
+    """`python <arguments>` in a folder, with PYTHONPATH `path`."""
+    line, environment = [sys.executable, *arguments], surroundings() | {"PYTHONPATH": path}
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the clone that holds no other files than are needed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT / "lib", source / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    built = python("-m", "pip", *build, "-w", str(folder), str(source), folder=folder)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> str:
+    """Where the wheel is unpacked."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(wheel.parent / "installed")
+    return str(wheel.parent / "installed")
+
+
+def installed_with(packages: list[str]) -> set[str]:
+    """Names of these requirements' packages and of all that they need."""
+    found: set[str] = set()
+    pending = [Requirement(text) for text in packages]
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        try:
+            pending += map(Requirement, importlib.metadata.requires(name) or [])
+        except importlib.metadata.PackageNotFoundError:
+            found.remove(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def machine(installed: str, tmp_path_factory):
+    """Makes a PYTHONPATH with the wheel, where only what it depends on, and the named extras, are installed."""
+
+    def make(*extras: str) -> str:
+        folder = tmp_path_factory.mktemp("machine")
+        there = installed_with([*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])])
+        owners = importlib.metadata.packages_distributions()
+        absent = {module for module, of in owners.items() if not {canonicalize_name(name) for name in of} & there}
+        (folder / "sitecustomize.py").write_text(ABSENT.format(absent=absent))
+        return os.pathsep.join([str(folder), installed])
+
+    return make
+
+
+# The wheel
+
+
+def test_every_sub_package_is_listed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(("transpose", *path.parent.relative_to(ROOT / "lib").parts))
+        for path in ROOT.glob("lib/**/__init__.py")
+    }
+    assert set(listed) == found
+
+
+def test_the_wheel_holds_the_package_and_its_command(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entry_points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+    wanted = {f"transpose/{path.relative_to(ROOT / 'lib')}" for path in (ROOT / "lib").rglob("*.py")}
+    assert {name for name in names if "dist-info" not in name} == wanted | {"transpose/py.typed"}
+    assert "transpose = transpose.commands:main" in entry_points
+
+
+def test_prediction_needs_what_the_wheel_depends_on_and_nothing_else(machine, run, tmp_path: Path):
+    image = SAMPLE / "images/val2017/000000000785.jpg"
+    program = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_module('transpose', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    print(*{name.partition('.')[0] for name in sys.modules}, file=open('modules', 'w'))\n"
+    )
+    options = ("--model", str(run), "--detector", "whole-image", "--save", "json", "--device", "cpu")
+    found = python("-c", program, "predict", str(image), *options, folder=tmp_path, path=machine())
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (tmp_path / "predictions/000000000785.json").stat().st_size > 100
+    owners = importlib.metadata.packages_distributions()
+    imported = {name for module in (tmp_path / "modules").read_text().split() for name in owners.get(module, [])}
+    unused = {Requirement(text).name for text in PROJECT["dependencies"]} - imported
+    assert unused == set()
+
+
+def test_what_lacks_an_extra_or_a_clone_says_so(machine, tmp_path: Path):
+    path, place = machine(), Place(tmp_path / "place")
+    place.yaml.write_text(yaml.safe_dump(place.config))
+    for command in ("train", "test"):
+        outcome = python("-m", "transpose", command, "--cfg", str(place.yaml), folder=tmp_path, path=path)
+        assert re.fullmatch(
+            r"the package \w+ is not installed: pip install \w+, or pip install 'transpose-pose\[train\]' for .*",
+            sentence(outcome),
+        )
+    outcome = python("-m", "transpose", "benchmark", "--stages", folder=tmp_path, path=path)
+    assert "are for a clone of the repository" in sentence(outcome)
+
+
+def test_a_model_is_trained_with_the_extra_train(machine, tmp_path: Path):
+    place = Place(tmp_path / "place")
+    place.yaml.write_text(yaml.safe_dump(place.config))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    outcome = python("-m", "transpose", "train", "--cfg", str(place.yaml), folder=empty, path=machine("train"))
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert (empty / "output/coco/transpose_r/small/final_state.pth").exists()
+    assert "| small | " in outcome.stdout
+
+
+def test_what_needs_the_bundled_sample_says_so(machine, run, tmp_path: Path):
+    options = ("--model", str(run), "--format", "torchscript", "--out", "small.torchscript")
+    outcome = python("-m", "transpose", "export", *options, folder=tmp_path, path=machine("train"))
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
+    assert outcome.stderr.splitlines()[-1].endswith(
+        "the bundled sample is used, so run this in a clone of the repository"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path):
+    program = (
+        "import sys\n"
+        "from transpose import commands\n"
+        "for name in commands.COMMANDS:\n"
+        "    sys.argv = ['transpose', name, '--help']\n"
+        "    try:\n"
+        "        commands.main()\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code\n"
+        "own = {'transpose', '__main__', 'sitecustomize'}\n"
+        "print('heavy:', *{name.partition('.')[0] for name in sys.modules} - own - set(sys.stdlib_module_names))\n"
+    )
+    asked = python("-S", "-c", program, folder=tmp_path, path=str(ROOT / "tools"))
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.splitlines()[-1] == "heavy:"
+    usages = [line.split()[1:3] for line in asked.stdout.splitlines() if line.startswith("usage: ")]
+    assert usages == [["transpose", name] for name in commands.COMMANDS]
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_a_tool_is_five_lines_that_run_a_command(path: Path, tmp_path: Path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 5
+    (name,) = re.findall(r'run\("([a-z-]+)"\)', lines[-1])
+    assert name in commands.COMMANDS
+    asked = python("-S", str(path), "--help", folder=tmp_path)
+    assert asked.stdout.split()[:2] == ["usage:", path.name]
+
+
+def test_every_command_has_its_tool():
+    named = [name for path in TOOLS for name in re.findall(r'run\("([a-z-]+)"\)', path.read_text())]
+    assert sorted(named) == sorted(commands.COMMANDS)
+
+
+def test_a_wrong_command_is_answered_with_those_there_are(tmp_path: Path):
+    asked = python("-S", "-m", "transpose", "fly", folder=tmp_path, path=str(ROOT / "tools"))
+    assert asked.returncode == 2 and "invalid choice: 'fly'" in asked.stderr and "check-data" in asked.stderr
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly(tmp_path: Path):
+    for program in (
+        "cli.run(lambda: [print(i) for i in range(100_000)])",  # fails while it prints
+        "cli.run(lambda: print('one line'))",  # fails when it ends
+    ):
+        source = f"import os, sys\nfrom transpose import cli\nsys.stdin.read()\n{program}\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", source],
+            env=surroundings() | {"PYTHONPATH": str(ROOT / "tools")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 141
+
+
+def test_another_broken_pipe_is_a_fault_of_the_program(tmp_path: Path):
+    broken = "import os\nfrom transpose import cli\nr, w = os.pipe()\nos.close(r)\ncli.run(lambda: os.write(w, b'x'))"
+    outcome = python("-c", broken, folder=tmp_path, path=str(ROOT / "tools"))
+    assert outcome.returncode == 1 and "BrokenPipeError" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "started, again",
+    [
+        ([str(ROOT / "tools/train.py"), "--cfg", "x y"], [str(ROOT / "tools/train.py"), "--cfg", "x y"]),
+        (["transpose train", "--cfg", "x y"], ["-m", "transpose", "train", "--cfg", "x y"]),
+    ],
+    ids=["tool", "installed"],
+)
+def test_a_start_becomes_one_process_per_gpu(started, again, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", started)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(distributed, "processes_for", lambda gpus: 2)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, line: seen.append(line))
+    distributed.start_one_process_per_gpu((0, 1))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    assert seen == [launch + again]
+
+
+def test_torchrun_takes_that_line(tmp_path: Path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1")
+    line = (*launch, "-m", "transpose", "train", "--cfg", "none.yaml")
+    outcome = python(*line, folder=tmp_path, path=str(ROOT / "tools"))
+    assert "error: none.yaml: cannot read the configuration file" in outcome.stderr
+
+
+# Names and versions
+
+
+def test_the_public_names_come_without_torch_until_they_are_used(tmp_path: Path):
+    program = (
+        "import sys, transpose\n"
+        "assert 'torch' not in sys.modules and set(transpose.__all__) <= set(dir(transpose))\n"
+        "from transpose import UserError, load_config\n"
+        "assert 'torch' not in sys.modules\n"
+        "from transpose import Predictor\n"
+        "assert 'torch' in sys.modules and Predictor.__module__ == 'transpose.predictor.predictor'\n"
+    )
+    outcome = python("-c", program, folder=tmp_path, path=str(ROOT / "tools"))
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_torch_hub_finds_the_package_of_the_clone(tmp_path: Path):
+    program = (
+        "import torch\n"
+        f"network = torch.hub.load({str(ROOT)!r}, 'tpr_a3_256x192', source='local')\n"
+        "from transpose import Predictor\n"
+        "print(type(network).__module__, Predictor.__name__)\n"
+    )
+    outcome = python("-c", program, folder=tmp_path)
+    assert outcome.stdout == "transpose.models.transpose Predictor\n", outcome.stderr
+
+
+def test_all_public_names_are_there():
+    assert all(getattr(transpose, name) is not None for name in transpose.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
+        transpose.Predicter  # noqa: B018
+
+
+def read_requirements(name: str) -> dict[str, str]:
+    """Package -> the versions that a requirements file asks for."""
+    lines = [line.partition(" #")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    return as_table([line for line in lines if line and not line.startswith("#")])
+
+
+def as_table(requirements: list[str]) -> dict[str, str]:
+    parsed = [Requirement(text) for text in requirements]
+    return {canonicalize_name(one.name): str(one.specifier) for one in parsed if one.name != PROJECT["name"]}
+
+
+def test_the_requirements_of_a_clone_are_those_of_the_package_and_of_training():
+    assert read_requirements("requirements.txt") == as_table(PROJECT["dependencies"] + EXTRAS["train"])
+    assert set(FOR_TRAINING) == {Requirement(text).name for text in EXTRAS["train"]}
+
+
+def test_versions_agree_wherever_they_stand():
+    extras: dict[str, str] = {}
+    for requirements in EXTRAS.values():
+        for name, versions in as_table(requirements).items():
+            assert extras.setdefault(name, versions) == versions
+    development = read_requirements("requirements-dev.txt")
+    assert {name: development[name] for name in extras.keys() & development} == {
+        name: extras[name] for name in extras.keys() & development
+    }
+    pinned = read_requirements("constraints.txt")
+    for name, versions in (read_requirements("requirements.txt") | development | extras).items():
+        if name in pinned:
+            assert Requirement(f"{name}{versions}").specifier.contains(pinned[name].removeprefix("=="))
+
+
+def test_what_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
+    assert needs("json", "explain") is importlib.import_module("json")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError) as caught:
+        needs("matplotlib", "explain")
+    assert str(caught.value) == (
+        "the package matplotlib is not installed: pip install matplotlib, "
+        "or pip install 'transpose-pose[explain]' for everything that this needs"
+    )
+
+
+def test_extras_that_the_source_names_exist():
+    nodes = [node for path in (ROOT / "lib").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "needs"]
+    named = {ast.literal_eval([*call.args, *(word.value for word in call.keywords)][1]) for call in calls}
+    assert {"openvino", "onnxruntime"} <= named <= set(EXTRAS)
+
+
+# Files that describe the project to others
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+
+
+def test_ci_runs_what_contributing_asks_for_on_both_ends_of_the_supported_versions():
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    job = ci["jobs"]["test"]
+    assert [entry["python"] for entry in job["strategy"]["matrix"]["include"]] == ["3.11", "3.13"]
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert any("make lint test" in step.get("run", "") for step in job["steps"])
+
+
+def test_a_tag_is_published_without_a_stored_token():
+    publish = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text())
+    assert publish[True] == {"push": {"tags": ["v*"]}}  # yaml reads `on` as true
+    job = publish["jobs"]["publish"]
+    assert job["permissions"] == {"id-token": "write"} and job["needs"] == "build"
+    assert "secrets." not in (ROOT / ".github/workflows/publish.yml").read_text()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_may_not_write_to_the_repository(path: Path):
+    assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
+
+
+def test_make_targets_that_are_named_exist_and_are_listed():
+    makefile = (ROOT / "Makefile").read_text()
+    described = set(re.findall(r"^([a-z-]+):.*## \w", makefile, re.M))
+    used = set()
+    for path in (*WORKFLOWS, ROOT / "CONTRIBUTING.md", ROOT / "README.md"):
+        for line in re.findall(r"^(?: *- run: )?make ([a-z][a-z -]+?)(?:  .*| [A-Z].*)?$", path.read_text(), re.M):
+            used |= set(line.split())
+    assert {"lint", "test", "demo"} <= used <= described
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
+    assert set(phony.split()) == described
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_an_issue_is_asked_for_command_sentence_and_versions(path: Path):
+    form = yaml.safe_load(path.read_text())
+    assert form["name"] and form["description"]
+    assert {"command", "versions"} <= {field["id"] for field in form["body"]}
+    assert "sentence" in path.read_text()
+
+
+def test_the_paper_is_cited_as_in_the_readme():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper = citation["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    readme = (ROOT / "README.md").read_text()
+    assert f"title     = {{{paper['title']}}}" in readme and f"author    = {{{authors}}}" in readme
+    assert [one["value"] for one in paper["identifiers"]] == ["arXiv:2012.14214", "yang2021transpose"]
+    assert "{yang2021transpose," in readme and paper["year"] == 2021
+
+
+def test_the_image_runs_as_a_user_and_names_no_host():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert "USER transpose" in lines and 'ENTRYPOINT ["transpose"]' in lines
+    assert not re.search(r"https?://|\w+\.(com|org|io)\b", "\n".join(lines))
+    extras = next(line for line in lines if line.startswith("ARG EXTRAS=")).partition("=")[2]
+    assert set(extras.split(",")) <= set(EXTRAS)
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "demo.ipynb"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_and_modules_that_a_page_names_exist(path: Path):
+    text = path.read_text()
+    named = set(re.findall(r"\b(?:lib|tools|tests|docs|benchmarks|experiments)/[\w/.-]+\.(?:py|md|yaml)\b", text))
+    history = {"tools/run_notebook.py"} if path.name == "CHANGELOG.md" else set()
+    assert {name for name in named - history if not (ROOT / name).exists()} == set()
+    for line in re.findall(r"^ *\"?(from transpose[\w.]* import [\w, ]+)", text, re.M):
+        exec(line, {})
