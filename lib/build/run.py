@@ -12,6 +12,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
+from ..config.check import REMOVED
 from ..config.default import defaults
 from ..config.load import differences
 from ..engine.monitor import Monitor, Pictures
@@ -96,7 +97,7 @@ def config_changes(old: dict, cfg: CfgNode) -> list[str]:
     new = plain(cfg)
     old = _filled(old, plain(defaults()))  # a checkpoint of before a key was there was trained with its default
     pair = [tree | {"GPUS": len(tree["GPUS"])} for tree in (old, new)]
-    return [line for line in differences(*pair) if not line.startswith(FREE_TO_CHANGE)]
+    return [line for line in differences(*pair) if not line.startswith((*FREE_TO_CHANGE, *REMOVED))]
 
 
 def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:

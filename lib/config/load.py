@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,9 @@ import yaml
 from yacs.config import CfgNode
 
 from ..errors import UserError, shown
-from .check import check, report_legacy
-from .default import _C, defaults
+from .check import REMOVED, check, report_idle_keys
+from .default import defaults
 from .paths import repository_root
-
-logger = logging.getLogger(__name__)
-
 
 PATHS = (
     "DATASET.ROOT",
@@ -28,8 +24,6 @@ PATHS = (
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
 )
-
-
 BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
 
 
@@ -44,16 +38,17 @@ def load_config(
 ) -> CfgNode:
     """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
 
-    The three directories are the command line's and count from the current directory; `report` logs the legacy keys.
+    The three directories are the command line's and count from the current directory; with `report` the log names
+    keys that do nothing.
     Raises UserError that names the file, the key and what to do.
     """
     cfg = defaults()
-    given: dict[str, Any] = {}
+    given: set[str] = set()
     for file, content in _read_yaml(Path(path)):
         try:
             for key, value in _leaves(content):
                 _set(cfg, key, value, where=str(file))
-                given[key] = value
+                given.add(key)
         except RecursionError:
             raise UserError(f"{file}: its sections lie inside each other without end") from None
     given |= _merge_overrides(cfg, overrides)
@@ -63,7 +58,7 @@ def load_config(
     _resolve_paths(cfg)
     check(cfg, f"{path} with the command line" if overrides else str(path))
     if report:
-        report_legacy(cfg, given)
+        report_idle_keys(cfg, given)
     cfg.freeze()
     return cfg
 
@@ -107,7 +102,9 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
-    """Set a dotted key, after checking that it exists and that the value has its type."""
+    """Set a dotted key, after checking that it exists and that the value has its type; pass over a removed one."""
+    if key in REMOVED:
+        return
     *parents, leaf = key.split(".")
     node: Any = cfg
     for parent in parents:
@@ -122,7 +119,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _nearest(key: str) -> str:
-    known = [name for name, _ in _leaves(_C)]
+    known = [name for name, _ in _leaves(defaults())]
     sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
     full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not full:
@@ -165,17 +162,16 @@ def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
     return value
 
 
-def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> dict[str, Any]:
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> set[str]:
+    """Set the command line's KEY VALUE pairs; returns the keys."""
     if len(overrides) % 2:
         raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
-    given = {}
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         # A path that exists from here is meant from here; the yaml's rule applies to any other.
         if key in PATHS and value and os.path.exists(value):
             value = os.path.abspath(value)
         _set(cfg, key, value, where="command line")
-        given[key] = value
-    return given
+    return set(overrides[::2])
 
 
 def _resolve_paths(cfg: CfgNode) -> None:
@@ -183,20 +179,15 @@ def _resolve_paths(cfg: CfgNode) -> None:
     for key in ("OUTPUT_DIR", "LOG_DIR"):
         cfg[key] = str(root / cfg[key])
     for key in PATHS:
-        parent, leaf = key.split(".")
-        value = cfg[parent][leaf]
+        section, leaf = key.split(".")
+        value = cfg[section][leaf]
         if value or key == "DATASET.ROOT":
             candidates = [root / cfg.DATA_DIR / value, root / value]
-            cfg[parent][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
+            cfg[section][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
 
 
 def differences(old: dict, new: dict) -> list[str]:
     """Lines "KEY: old -> new" for the keys in which two configurations (nested dicts) differ."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    keys = list(dict.fromkeys([*before, *after]))
-    missing = "(absent)"
-    return [
-        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
-        for key in keys
-        if before.get(key, missing) != after.get(key, missing)
-    ]
+    pairs = {key: (before.get(key, "(absent)"), after.get(key, "(absent)")) for key in [*before, *after]}
+    return [f"{key}: {one} -> {other}" for key, (one, other) in pairs.items() if one != other]
