@@ -12,6 +12,7 @@ from ..core.predict import TestOptions
 from ..engine.resume import BEST, FINAL
 from ..errors import UserError
 from ..models import weights
+from ..models.encoder import EncoderConfig
 from ..models.hrnet import Stage
 from ..models.transpose import VARIANTS, TransPose
 from ..pose import skeleton as skeletons
@@ -42,15 +43,17 @@ def build_model(cfg: CfgNode) -> TransPose:
     return VARIANTS[m.NAME](
         image_size=tuple(m.IMAGE_SIZE),
         num_joints=m.NUM_JOINTS,
-        dim=m.DIM_MODEL,
-        feedforward=m.DIM_FEEDFORWARD,
-        heads=m.N_HEAD,
-        layers=m.ENCODER_LAYERS,
-        positions=m.POS_EMBEDDING,
-        dropout=m.DROPOUT,
-        attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
-        activation=m.ATTENTION_ACTIVATION,
-        positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        encoder=EncoderConfig(
+            dim=m.DIM_MODEL,
+            heads=m.N_HEAD,
+            layers=m.ENCODER_LAYERS,
+            feedforward=m.DIM_FEEDFORWARD,
+            dropout=m.DROPOUT,
+            attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
+            activation=m.ATTENTION_ACTIVATION,
+            positions=m.POS_EMBEDDING,
+            positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        ),
         final_kernel=extra.FINAL_CONV_KERNEL,
         **own,
     )

@@ -912,4 +912,4 @@ def test_no_checkpoint(tmp_path: Path, make: Callable[[Path], Any], says: str):
 def test_a_checkpoint_with_other_things_in_it_names_what_is_missing():
     content = {"model": {"conv1.weight": torch.zeros(3)}, 5: torch.zeros(2), "conv1.weight": "lost", "epoch": 3}
     with pytest.raises(UserError, match=r"odd\.pth: not a checkpoint of this model: .* missing .*conv1\.weight"):
-        load_weights(TransPoseR(num_layers=18, dim=32, layers=1), unwrap(content), "odd.pth")
+        load_weights(TransPoseR(num_layers=18), unwrap(content), "odd.pth")
