@@ -1,4 +1,4 @@
-"""The configuration -> targets, loss, optimiser and learning rate."""
+"""The configuration -> targets, loss, optimiser, learning rate and the options of training."""
 
 import logging
 import math
@@ -10,13 +10,13 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..core import loss
+from ..core.train import TrainOptions
 from ..errors import UserError
 from ..models.backends import PRECISIONS
 from ..pose import heatmap
 from ..pose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
-
 
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 
@@ -43,11 +43,21 @@ def build_criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return partial(loss.ohkm, topk=cfg.LOSS.TOPK) if cfg.LOSS.NAME == "ohkm" else loss.mse
 
 
-def training_precision(cfg: CfgNode, device: torch.device) -> torch.dtype:
-    """TRAIN.PRECISION. Raises UserError where this device cannot train in it."""
-    if cfg.TRAIN.PRECISION == "float16" and device.type != "cuda":
+def build_train_options(cfg: CfgNode, device: torch.device) -> TrainOptions:
+    """How the network is trained. Raises UserError where this device cannot train in TRAIN.PRECISION."""
+    train = cfg.TRAIN
+    if train.PRECISION == "float16" and device.type != "cuda":
         raise UserError("TRAIN.PRECISION float16 needs a GPU; a processor trains in bfloat16 or float32")
-    return PRECISIONS[cfg.TRAIN.PRECISION]
+    return TrainOptions(
+        epochs=train.END_EPOCH,
+        validate_every=train.VALIDATE_EVERY,
+        report_every=cfg.PRINT_FREQ,
+        checkpoint_every=train.CHECKPOINT_EVERY,
+        precision=PRECISIONS[train.PRECISION],
+        clip=train.CLIP_GRAD,
+        skip_broken=train.SKIP_NONFINITE,
+        ema=train.EMA,
+    )
 
 
 def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
