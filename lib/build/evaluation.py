@@ -51,9 +51,7 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     truth = None
     if has_truth:
         truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), kind.names, len(persons))
-    return PckhEvaluation(
-        names=kind.names, truth=truth, **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind))
-    )
+    return PckhEvaluation(truth=truth, **_common(cfg, device, topdown_dataset(cfg, persons, reader, kind)))
 
 
 def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
@@ -78,18 +76,16 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         boxes=boxes,
         annotations=annotations,
         has_truth=not has_no_truth(name),
-        sigmas=kind.sigmas,
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
         scorer=test.SCORER,
-        **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind)),
+        **_common(cfg, device, topdown_dataset(cfg, persons, reader, kind)),
     )
 
 
-def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
-    """What every data set's evaluation is told."""
+def _common(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
+    """What the evaluations of all data sets are built from."""
     test = cfg.TEST
-    inference = Backend(test.PRECISION, test.BACKEND, test.COMPILE)
     image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
     plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())
     return {
@@ -99,6 +95,5 @@ def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDatase
         "options": build_test_options(cfg),
         "number": cfg.RANK,
         "device": device,
-        "forward_of": inference,
-        "forward_name": inference.describe(),
+        "backend": Backend(test.PRECISION, test.BACKEND, test.COMPILE),
     }

@@ -270,7 +270,7 @@ class Trainer:
         if distributed.rank() > 0:
             return
         epoch = self.epoch + 1
-        metrics = self.evaluation.judge(predictions, self.folder, weights=f"epoch {epoch} of this run")
+        metrics = self.evaluation.evaluate(predictions, self.folder, weights=f"epoch {epoch} of this run")
         if metrics is None:
             return
         logger.info("epoch %d on %s\n%s", epoch, self.evaluation.name, markdown_table(self.name, metrics))

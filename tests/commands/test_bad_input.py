@@ -607,7 +607,7 @@ def training_diverges(place: Place) -> list:
 @bad_file("train")
 def training_has_diverged_when_it_is_validated(place: Place) -> list:
     place.options = ["TRAIN.LR", "1e12"]
-    return ["4 of 4 predicted persons", "no finite numbers", "the training has diverged (TRAIN.LR)"]
+    return ["4 of 4 predicted persons", "NaN or infinite", "the training has diverged (TRAIN.LR)"]
 
 
 # ---- the tests ------------------------------------------------------------------------------------------------------
