@@ -21,7 +21,6 @@ from ..runtime import checkpoint
 
 logger = logging.getLogger(__name__)
 
-
 CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
 
 
@@ -71,7 +70,7 @@ def check_start_weights(cfg: CfgNode) -> None:
         )
 
 
-def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None:
+def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> None:
     """Give a network that is to be trained its start weights: MODEL.INIT_FROM's, or those of the recipe."""
     m = cfg.MODEL
     if m.INIT_FROM:
@@ -79,7 +78,7 @@ def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None
         beside = path.parent / SKELETON_FILE
         source = skeletons.read(beside) if beside.exists() else skeletons.COCO
         remarks = weights.transfer(
-            network, weights.unwrap(checkpoint.read(path)), source.names, kind.names, source=str(path)
+            network, weights.unwrap(checkpoint.read(path)), source.names, skeleton.names, source=str(path)
         )
         logger.info("start weights: %s (%s)", path, f"keypoints of {beside if beside.exists() else 'COCO'}")
         for remark in remarks:
@@ -87,7 +86,7 @@ def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None
     elif m.INIT_WEIGHTS:
         imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
         weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
-        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
+        logger.info("start weights: %s", m.PRETRAINED or "random initialisation, without ImageNet")
 
 
 def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:
@@ -163,15 +162,15 @@ def read_tested_model(cfg: CfgNode, folder: Path) -> TrainedModel:
 def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
     beside = path.parent / SKELETON_FILE
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
-    kind = skeletons.read(named) if named else skeletons.COCO
-    if kind.num_joints != cfg.MODEL.NUM_JOINTS:
+    skeleton = skeletons.read(named) if named else skeletons.COCO
+    if skeleton.num_joints != cfg.MODEL.NUM_JOINTS:
         raise UserError(
             f"{path}: the network finds {cfg.MODEL.NUM_JOINTS} keypoints, but the skeleton of {named or 'COCO'} has "
-            f"{kind.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
+            f"{skeleton.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
         )
     return TrainedModel(
         network=network,
-        skeleton=kind,
+        skeleton=skeleton,
         weights=path,
         options=build_test_options(cfg),
         batch_size=cfg.TEST.BATCH_SIZE_PER_GPU,

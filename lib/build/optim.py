@@ -22,12 +22,12 @@ HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_
 
 
 def build_targets(
-    cfg: CfgNode, kind: Skeleton, device: torch.device
+    cfg: CfgNode, skeleton: Skeleton, device: torch.device
 ) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
     """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
-    joint_weights = torch.ones(kind.num_joints)
+    joint_weights = torch.ones(skeleton.num_joints)
     if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
-        joint_weights = torch.tensor(kind.joint_weights)
+        joint_weights = torch.tensor(skeleton.joint_weights)
     joint_weights = joint_weights.to(device, torch.float32)
     size, sigma = tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA
 
@@ -79,12 +79,12 @@ def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optim
         return torch.optim.SGD(
             trained, train.LR, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV
         )
-    kind = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
+    adam = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
     decay = train.WD if train.APPLY_WEIGHT_DECAY else 0.0
-    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", kind.__name__, decay, train.APPLY_WEIGHT_DECAY)
+    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", adam.__name__, decay, train.APPLY_WEIGHT_DECAY)
     # One kernel for all parameters, which pays on a GPU only.
     on_gpu = next(network.parameters()).is_cuda
-    return kind(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
+    return adam(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
 
 
 def build_learning_rate(cfg: CfgNode) -> Callable[[int], float]:

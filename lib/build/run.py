@@ -1,6 +1,5 @@
 """The configuration -> a run: its folders, PyTorch's switches, what it goes on from, and its trainer."""
 
-import logging
 import os
 import random
 from functools import partial
@@ -12,9 +11,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from ..config.check import REMOVED
-from ..config.default import defaults
-from ..config.load import differences
+from ..config.changes import config_changes, plain
 from ..engine.monitor import Monitor, Pictures
 from ..engine.resume import claim_folder, saved_state
 from ..engine.trainer import Trainer
@@ -25,49 +22,8 @@ from ..runtime import distributed
 from ..runtime.files import make_writable, write_atomically
 from .data import build_training_data, shared_skeleton
 from .evaluation import build_evaluation
-from .model import (
-    CONFIG_FILE,
-    SKELETON_FILE,
-    build_model,
-    check_start_weights,
-    freeze_parameters,
-    load_start_weights,
-)
+from .model import CONFIG_FILE, SKELETON_FILE, build_model, check_start_weights, freeze_parameters, load_start_weights
 from .optim import build_criterion, build_learning_rate, build_optimizer, build_targets, build_train_options
-
-logger = logging.getLogger(__name__)
-
-# What may differ when a run goes on: where things are, how fast they come, what is written down.
-FREE_TO_CHANGE = (
-    "OUTPUT_DIR",
-    "LOG_DIR",
-    "DATA_DIR",
-    "WORKERS",
-    "PRINT_FREQ",
-    "AUTO_RESUME",
-    "PIN_MEMORY",
-    "RANK",
-    "CUDNN",
-    "DEBUG",
-    "MODEL.PRETRAINED",
-    "DATASET.ROOT",
-    "DATASET.DATA_FORMAT",
-    "DATASET.IMAGES",
-    "DATASET.ANNOTATIONS",
-    "DATASET.CACHE_MB",
-    "DATASET.MAX_IMAGE_PIXELS",
-    "DATASET.DECODED_DIR",
-    "DATASET.INDEX_CACHE",
-    "TRAIN.CHECKPOINT_EVERY",
-    "TRAIN.IGNORE_LOCK",
-    "TRAIN.RESUME_CHANGED",
-    "TEST.MODEL_FILE",
-    "TEST.COCO_BBOX_FILE",
-    "TEST.BATCH_SIZE_PER_GPU",
-    "TEST.SCORER",
-    "TEST.BACKEND",
-    "TEST.COMPILE",
-)
 
 
 def _run_place(cfg: CfgNode) -> Path:
@@ -88,32 +44,8 @@ def log_folder(cfg: CfgNode, name: str, stamp: str) -> Path:
     return Path(cfg.LOG_DIR) / _run_place(cfg) / f"{name}_{stamp}"
 
 
-def plain(cfg: CfgNode) -> dict:
-    """The configuration as nested dicts of plain values."""
-    return {
-        key: plain(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
-        for key, value in cfg.items()
-    }
-
-
-def _filled(tree: dict, defaults: dict) -> dict:
-    """Nested dicts with what they lack."""
-    return defaults | {
-        key: _filled(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
-        for key, value in tree.items()
-    }
-
-
-def config_changes(old: dict, cfg: CfgNode) -> list[str]:
-    """Lines "KEY: old -> new" for what a resumed run would train or judge differently."""
-    new = plain(cfg)
-    old = _filled(old, plain(defaults()))  # a checkpoint of before a key was there was trained with its default
-    pair = [tree | {"GPUS": len(tree["GPUS"])} for tree in (old, new)]
-    return [line for line in differences(*pair) if not line.startswith((*FREE_TO_CHANGE, *REMOVED))]
-
-
 def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
-    """PyTorch's global switches, and the seed of what is drawn while building or by additions.
+    """PyTorch's global switches, and the seed of the random initialisation and of what a user adds.
 
     With `deterministic` an operation that cannot give the same bits twice raises RuntimeError.
     """

@@ -46,7 +46,7 @@ def load_config(
     given: set[str] = set()
     for file, content in _read_yaml(Path(path)):
         try:
-            for key, value in _leaves(content):
+            for key, value in leaves(content):
                 _set(cfg, key, value, where=str(file))
                 given.add(key)
         except RecursionError:
@@ -92,11 +92,12 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     return [*_read_yaml(base_path, (*seen, path.resolve())), (path, content)]
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values of nested dicts."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _leaves(value, name + ".")
+            yield from leaves(value, name + ".")
         else:
             yield name, value
 
@@ -119,13 +120,13 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _nearest(key: str) -> str:
-    known = [name for name, _ in _leaves(defaults())]
+    known = [name for name, _ in leaves(defaults())]
     sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
     full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not full:
-        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
-        leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
-        full = [leaves[leaf[0]]] if leaf else difflib.get_close_matches(key, known, n=1, cutoff=0)
+        last_parts = {name.rsplit(".", 1)[-1]: name for name in known}
+        part = difflib.get_close_matches(key.rsplit(".", 1)[-1], last_parts, n=1, cutoff=0.5)
+        full = [last_parts[part[0]]] if part else difflib.get_close_matches(key, known, n=1, cutoff=0)
     return f"the nearest is {full[0]}"
 
 
@@ -184,10 +185,3 @@ def _resolve_paths(cfg: CfgNode) -> None:
         if value or key == "DATASET.ROOT":
             candidates = [root / cfg.DATA_DIR / value, root / value]
             cfg[section][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
-
-
-def differences(old: dict, new: dict) -> list[str]:
-    """Lines "KEY: old -> new" for the keys in which two configurations (nested dicts) differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    pairs = {key: (before.get(key, "(absent)"), after.get(key, "(absent)")) for key in [*before, *after]}
-    return [f"{key}: {one} -> {other}" for key, (one, other) in pairs.items() if one != other]

@@ -36,7 +36,7 @@ def test_rows_of_the_last_layer_follow_the_names():
     assert torch.equal(model.final_layer.weight[0], drawn[0])
     assert torch.equal(model.conv1.weight, source["conv1.weight"])
     assert remarks == [
-        f"final_layer.{part}: rows of left_eye taken, the rest drawn anew" for part in ("weight", "bias")
+        f"final_layer.{part}: rows of left_eye taken, the rest newly initialised" for part in ("weight", "bias")
     ]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from transpose.errors import UserError
 from transpose.explain.attention import Attention
-from transpose.models.encoder import Encoder, EncoderConfig, EncoderLayer, sine_positions
+from transpose.models.encoder import Encoder, EncoderConfig, sine_positions
 from transpose.models.transpose import RESNETS
 from transpose.models.weights import initialise, load_weights, resize_positions, token_grid, unwrap
 from transpose.runtime import checkpoint
@@ -100,7 +100,8 @@ def test_without_positions_the_encoder_does_not_know_the_tokens_order():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_encoder_layer_without_positions_is_pytorchs(activation):
     torch.manual_seed(0)
-    own = EncoderLayer(EncoderConfig(dim=16, heads=4, layers=1, feedforward=32, activation=activation)).eval()
+    encoder = Encoder(EncoderConfig(dim=16, heads=4, layers=1, feedforward=32, activation=activation))
+    own = encoder.layers[0].eval()  # initialised by the encoder, not by itself
     torchs = nn.TransformerEncoderLayer(16, 4, 32, 0.1, activation, batch_first=True).eval()
     torchs.load_state_dict(own.state_dict(), strict=True)
     x = torch.randn(2, 12, 16)
