@@ -286,7 +286,7 @@ def evaluation_stage(size: Size, folder: Path, scorer: str = "pycocotools") -> S
         original="47 s",
         wanted="≥ 12×" if scorer == "pycocotools" else "≥ 25×",
         plain=lambda: protocol.plainly(evaluation, predictions, scores, folder / "plain.json"),
-        ours=lambda: list(evaluation.judge(predictions, folder / "run", "none").values()),
+        ours=lambda: list(evaluation.evaluate(predictions, folder / "run", "none").values()),
         difference=largest,
         tolerance=1e-12,
     )

@@ -236,9 +236,9 @@ def precision_table(weights: Path) -> str:
             load_trained(cfg, model, Path(folder))
             evaluation = build_evaluation(cfg, torch.device("cpu"))
             with contextlib.redirect_stdout(io.StringIO()):
-                metrics = evaluation.judge(evaluation.predict(model), Path(folder) / "run", "demo")
+                metrics = evaluation.evaluate(evaluation.predict(model), Path(folder) / "run", "demo")
             assert metrics is not None
-            keypoints = keypoints_of(evaluation, evaluation.forward_of(model))
+            keypoints = keypoints_of(evaluation, evaluation.backend(model))
             truth = keypoints if truth is None else truth
             moved = np.linalg.norm(keypoints - truth, axis=-1)
             percentiles = [f"{np.percentile(moved, q):.3f}" for q in (50, 95, 100)]

@@ -75,7 +75,7 @@ def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, f
     predictions = synthetic.predictions(persons, crops.center, crops.scale)
 
     start = time.perf_counter()
-    ours = evaluation.judge(predictions, folder / "output" / "ours", "none")
+    ours = evaluation.evaluate(predictions, folder / "output" / "ours", "none")
     middle = time.perf_counter()
     theirs = plainly(evaluation, predictions, persons.scores, folder / "plain.json")
     end = time.perf_counter()

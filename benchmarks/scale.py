@@ -156,9 +156,9 @@ def evaluation_stage(root: Path) -> dict[str, float]:
         seconds[name] = time.perf_counter() - start
         return value
 
-    timed("whole stage", lambda: evaluation.judge(predictions, root / "output" / "run", "none"))
+    timed("whole stage", lambda: evaluation.evaluate(predictions, root / "output" / "run", "none"))
     evaluation.soft_nms = True
-    timed("whole stage, soft OKS-NMS", lambda: evaluation.judge(predictions, root / "output" / "run", "none"))
+    timed("whole stage, soft OKS-NMS", lambda: evaluation.evaluate(predictions, root / "output" / "run", "none"))
     options = {"category_id": 1, "sigmas": evaluation.sigmas, "score_threshold": 0.2, "oks_threshold": 0.9}
     found = timed("rescoring, OKS-NMS, results", lambda: results(persons, predictions, **options))
     timed("pycocotools", lambda: average_precision(found, evaluation.annotations, evaluation.sigmas))

@@ -30,7 +30,6 @@ from ..runtime.signals import leave_to_parent
 
 logger = logging.getLogger(__name__)
 
-
 CPU = torch.device("cpu")
 
 
@@ -38,19 +37,20 @@ def skeleton_of(cfg: CfgNode, annotations: coco.ImageSet) -> Skeleton:
     """The skeleton of DATASET.SKELETON, else the annotated category's, else COCO's; it must fit MODEL.NUM_JOINTS."""
     source = cfg.DATASET.SKELETON
     if source:
-        kind = skeletons.read(Path(source))
-        _check_order(kind.names, source, annotations)
+        skeleton = skeletons.read(Path(source))
+        _check_order(skeleton.names, source, annotations)
     else:
         source = str(annotations.path)
-        kind = skeletons.from_category(annotations.category, source) or skeletons.COCO
-    if cfg.MODEL.NUM_JOINTS != kind.num_joints:
+        skeleton = skeletons.from_category(annotations.category, source) or skeletons.COCO
+    joints = skeleton.num_joints
+    if cfg.MODEL.NUM_JOINTS != joints:
         raise UserError(
-            f"{source}: its skeleton has {kind.num_joints} keypoints, but MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}: "
-            f"set MODEL.NUM_JOINTS {kind.num_joints}"
+            f"{source}: its skeleton has {joints} keypoints, but MODEL.NUM_JOINTS is {cfg.MODEL.NUM_JOINTS}: "
+            f"set MODEL.NUM_JOINTS {joints}"
         )
-    if kind != skeletons.COCO:
-        _report(kind, source)
-    return kind
+    if skeleton != skeletons.COCO:
+        _log_skeleton(skeleton, source)
+    return skeleton
 
 
 def _check_order(names: tuple[str, ...], source: str, annotations: coco.ImageSet) -> None:
@@ -82,17 +82,18 @@ def shared_skeleton(loader: DataLoader | on_device.OnDeviceLoader, evaluation: E
 
 
 @cache
-def _report(kind: Skeleton, source: str) -> None:
-    """Say once what was made of a skeleton that is not COCO's."""
-    pairs = ", ".join(f"{kind.names[a]}/{kind.names[b]}" for a, b in kind.pairs) or "none"
+def _log_skeleton(skeleton: Skeleton, source: str) -> None:
+    """Log a skeleton that is not COCO's, once."""
+    pairs = ", ".join(f"{skeleton.names[a]}/{skeleton.names[b]}" for a, b in skeleton.pairs) or "none"
     logger.info(
         "skeleton of %s: %d keypoints (%s); left/right pairs: %s; %d limbs",
-        *(source, kind.num_joints, ", ".join(kind.names), pairs, len(kind.limbs)),
+        *(source, skeleton.num_joints, ", ".join(skeleton.names), pairs, len(skeleton.limbs)),
     )
 
 
-def has_no_truth(name: str) -> bool:
-    return "test" in name
+def has_truth(name: str) -> bool:
+    """Whether the set has annotations; COCO's and MPII's sets with 'test' in their name have none."""
+    return "test" not in name
 
 
 def is_mpii(cfg: CfgNode) -> bool:
@@ -100,33 +101,33 @@ def is_mpii(cfg: CfgNode) -> bool:
     return cfg.DATASET.DATASET == "mpii"
 
 
-def annotation_file(cfg: CfgNode, name: str) -> Path:
+def _annotation_file(cfg: CfgNode, name: str) -> Path:
     place = cfg.DATASET.ANNOTATIONS
     if not place and is_mpii(cfg):
         place = "annot/{set}.json"
     elif not place:
-        place = f"annotations/{'image_info' if has_no_truth(name) else 'person_keypoints'}_{{set}}.json"
+        place = f"annotations/{'person_keypoints' if has_truth(name) else 'image_info'}_{{set}}.json"
     return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
 
 
-def read_annotations_of(cfg: CfgNode, name: str) -> coco.Annotations:
-    path = annotation_file(cfg, name)
+def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
+    path = _annotation_file(cfg, name)
     if is_mpii(cfg):
         return mpii.read_annotations(path)
-    return coco.read_annotations(path, not has_no_truth(name), cfg.DATASET.CATEGORY)
+    return coco.read_annotations(path, has_truth(name), cfg.DATASET.CATEGORY)
 
 
 def _image_source(cfg: CfgNode, name: str) -> Path:
-    """The folder or zip of a set's photographs."""
+    """The folder or zip of a set's images."""
     place = cfg.DATASET.IMAGES
     if not place:
-        place = "images/test2017" if has_no_truth(name) else "images/{set}"
+        place = "images/{set}" if has_truth(name) else "images/test2017"
         place = "images" if is_mpii(cfg) else place
         place += ".zip" if cfg.DATASET.DATA_FORMAT == "zip" else ""
     return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
 
 
-def image_reader(cfg: CfgNode, name: str) -> ImageReader:
+def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
     source = _image_source(cfg, name)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
@@ -137,7 +138,7 @@ def image_reader(cfg: CfgNode, name: str) -> ImageReader:
 
 
 def _decoded_images(cfg: CfgNode, persons: coco.Instances, reader: ImageReader) -> image_cache.DecodedImages:
-    """The training photographs, decoded by the first process unless they are already."""
+    """The training images, decoded by the first process unless they are already."""
     folder = Path(cfg.DATASET.DECODED_DIR)
     make_writable(folder, "DATASET.DECODED_DIR")
     path = image_cache.path_in(folder, reader.source)
@@ -148,17 +149,17 @@ def _decoded_images(cfg: CfgNode, persons: coco.Instances, reader: ImageReader) 
     return image_cache.opened(path, reader, names)
 
 
-def topdown_dataset(
+def build_dataset(
     cfg: CfgNode,
     persons: coco.Instances,
     reader: Reader,
-    kind: Skeleton,
+    skeleton: Skeleton,
     augmentation: Augmentation | None = None,
 ) -> TopDownDataset:
     return TopDownDataset(
         persons,
         reader,
-        kind,
+        skeleton,
         tuple(cfg.MODEL.IMAGE_SIZE),
         tuple(cfg.MODEL.HEATMAP_SIZE),
         rgb=cfg.DATASET.COLOR_RGB,
@@ -168,8 +169,8 @@ def topdown_dataset(
 
 
 def test_images(cfg: CfgNode) -> tuple[coco.Annotations, ImageReader]:
-    """The annotations of DATASET.TEST_SET and what reads its photographs."""
-    return read_annotations_of(cfg, cfg.DATASET.TEST_SET), image_reader(cfg, cfg.DATASET.TEST_SET)
+    """The annotations of DATASET.TEST_SET and what reads its images."""
+    return _read_annotations(cfg, cfg.DATASET.TEST_SET), _image_reader(cfg, cfg.DATASET.TEST_SET)
 
 
 def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampler, persistent: bool) -> DataLoader:
@@ -191,13 +192,13 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     data, joints = cfg.DATASET, cfg.MODEL.NUM_JOINTS
 
     def read() -> tuple[coco.ImageSet, coco.Instances]:
-        annotations = read_annotations_of(cfg, data.TRAIN_SET)
-        skeleton_of(cfg, annotations)  # before the keypoints, so that a wrong number of joints is told with its source
+        annotations = _read_annotations(cfg, data.TRAIN_SET)
+        skeleton_of(cfg, annotations)  # before the keypoints: a wrong number of joints is reported with its source
         return annotations, (mpii.annotated_people if is_mpii(cfg) else coco.annotated_instances)(annotations, joints)
 
     if data.INDEX_CACHE and not is_mpii(cfg):
         folder, asked = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
-        source, persons = annotation_cache.kept(folder, annotation_file(cfg, data.TRAIN_SET), asked, read)
+        source, persons = annotation_cache.kept(folder, _annotation_file(cfg, data.TRAIN_SET), asked, read)
     else:
         source, persons = read()
     if persons.unlisted:
@@ -208,15 +209,15 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
 def build_training_data(
     cfg: CfgNode, device: torch.device = CPU
 ) -> tuple[DataLoader | on_device.OnDeviceLoader, TrainSampler]:
-    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the photographs go to `device`."""
+    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the images go to `device`."""
     data = cfg.DATASET
-    kind, persons = _training_instances(cfg)
-    if data.PROB_HALF_BODY and not (kind.upper_body and kind.lower_body):
+    skeleton, persons = _training_instances(cfg)
+    if data.PROB_HALF_BODY and not (skeleton.upper_body and skeleton.lower_body):
         logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
-    elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= kind.num_joints:
+    elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= skeleton.num_joints:
         logger.warning(
             "NUM_JOINTS_HALF_BODY %d is not less than the %d keypoints: no half-body crops (PROB_HALF_BODY)",
-            *(data.NUM_JOINTS_HALF_BODY, kind.num_joints),
+            *(data.NUM_JOINTS_HALF_BODY, skeleton.num_joints),
         )
     if data.SELECT_DATA:
         persons = coco.select(persons, coco.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
@@ -228,9 +229,9 @@ def build_training_data(
         half_body_joints=data.NUM_JOINTS_HALF_BODY,
         upper_body=data.PROB_UPPER_BODY,
     )
-    reader = image_reader(cfg, data.TRAIN_SET)
+    reader = _image_reader(cfg, data.TRAIN_SET)
     decoded = _decoded_images(cfg, persons, reader) if data.DECODED_DIR else None
-    crops = topdown_dataset(cfg, persons, decoded or reader, kind, augmentation)
+    crops = build_dataset(cfg, persons, decoded or reader, skeleton, augmentation)
     plan = TrainSampler(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,
@@ -258,7 +259,7 @@ def build_training_data(
 def check_boxes(cfg: CfgNode) -> None:
     """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
-    if has_no_truth(name) and test.USE_GT_BBOX:
+    if not has_truth(name) and test.USE_GT_BBOX:
         raise UserError(
             f"{name} has no ground truth, as COCO's sets with 'test' in their name: set TEST.USE_GT_BBOX False and "
             "TEST.COCO_BBOX_FILE, or give a set of your own another name"
@@ -275,11 +276,11 @@ def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], 
     sets = [
         doctor.SetToCheck(
             name=name,
-            path=annotation_file(cfg, name),
-            has_truth=not has_no_truth(name),
+            path=_annotation_file(cfg, name),
+            has_truth=has_truth(name),
             trains=name == data.TRAIN_SET,
             tests=name == data.TEST_SET,
-            open_images=partial(image_reader, cfg, name),
+            open_images=partial(_image_reader, cfg, name),
         )
         for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
     ]

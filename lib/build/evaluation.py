@@ -1,4 +1,4 @@
-"""The configuration -> how a model is judged on the test set."""
+"""The configuration -> the test set, and how a model is evaluated on it."""
 
 import logging
 from pathlib import Path
@@ -18,14 +18,14 @@ from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend
 from ..runtime import distributed
-from .data import CPU, build_loader, check_boxes, has_no_truth, is_mpii, skeleton_of, test_images, topdown_dataset
+from .data import CPU, build_dataset, build_loader, check_boxes, has_truth, is_mpii, skeleton_of, test_images
 from .model import build_test_options
 
 logger = logging.getLogger(__name__)
 
 
 def build_evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
-    """The test set and how a model is judged on it. Raises UserError if the boxes or their images are not there."""
+    """The test set and how a model is evaluated on it. Raises UserError if the boxes or their images are not there."""
     return _mpii_evaluation(cfg, device) if is_mpii(cfg) else _coco_evaluation(cfg, device)
 
 
@@ -39,30 +39,28 @@ def build_sample_evaluation(image_size: tuple[int, int]) -> CocoEvaluation:
         raise UserError(f"{recipe}: missing; the bundled sample is used, so run this in a clone of the repository")
     sizes = {"MODEL.IMAGE_SIZE": list(image_size), "MODEL.HEATMAP_SIZE": [length // 4 for length in image_size]}
     options = [text for key, value in sizes.items() for text in (key, str(value))]
-    return _coco_evaluation(load_config(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False), CPU)
+    sample = load_config(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False)
+    return _coco_evaluation(sample, CPU)
 
 
 def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     name = cfg.DATASET.TEST_SET
     annotations, reader = test_images(cfg)
-    kind = skeleton_of(cfg, annotations)
-    has_truth = not has_no_truth(name)
-    persons = mpii.annotated_people(annotations, kind.num_joints, with_joints=has_truth)
+    skeleton = skeleton_of(cfg, annotations)
+    persons = mpii.annotated_people(annotations, skeleton.num_joints, with_joints=has_truth(name))
     truth = None
-    if has_truth:
-        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), kind.names, len(persons))
-    return PckhEvaluation(
-        names=kind.names, truth=truth, **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind))
-    )
+    if has_truth(name):
+        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), skeleton.names, len(persons))
+    return PckhEvaluation(truth=truth, **_common(cfg, device, build_dataset(cfg, persons, reader, skeleton)))
 
 
 def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     check_boxes(cfg)
     annotations, reader = test_images(cfg)
-    kind = skeleton_of(cfg, annotations)
-    joints, boxes = kind.num_joints, "ground truth"
-    if not has_no_truth(name):
+    skeleton = skeleton_of(cfg, annotations)
+    joints, boxes = skeleton.num_joints, "ground truth"
+    if has_truth(name):
         coco.check_truth(annotations, joints)
         persons = coco.annotated_instances(annotations, joints)
     if not test.USE_GT_BBOX:
@@ -77,19 +75,17 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     return CocoEvaluation(
         boxes=boxes,
         annotations=annotations,
-        has_truth=not has_no_truth(name),
-        sigmas=kind.sigmas,
+        has_truth=has_truth(name),
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
         scorer=test.SCORER,
-        **_prediction_options(cfg, device, topdown_dataset(cfg, persons, reader, kind)),
+        **_common(cfg, device, build_dataset(cfg, persons, reader, skeleton)),
     )
 
 
-def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
-    """What every data set's evaluation is told."""
+def _common(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
+    """What the evaluations of all data sets are built from."""
     test = cfg.TEST
-    inference = Backend(test.PRECISION, test.BACKEND, test.COMPILE)
     image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
     plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())
     return {
@@ -99,6 +95,5 @@ def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDatase
         "options": build_test_options(cfg),
         "number": cfg.RANK,
         "device": device,
-        "forward_of": inference,
-        "forward_name": inference.describe(),
+        "backend": Backend(test.PRECISION, test.BACKEND, test.COMPILE),
     }

@@ -12,6 +12,7 @@ from ..core.predict import TestOptions
 from ..engine.resume import BEST, FINAL
 from ..errors import UserError
 from ..models import weights
+from ..models.encoder import EncoderConfig
 from ..models.hrnet import Stage
 from ..models.transpose import VARIANTS, TransPose
 from ..pose import skeleton as skeletons
@@ -19,7 +20,6 @@ from ..pose.skeleton import Skeleton
 from ..runtime import checkpoint
 
 logger = logging.getLogger(__name__)
-
 
 CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
 
@@ -42,15 +42,17 @@ def build_model(cfg: CfgNode) -> TransPose:
     return VARIANTS[m.NAME](
         image_size=tuple(m.IMAGE_SIZE),
         num_joints=m.NUM_JOINTS,
-        dim=m.DIM_MODEL,
-        feedforward=m.DIM_FEEDFORWARD,
-        heads=m.N_HEAD,
-        layers=m.ENCODER_LAYERS,
-        positions=m.POS_EMBEDDING,
-        dropout=m.DROPOUT,
-        attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
-        activation=m.ATTENTION_ACTIVATION,
-        positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        encoder=EncoderConfig(
+            dim=m.DIM_MODEL,
+            heads=m.N_HEAD,
+            layers=m.ENCODER_LAYERS,
+            feedforward=m.DIM_FEEDFORWARD,
+            dropout=m.DROPOUT,
+            attention_dropout=None if m.ATTENTION_DROPOUT else 0.0,
+            activation=m.ATTENTION_ACTIVATION,
+            positions=m.POS_EMBEDDING,
+            positions_at_first_layer_only=m.PE_ONLY_AT_BEGIN,
+        ),
         final_kernel=extra.FINAL_CONV_KERNEL,
         **own,
     )
@@ -68,7 +70,7 @@ def check_start_weights(cfg: CfgNode) -> None:
         )
 
 
-def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None:
+def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> None:
     """Give a network that is to be trained its start weights: MODEL.INIT_FROM's, or those of the recipe."""
     m = cfg.MODEL
     if m.INIT_FROM:
@@ -76,7 +78,7 @@ def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None
         beside = path.parent / SKELETON_FILE
         source = skeletons.read(beside) if beside.exists() else skeletons.COCO
         remarks = weights.transfer(
-            network, weights.unwrap(checkpoint.read(path)), source.names, kind.names, source=str(path)
+            network, weights.unwrap(checkpoint.read(path)), source.names, skeleton.names, source=str(path)
         )
         logger.info("start weights: %s (%s)", path, f"keypoints of {beside if beside.exists() else 'COCO'}")
         for remark in remarks:
@@ -84,7 +86,7 @@ def load_start_weights(cfg: CfgNode, network: TransPose, kind: Skeleton) -> None
     elif m.INIT_WEIGHTS:
         imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
         weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
-        logger.info("start weights: %s", m.PRETRAINED or "drawn, without ImageNet")
+        logger.info("start weights: %s", m.PRETRAINED or "random initialisation, without ImageNet")
 
 
 def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:
@@ -160,15 +162,15 @@ def read_tested_model(cfg: CfgNode, folder: Path) -> TrainedModel:
 def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
     beside = path.parent / SKELETON_FILE
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
-    kind = skeletons.read(named) if named else skeletons.COCO
-    if kind.num_joints != cfg.MODEL.NUM_JOINTS:
+    skeleton = skeletons.read(named) if named else skeletons.COCO
+    if skeleton.num_joints != cfg.MODEL.NUM_JOINTS:
         raise UserError(
             f"{path}: the network finds {cfg.MODEL.NUM_JOINTS} keypoints, but the skeleton of {named or 'COCO'} has "
-            f"{kind.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
+            f"{skeleton.num_joints}; put the {SKELETON_FILE} that it was trained with beside it"
         )
     return TrainedModel(
         network=network,
-        skeleton=kind,
+        skeleton=skeleton,
         weights=path,
         options=build_test_options(cfg),
         batch_size=cfg.TEST.BATCH_SIZE_PER_GPU,

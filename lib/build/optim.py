@@ -1,4 +1,4 @@
-"""The configuration -> targets, loss, optimiser and learning rate."""
+"""The configuration -> targets, loss, optimiser, learning rate and the options of training."""
 
 import logging
 import math
@@ -10,6 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..core import loss
+from ..core.train import TrainOptions
 from ..errors import UserError
 from ..models.backends import PRECISIONS
 from ..pose import heatmap
@@ -17,17 +18,16 @@ from ..pose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
-
 HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 
 
 def build_targets(
-    cfg: CfgNode, kind: Skeleton, device: torch.device
+    cfg: CfgNode, skeleton: Skeleton, device: torch.device
 ) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
     """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
-    joint_weights = torch.ones(kind.num_joints)
+    joint_weights = torch.ones(skeleton.num_joints)
     if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
-        joint_weights = torch.tensor(kind.joint_weights)
+        joint_weights = torch.tensor(skeleton.joint_weights)
     joint_weights = joint_weights.to(device, torch.float32)
     size, sigma = tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA
 
@@ -43,11 +43,21 @@ def build_criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return partial(loss.ohkm, topk=cfg.LOSS.TOPK) if cfg.LOSS.NAME == "ohkm" else loss.mse
 
 
-def training_precision(cfg: CfgNode, device: torch.device) -> torch.dtype:
-    """TRAIN.PRECISION. Raises UserError where this device cannot train in it."""
-    if cfg.TRAIN.PRECISION == "float16" and device.type != "cuda":
+def build_train_options(cfg: CfgNode, device: torch.device) -> TrainOptions:
+    """How the network is trained. Raises UserError where this device cannot train in TRAIN.PRECISION."""
+    train = cfg.TRAIN
+    if train.PRECISION == "float16" and device.type != "cuda":
         raise UserError("TRAIN.PRECISION float16 needs a GPU; a processor trains in bfloat16 or float32")
-    return PRECISIONS[cfg.TRAIN.PRECISION]
+    return TrainOptions(
+        epochs=train.END_EPOCH,
+        validate_every=train.VALIDATE_EVERY,
+        report_every=cfg.PRINT_FREQ,
+        checkpoint_every=train.CHECKPOINT_EVERY,
+        precision=PRECISIONS[train.PRECISION],
+        clip=train.CLIP_GRAD,
+        skip_broken=train.SKIP_NONFINITE,
+        ema=train.EMA,
+    )
 
 
 def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optimizer:
@@ -69,12 +79,12 @@ def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optim
         return torch.optim.SGD(
             trained, train.LR, momentum=train.MOMENTUM, weight_decay=train.WD, nesterov=train.NESTEROV
         )
-    kind = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
+    adam = torch.optim.Adam if train.OPTIMIZER == "adam" else torch.optim.AdamW
     decay = train.WD if train.APPLY_WEIGHT_DECAY else 0.0
-    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", kind.__name__, decay, train.APPLY_WEIGHT_DECAY)
+    logger.info("%s, weight decay %g (TRAIN.APPLY_WEIGHT_DECAY %s)", adam.__name__, decay, train.APPLY_WEIGHT_DECAY)
     # One kernel for all parameters, which pays on a GPU only.
     on_gpu = next(network.parameters()).is_cuda
-    return kind(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
+    return adam(trained, train.LR, weight_decay=decay, fused=on_gpu or None)
 
 
 def build_learning_rate(cfg: CfgNode) -> Callable[[int], float]:

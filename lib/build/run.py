@@ -1,27 +1,29 @@
-"""The configuration -> a run's folders, PyTorch's switches, and what may change when it is resumed."""
+"""The configuration -> a run: its folders, PyTorch's switches, what it goes on from, and its trainer."""
 
-import logging
 import os
 import random
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from yacs.config import CfgNode
 
-from ..config.default import defaults
-from ..config.load import differences
+from ..config.changes import config_changes, plain
 from ..engine.monitor import Monitor, Pictures
+from ..engine.resume import claim_folder, saved_state
+from ..engine.trainer import Trainer
 from ..explain import figures
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
+from ..runtime import distributed
 from ..runtime.files import make_writable, write_atomically
-from .model import CONFIG_FILE, SKELETON_FILE
-
-logger = logging.getLogger(__name__)
+from .data import build_training_data, shared_skeleton
+from .evaluation import build_evaluation
+from .model import CONFIG_FILE, SKELETON_FILE, build_model, check_start_weights, freeze_parameters, load_start_weights
+from .optim import build_criterion, build_learning_rate, build_optimizer, build_targets, build_train_options
 
 
 def _run_place(cfg: CfgNode) -> Path:
@@ -42,65 +44,8 @@ def log_folder(cfg: CfgNode, name: str, stamp: str) -> Path:
     return Path(cfg.LOG_DIR) / _run_place(cfg) / f"{name}_{stamp}"
 
 
-# What may differ when a run goes on: where things are, how fast they come, what is written down.
-FREE_TO_CHANGE = (
-    "OUTPUT_DIR",
-    "LOG_DIR",
-    "DATA_DIR",
-    "WORKERS",
-    "PRINT_FREQ",
-    "AUTO_RESUME",
-    "PIN_MEMORY",
-    "RANK",
-    "CUDNN",
-    "DEBUG",
-    "MODEL.PRETRAINED",
-    "DATASET.ROOT",
-    "DATASET.DATA_FORMAT",
-    "DATASET.IMAGES",
-    "DATASET.ANNOTATIONS",
-    "DATASET.CACHE_MB",
-    "DATASET.MAX_IMAGE_PIXELS",
-    "DATASET.DECODED_DIR",
-    "DATASET.INDEX_CACHE",
-    "TRAIN.CHECKPOINT_EVERY",
-    "TRAIN.IGNORE_LOCK",
-    "TRAIN.RESUME_CHANGED",
-    "TEST.MODEL_FILE",
-    "TEST.COCO_BBOX_FILE",
-    "TEST.BATCH_SIZE_PER_GPU",
-    "TEST.SCORER",
-    "TEST.BACKEND",
-    "TEST.COMPILE",
-)
-
-
-def plain(cfg: CfgNode) -> dict:
-    """The configuration as nested dicts of plain values."""
-    return {
-        key: plain(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
-        for key, value in cfg.items()
-    }
-
-
-def _filled(tree: dict, defaults: dict) -> dict:
-    """Nested dicts with what they lack."""
-    return defaults | {
-        key: _filled(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
-        for key, value in tree.items()
-    }
-
-
-def config_changes(old: dict, cfg: CfgNode) -> list[str]:
-    """Lines "KEY: old -> new" for what a resumed run would train or judge differently."""
-    new = plain(cfg)
-    old = _filled(old, plain(defaults()))  # a checkpoint of before a key was there was trained with its default
-    pair = [tree | {"GPUS": len(tree["GPUS"])} for tree in (old, new)]
-    return [line for line in differences(*pair) if not line.startswith(FREE_TO_CHANGE)]
-
-
 def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
-    """PyTorch's global switches, and the seed of what is drawn while building or by additions.
+    """PyTorch's global switches, and the seed of the random initialisation and of what a user adds.
 
     With `deterministic` an operation that cannot give the same bits twice raises RuntimeError.
     """
@@ -118,7 +63,67 @@ def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
     torch.manual_seed(cfg.SEED)
 
 
-def build_monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) -> Monitor:
+def read_state(cfg: CfgNode, folder: Path) -> dict[str, Any] | None:
+    """Claim the run's folder, and read the state that the run goes on from, None for a new run.
+
+    Raises UserError as `claim_folder` and `saved_state` do.
+    """
+    claim_folder(folder, cfg.TRAIN.IGNORE_LOCK)
+    return saved_state(folder, cfg.AUTO_RESUME, partial(config_changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
+
+
+def build_trainer(
+    cfg: CfgNode,
+    name: str,
+    folder: Path,
+    device: torch.device,
+    saved: dict[str, Any] | None = None,
+    logs: Path | None = None,
+) -> Trainer:
+    """All of a run, begun anew or gone on with from a `saved` state.
+
+    The first process describes the run in `folder`, and writes TensorBoard's files into `logs` if that is given.
+    """
+    options = build_train_options(cfg, device)
+    model = build_model(cfg)
+    if saved is None:
+        check_start_weights(cfg)
+    loader, plan = build_training_data(cfg, device)
+    evaluation = build_evaluation(cfg, device)
+    skeleton = shared_skeleton(loader, evaluation)
+    if saved is None:
+        load_start_weights(cfg, model, skeleton)
+    freeze_parameters(cfg, model)
+    model.to(device)
+    if cfg.TRAIN.COMPILE:
+        model.compile()
+    monitor = None
+    if distributed.rank() == 0:
+        describe_run(cfg, skeleton, folder)
+        monitor = _build_monitor(cfg, skeleton, logs, folder) if logs else None
+    trainer = Trainer(
+        name=name,
+        folder=folder,
+        config=plain(cfg),
+        model=model,
+        loader=loader,
+        plan=plan,
+        targets=build_targets(cfg, skeleton, device),
+        criterion=build_criterion(cfg),
+        optimizer=build_optimizer(cfg, model),
+        learning_rate=build_learning_rate(cfg),
+        evaluation=evaluation,
+        monitor=monitor,
+        device=device,
+        options=options,
+        epoch=cfg.TRAIN.BEGIN_EPOCH,
+    )
+    if saved is not None:
+        trainer.resume(saved)
+    return trainer
+
+
+def _build_monitor(cfg: CfgNode, skeleton: Skeleton, log_folder: Path, folder: Path) -> Monitor:
     """TensorBoard in `log_folder`, and the pictures that DEBUG asks for in `folder`/pictures."""
     make_writable(log_folder, "--logDir")
     debug = cfg.DEBUG
@@ -133,16 +138,11 @@ def build_monitor(cfg: CfgNode, kind: Skeleton, log_folder: Path, folder: Path) 
         )
         if wanted.attention:
             figures.check_package()
-    return Monitor(log_folder, folder / "pictures", wanted, kind, cfg.DATASET.COLOR_RGB)
+    return Monitor(log_folder, folder / "pictures", wanted, skeleton, cfg.DATASET.COLOR_RGB)
 
 
-def describe_run(cfg: CfgNode, kind: Skeleton, folder: Path) -> None:
+def describe_run(cfg: CfgNode, skeleton: Skeleton, folder: Path) -> None:
     """Write the resolved configuration and the skeleton beside a run's weights."""
-    keypoints = yaml.safe_dump(skeletons.to_mapping(kind), sort_keys=False)
-    content = {CONFIG_FILE: cfg.dump(), SKELETON_FILE: keypoints}
-    for name, text in content.items():
-        write_atomically(folder / name, partial(_write, text=text))
-
-
-def _write(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
+    keypoints = yaml.safe_dump(skeletons.to_mapping(skeleton), sort_keys=False)
+    write_atomically(folder / CONFIG_FILE, lambda file: file.write(cfg.dump().encode()))
+    write_atomically(folder / SKELETON_FILE, lambda file: file.write(keypoints.encode()))

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluation = build_evaluation(cfg, device)
     predictions = evaluation.predict(model.to(device))
     if distributed.rank() == 0:
-        metrics = evaluation.judge(predictions, folder, str(weights))
+        metrics = evaluation.evaluate(predictions, folder, str(weights))
         log.logger.info("weights: %s", weights)
         log.logger.info("%s", evaluation.describe())
         if metrics is not None:

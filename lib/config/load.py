@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,9 @@ import yaml
 from yacs.config import CfgNode
 
 from ..errors import UserError, shown
-from .check import check, report_legacy
-from .default import _C, defaults
+from .check import REMOVED, check, report_idle_keys
+from .default import defaults
 from .paths import repository_root
-
-logger = logging.getLogger(__name__)
-
 
 PATHS = (
     "DATASET.ROOT",
@@ -28,8 +24,6 @@ PATHS = (
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
 )
-
-
 BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
 
 
@@ -44,16 +38,17 @@ def load_config(
 ) -> CfgNode:
     """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
 
-    The three directories are the command line's and count from the current directory; `report` logs the legacy keys.
+    The three directories are the command line's and count from the current directory; with `report` the log names
+    keys that do nothing.
     Raises UserError that names the file, the key and what to do.
     """
     cfg = defaults()
-    given: dict[str, Any] = {}
+    given: set[str] = set()
     for file, content in _read_yaml(Path(path)):
         try:
-            for key, value in _leaves(content):
+            for key, value in leaves(content):
                 _set(cfg, key, value, where=str(file))
-                given[key] = value
+                given.add(key)
         except RecursionError:
             raise UserError(f"{file}: its sections lie inside each other without end") from None
     given |= _merge_overrides(cfg, overrides)
@@ -63,7 +58,7 @@ def load_config(
     _resolve_paths(cfg)
     check(cfg, f"{path} with the command line" if overrides else str(path))
     if report:
-        report_legacy(cfg, given)
+        report_idle_keys(cfg, given)
     cfg.freeze()
     return cfg
 
@@ -97,17 +92,20 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     return [*_read_yaml(base_path, (*seen, path.resolve())), (path, content)]
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values of nested dicts."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _leaves(value, name + ".")
+            yield from leaves(value, name + ".")
         else:
             yield name, value
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
-    """Set a dotted key, after checking that it exists and that the value has its type."""
+    """Set a dotted key, after checking that it exists and that the value has its type; pass over a removed one."""
+    if key in REMOVED:
+        return
     *parents, leaf = key.split(".")
     node: Any = cfg
     for parent in parents:
@@ -122,13 +120,13 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _nearest(key: str) -> str:
-    known = [name for name, _ in _leaves(_C)]
+    known = [name for name, _ in leaves(defaults())]
     sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
     full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not full:
-        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
-        leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
-        full = [leaves[leaf[0]]] if leaf else difflib.get_close_matches(key, known, n=1, cutoff=0)
+        last_parts = {name.rsplit(".", 1)[-1]: name for name in known}
+        part = difflib.get_close_matches(key.rsplit(".", 1)[-1], last_parts, n=1, cutoff=0.5)
+        full = [last_parts[part[0]]] if part else difflib.get_close_matches(key, known, n=1, cutoff=0)
     return f"the nearest is {full[0]}"
 
 
@@ -165,17 +163,16 @@ def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
     return value
 
 
-def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> dict[str, Any]:
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> set[str]:
+    """Set the command line's KEY VALUE pairs; returns the keys."""
     if len(overrides) % 2:
         raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
-    given = {}
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         # A path that exists from here is meant from here; the yaml's rule applies to any other.
         if key in PATHS and value and os.path.exists(value):
             value = os.path.abspath(value)
         _set(cfg, key, value, where="command line")
-        given[key] = value
-    return given
+    return set(overrides[::2])
 
 
 def _resolve_paths(cfg: CfgNode) -> None:
@@ -183,20 +180,8 @@ def _resolve_paths(cfg: CfgNode) -> None:
     for key in ("OUTPUT_DIR", "LOG_DIR"):
         cfg[key] = str(root / cfg[key])
     for key in PATHS:
-        parent, leaf = key.split(".")
-        value = cfg[parent][leaf]
+        section, leaf = key.split(".")
+        value = cfg[section][leaf]
         if value or key == "DATASET.ROOT":
             candidates = [root / cfg.DATA_DIR / value, root / value]
-            cfg[parent][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
-
-
-def differences(old: dict, new: dict) -> list[str]:
-    """Lines "KEY: old -> new" for the keys in which two configurations (nested dicts) differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    keys = list(dict.fromkeys([*before, *after]))
-    missing = "(absent)"
-    return [
-        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
-        for key in keys
-        if before.get(key, missing) != after.get(key, missing)
-    ]
+            cfg[section][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))

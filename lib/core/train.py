@@ -15,28 +15,58 @@ from .loss import pck, pck_average
 from .predict import normalise
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained, apart from data, loss and optimiser."""
+
+    epochs: int
+    validate_every: int = 1  # epochs; the last one is always validated
+    report_every: int = 20  # optimiser steps
+    checkpoint_every: int = 0  # optimiser steps between two saved states within an epoch; 0: at its end only
+    precision: torch.dtype = torch.float32  # of the forward and backward pass; weights and loss stay float32
+    clip: float = 0.0  # bound of the gradient's norm; 0 for none
+    skip_broken: bool = False  # leave out a step whose loss or gradient is NaN or infinite
+    ema: float = 0.0  # decay of the weights' moving average; 0 for none
+
+
+@dataclass
+class Step:
+    """An optimiser step of an epoch, as this process took part in it; tensors stay on the device until they are read.
+
+    `losses`, `samples` (the dataset's numbers) and `counts` (PCK's) are those of its micro-batches.
+    """
+
+    number: int
+    losses: list[Tensor]
+    samples: list[Tensor]
+    counts: list[tuple[Tensor, Tensor]]
+    waited: float  # seconds for data
+    norm: Tensor  # of the whole gradient, before clipping
+    broken: Tensor  # 1 if a loss or the gradient is NaN or infinite, else 0
+    skipped: bool
+
+
 @dataclass
 class Meter:
-    """Sums of the optimiser steps since it was read last; tensors stay on the device until then."""
+    """Sums over the optimiser steps since it was read last; tensors stay on the device until then."""
 
     losses: list[Tensor] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-    judged: list[Tensor] = field(default_factory=list)
+    counts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     samples: int = 0
     waited: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: list[Tensor], counts: list[tuple[Tensor, Tensor]], sizes: list[int]) -> None:
-        """Mean losses, PCK's counts and sizes of a step's micro-batches."""
-        self.losses += [loss * size for loss, size in zip(losses, sizes, strict=True)]
-        self.correct += [correct for correct, _ in counts]
-        self.judged += [judged for _, judged in counts]
-        self.samples += sum(sizes)
+    def add(self, step: Step) -> None:
+        self.waited += step.waited
+        if not step.skipped:
+            self.losses += [loss * len(samples) for loss, samples in zip(step.losses, step.samples, strict=True)]
+            self.counts += step.counts
+            self.samples += sum(map(len, step.samples))
 
     def read(self) -> dict[str, float]:
         """Mean loss, PCK and samples a second of all processes, and this one's share of time spent waiting for data."""
         loss = distributed.total(torch.stack(self.losses).sum())
-        correct, judged = (distributed.total(torch.stack(counts).sum(0)) for counts in (self.correct, self.judged))
+        correct, judged = (distributed.total(torch.stack(part).sum(0)) for part in zip(*self.counts, strict=True))
         samples = int(distributed.total(torch.tensor(self.samples, device=loss.device)))
         seconds = time.perf_counter() - self.since
         numbers = {
@@ -47,22 +77,6 @@ class Meter:
         }
         vars(self).update(vars(Meter()))
         return numbers
-
-
-@dataclass
-class Step:
-    """An optimiser step of an epoch, as this process took part in it; tensors stay on the device until they are read.
-
-    `losses` and `samples` (the dataset's numbers) are those of its micro-batches, `norm` is the whole gradient's before
-    clipping.
-    """
-
-    number: int
-    losses: list[Tensor]
-    samples: list[Tensor]
-    norm: Tensor
-    broken: Tensor  # 1 if a loss or the gradient is no finite number, else 0
-    skipped: bool
 
 
 def dropout_seed(seed: int, share: int, step: int) -> int:
@@ -84,63 +98,57 @@ def train_epoch(
     model: nn.Module,
     loader: Iterable[dict[str, Tensor]],
     plan: TrainSampler,
-    optimizer: torch.optim.Optimizer,
-    criterion: Callable[[Tensor, Tensor, Tensor], Tensor],
     targets_of: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
-    meter: Meter,
-    *,
-    device: torch.device,
-    first_step: int,
-    precision: torch.dtype,
+    criterion: Callable[[Tensor, Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    clip: float,
-    skip_broken: bool,
+    options: TrainOptions,
+    first_step: int,
 ) -> Iterator[tuple[Step, dict[str, Tensor], Tensor, Tensor]]:
     """Train on one epoch of `plan`, whose micro-batches `loader` delivers; yields each step when it is done, and the
     batch, output and target maps of its last micro-batch.
 
-    `targets_of(batch)` makes the target maps and weights on the device; `first_step` is the run's number of the
-    epoch's first step. The network runs in `precision`, its weights and the loss stay float32; `scaler` keeps
-    float16's gradients from vanishing, and itself skips steps whose scaled gradient is too large. `clip` bounds the
-    gradient's norm. With `skip_broken` the processes leave a step out that is broken in any of them, for which each
-    waits for its device; without it they take the step, and who saves or reports has to look first.
+    `targets_of(batch)` makes the target maps (B, K, H, W) and weights (B, K) on the device, `criterion(output, target,
+    weight)` the loss; `first_step` is the run's number of the epoch's first step. `scaler` keeps float16's gradients
+    from vanishing, and itself skips steps whose scaled gradient is too large. With `options.skip_broken` the processes
+    leave a step out that is broken in any of them, for which each waits for its device; without it they take the step,
+    and who saves or reports has to look first.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shares = iter(loader)
-    for step in range(plan.first, plan.steps):
+    device, shares = parameters[0].device, iter(loader)
+    for number in range(plan.first, plan.steps):
         optimizer.zero_grad(set_to_none=True)
-        statistics = [buffer.clone() for buffer in model.buffers()] if skip_broken else []
-        losses, samples, counts = [], [], []
+        statistics = [buffer.clone() for buffer in model.buffers()] if options.skip_broken else []
+        losses, samples, counts, waited = [], [], [], 0.0
         for share in range(plan.shares_here):
             asked = time.perf_counter()
             batch = next(shares)
-            meter.waited += time.perf_counter() - asked
+            waited += time.perf_counter() - asked
             target, weight = targets_of(batch)
-            torch.manual_seed(dropout_seed(plan.seed, plan.rank + share * plan.world, first_step + step))
+            torch.manual_seed(dropout_seed(plan.seed, plan.rank + share * plan.world, first_step + number))
             last = share == plan.shares_here - 1
             with (
                 contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
             ):
-                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                with torch.autocast(device.type, options.precision, enabled=options.precision != torch.float32):
                     output = model(normalise(batch["image"], device))
                 output = output.float()
                 loss = criterion(output, target, weight)
                 # The gradient is that of the mean over the whole step; DDP averages over its processes.
-                scaler.scale(loss * (len(output) * plan.world / plan.step_size(step))).backward()
+                scaler.scale(loss * (len(output) * plan.world / plan.step_size(number))).backward()
             losses.append(loss.detach())
             samples.append(batch["index"])
             counts.append(pck(output.detach(), target))
         scaler.unscale_(optimizer)
-        norm = gradient_norm(parameters, clip)
+        norm = gradient_norm(parameters, options.clip)
         numbers = torch.stack(losses if scaler.is_enabled() else [*losses, norm])
         broken = (~numbers.isfinite().all()).float()
-        skipped = skip_broken and bool(distributed.total(broken.clone()))
+        skipped = options.skip_broken and bool(distributed.total(broken.clone()))
         if skipped:
             for buffer, before in zip(model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
         else:
             scaler.step(optimizer)
-            meter.add(losses, counts, [len(indices) for indices in samples])
         scaler.update()
-        yield Step(step, losses, samples, norm, broken, skipped), batch, output.detach(), target
+        yield Step(number, losses, samples, counts, waited, norm, broken, skipped), batch, output.detach(), target

@@ -10,13 +10,8 @@ from ..runtime import checkpoint, distributed, lock
 
 logger = logging.getLogger(__name__)
 
-
 CHECKPOINT, BEST, FINAL = "checkpoint.pth", "model_best.pth", "final_state.pth"
-
-
 PREVIOUS, SET_ASIDE = "checkpoint_previous.pth", "checkpoint_damaged.pth"
-
-
 STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
 
 

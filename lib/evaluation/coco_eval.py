@@ -19,7 +19,7 @@ from ..runtime import collector
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
 SCORERS = ("pycocotools", "faster-coco-eval")
-MOST = 20  # detections of an image that count
+MAX_DETECTIONS = 20  # detections of an image that count
 ALMOST_ONE = 1 - 1e-10  # what pycocotools lets pass for a similarity of 1
 PAIRS_AT_ONCE = 1 << 16  # bounds the memory
 
@@ -102,7 +102,7 @@ def _indexed(data: Any, head: dict[str, Any], items: list[dict[str, Any]]) -> An
 def similarities(
     truth: list[dict[str, Any]], found: list[dict[str, Any]], points: np.ndarray, sigmas: np.ndarray
 ) -> dict[int, np.ndarray]:
-    """OKS of each image's `MOST` best detections, the best first, with each of its annotated persons in their order.
+    """OKS of each image's `MAX_DETECTIONS` best detections, the best first, with its annotated persons in their order.
 
     `points` (N, K, 2) are the detections' keypoints. To an annotated person without labelled keypoints, who is ignored,
     similarity is that of the keypoints' distances from the person's box made twice as far on each side.
@@ -123,7 +123,7 @@ def similarities(
     image = np.array([detection["image_id"] for detection in found])
     best_first = np.lexsort((-np.array([detection["score"] for detection in found]), image))
     image = image[best_first]
-    counted = np.arange(len(image)) - image.searchsorted(image) < MOST
+    counted = np.arange(len(image)) - image.searchsorted(image) < MAX_DETECTIONS
     best_first, image = best_first[counted], image[counted]
     persons = owner.searchsorted(image, side="right") - owner.searchsorted(image)
     detection = np.repeat(np.arange(len(image)), persons)
@@ -159,7 +159,7 @@ class KeypointEval(COCOeval):
         super()._prepare()
         for place, found in self._dts.items():
             best = np.argsort([-detection["score"] for detection in found], kind="mergesort")
-            self._dts[place] = [found[i] for i in best[:MOST]]
+            self._dts[place] = [found[i] for i in best[:MAX_DETECTIONS]]
 
     def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
         return self.similarities.get(imgId, [])

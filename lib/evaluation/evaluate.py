@@ -6,7 +6,7 @@ N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: http
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +15,14 @@ import json_tricks
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..core.predict import Predictions, TestOptions, Watch, predict
 from ..dataset.coco import Annotations, Instances
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
+from ..models.backends import Backend
+from ..models.transpose import TransPose
 from ..pose import geometry
 from ..runtime import collector, distributed
 from ..runtime.files import write_atomically
@@ -71,19 +72,19 @@ def results(
 
 
 def refuse_broken(people: Instances, predictions: Predictions) -> None:
-    """Raise UserError where a prediction is no number."""
+    """Raise UserError where a prediction is NaN or infinite."""
     broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
     if broken.any():
         first = predictions.index[broken.argmax()]
         raise UserError(
-            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are no finite numbers, "
+            f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are NaN or infinite, "
             f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is "
             "too low (TEST.PRECISION), or the training has diverged (TRAIN.LR)"
         )
 
 
 def markdown_table(name: str, metrics: dict[str, float]) -> str:
-    """The table that the lineage prints: one row, three decimals."""
+    """The table that HRNet prints too: one row, three decimals."""
     heads = ["Arch", *metrics]
     cells = [name, *(f"{value:.3f}" for value in metrics.values())]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), cells))
@@ -91,16 +92,15 @@ def markdown_table(name: str, metrics: dict[str, float]) -> str:
 
 @dataclass
 class Evaluation(ABC):
-    """A test set and how a model predicts on it; a subclass says what the predictions are worth."""
+    """A test set and how a model predicts on it; a subclass evaluates the predictions."""
 
     name: str
     crops: TopDownDataset
     loader: DataLoader
     options: TestOptions
-    number: int
+    number: int  # in the names of the files
     device: torch.device
-    forward_of: Callable[..., Callable[[Tensor], Tensor]]  # from a network to what runs its weights of that moment
-    forward_name: str  # what the log calls that
+    backend: Backend  # what runs the network
 
     main: ClassVar[str]  # the metric that chooses a run's best epoch
 
@@ -111,11 +111,11 @@ class Evaluation(ABC):
     def how_predicted(self) -> str:
         """What `describe` says of every data set."""
         flip = "on" if self.options.flip_test else "off"
-        return f"flip test: {flip}; decoder: DARK, blur {self.options.blur_kernel}; forward: {self.forward_name}"
+        return f"flip test: {flip}; decoder: DARK, blur {self.options.blur_kernel}; forward: {self.backend.describe()}"
 
-    def predict(self, model: nn.Module, watch: Watch | None = None) -> Predictions:
-        """All processes' predictions, on every process. Raises UserError if any is no number."""
-        forward = self.forward_of(model)
+    def predict(self, model: TransPose, watch: Watch | None = None) -> Predictions:
+        """All processes' predictions, on every process. Raises UserError if any is NaN or infinite."""
+        forward = self.backend(model)
         with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
             flip_order = torch.from_numpy(self.crops.skeleton.flip_order).to(self.device)
             own = predict(forward, progress.follow(self.loader), self.options, flip_order, watch)
@@ -124,7 +124,7 @@ class Evaluation(ABC):
         return predictions
 
     @abstractmethod
-    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+    def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         """Write the results file and return the metrics (None for a set without ground truth).
 
         `weights` is what the summary beside the results calls the weights.
@@ -157,7 +157,6 @@ class CocoEvaluation(Evaluation):
     boxes: str
     annotations: Annotations
     has_truth: bool
-    sigmas: Sequence[float]
     oks_threshold: float
     soft_nms: bool
     scorer: str
@@ -167,6 +166,10 @@ class CocoEvaluation(Evaluation):
     def __post_init__(self) -> None:
         # Before hours of predicting, not after them.
         scorer_of(self.scorer)
+
+    @property
+    def sigmas(self) -> Sequence[float]:
+        return self.crops.skeleton.sigmas
 
     def describe(self) -> str:
         persons, images = len(self.crops), len(np.unique(self.crops.people.image))
@@ -195,7 +198,7 @@ class CocoEvaluation(Evaluation):
 
     # Until nothing is left of the dicts, through which the collector would go.
     @collector.paused()
-    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+    def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = self.detections(predictions)
         path = self.write_results(folder, detections)
         if not self.has_truth:

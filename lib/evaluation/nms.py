@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-SOFT_MOST = 20  # persons that soft OKS-NMS leaves in an image
+MAX_AFTER_SOFT = 20  # persons that soft OKS-NMS leaves in an image
 PAIRS_AT_ONCE = 1 << 17  # bounds the memory; as many fit a processor's cache
 BOUND_MARGIN = 1e-4  # above what rounding can do to the bound
 
@@ -109,12 +109,12 @@ def soft(
     threshold: float,
     sigmas: np.ndarray,
 ) -> np.ndarray:
-    """Like `hard`, but similar persons only move back: by exp(-OKS^2 / threshold); at most `SOFT_MOST` of an image
+    """Like `hard`, but similar persons only move back: by exp(-OKS^2 / threshold); at most `MAX_AFTER_SOFT` of an image
     stay."""
     order = _best_first(image, scores)
     remaining = scores[order]
     kept = []
-    for _ in range(SOFT_MOST):
+    for _ in range(MAX_AFTER_SOFT):
         owner = image[order]
         is_best = np.diff(owner, prepend=np.nan) != 0
         kept.append(order[is_best])

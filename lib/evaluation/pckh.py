@@ -31,7 +31,7 @@ COLUMNS = {
     "Knee": ("left_knee", "right_knee"),
     "Ankle": ("left_ankle", "right_ankle"),
 }
-MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; the lineage prints the last under the second's name
+MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; HRNet prints the last under the second's name
 NOT_IN_MEANS = ("pelvis", "thorax")
 HEAD_SHARE = 0.6  # a head's size as a share of its box's diagonal
 NO_JOINT = -1.0  # a column of which no joint is annotated, as in COCO's numbers
@@ -100,7 +100,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
     fields = {key: np.asarray(content[key], np.float64) for key in shapes}
     for key, values in fields.items():
         if not np.isfinite(values).all():
-            raise UserError(f"{path}: '{key}' holds something that is no number")
+            raise UserError(f"{path}: '{key}' holds a number that is NaN or infinite")
     boxes = fields["headboxes_src"]
     sizes = HEAD_SHARE * np.linalg.norm(boxes[1] - boxes[0], axis=0)
     if not sizes.all():
@@ -171,8 +171,7 @@ def results(people: Instances, predictions: Predictions) -> list[dict[str, Any]]
 class PckhEvaluation(Evaluation):
     """Turns predictions on an MPII set into a results file, pred.mat and, with ground truth, PCKh."""
 
-    names: Sequence[str]
-    truth: Truth | None
+    truth: Truth | None  # None for a set whose annotations are withheld
 
     main: ClassVar[str] = "Mean"
 
@@ -187,7 +186,7 @@ class PckhEvaluation(Evaluation):
             f"{self.how_predicted()}; PCKh: heads of {HEAD_SHARE:g} x their box's diagonal"
         )
 
-    def judge(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
+    def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         path = self.write_results(folder, results(self.crops.people, predictions))
         matrix = io.BytesIO()
         _matlab().savemat(matrix, {"preds": np.asarray(predictions.keypoints, np.float64) + 1})
@@ -197,6 +196,6 @@ class PckhEvaluation(Evaluation):
         if self.truth is None:
             logger.info("%s has no ground truth here: MPII's organisers judge %s", self.name, pred.name)
             return None
-        metrics = pckh(predictions.keypoints, self.truth, self.names)
+        metrics = pckh(predictions.keypoints, self.truth, self.crops.skeleton.names)
         self.write_summary(folder, weights, metrics)
         return metrics

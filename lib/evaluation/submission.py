@@ -69,7 +69,7 @@ def _what_is_wrong(result: Any, image_ids: set[int], num_joints: int) -> str:
         found = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
         return f"has keypoints of {found} where {3 * num_joints} numbers are asked for"
     if not _finite([*keypoints, result["score"]]):
-        return "has a keypoint or a score that is no finite number"
+        return "has a keypoint or a score that is NaN, infinite or no number"
     return ""
 
 

@@ -5,12 +5,29 @@ B batch, N tokens (the feature map read row by row), D model width, M heads, H x
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+POSITIONS = ("sine", "learnable", "none")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder's numbers and its tokens' positions, for both variants of TransPose."""
+
+    dim: int  # D
+    heads: int  # M
+    layers: int
+    feedforward: int  # hidden width of the feed-forward network
+    dropout: float = 0.1  # of attention weights, after attention, in and after the feed-forward network
+    attention_dropout: float | None = None  # of the attention weights, where it is not that of the rest
+    activation: str = "relu"  # of the feed-forward network, one of ACTIVATIONS
+    positions: str = "sine"  # one of POSITIONS
+    positions_at_first_layer_only: bool = False
 
 
 def sine_positions(height: int, width: int, dim: int) -> Tensor:
@@ -71,24 +88,16 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention, then a feed-forward network, each added to its input and normalised after."""
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        feedforward: int,
-        dropout: float,
-        activation: str,
-        attention_dropout: float | None = None,
-    ):
-        """`dropout` is that of the attention weights too, unless `attention_dropout` is given."""
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.self_attn = SelfAttention(dim, heads, dropout if attention_dropout is None else attention_dropout)
-        self.linear1 = nn.Linear(dim, feedforward)
-        self.linear2 = nn.Linear(feedforward, dim)
+        dim, dropout = config.dim, config.attention_dropout
+        self.self_attn = SelfAttention(dim, config.heads, config.dropout if dropout is None else dropout)
+        self.linear1 = nn.Linear(dim, config.feedforward)
+        self.linear2 = nn.Linear(config.feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         x = self.norm1(x + self.dropout(self.self_attn(x, positions)))
@@ -99,22 +108,10 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of layers without a final norm; matrices are Xavier-uniform, biases PyTorch's defaults."""
 
-    def __init__(
-        self,
-        layers: int,
-        dim: int,
-        heads: int,
-        feedforward: int,
-        dropout: float = 0.1,
-        activation: str = "relu",
-        positions_at_first_layer_only: bool = False,
-        attention_dropout: float | None = None,
-    ):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.positions_at_first_layer_only = positions_at_first_layer_only
-        self.layers = nn.ModuleList(
-            EncoderLayer(dim, heads, feedforward, dropout, activation, attention_dropout) for _ in range(layers)
-        )
+        self.positions_at_first_layer_only = config.positions_at_first_layer_only
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

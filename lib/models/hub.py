@@ -1,12 +1,14 @@
 """TransPose on the Hugging Face Hub: networks that know their numbers, as safetensors beside a config.json.
 
-network = zoo.pretrained("tp_r_a4", kinds=hub.MODELS); network.push_to_hub("me/transpose-r-a4")
-network = hub.MODELS["transpose_r"].from_pretrained("me/transpose-r-a4")
+network = zoo.pretrained("tp_r_a4", variants=hub.HUB_VARIANTS); network.push_to_hub("me/transpose-r-a4")
+network = hub.HUB_VARIANTS["transpose_r"].from_pretrained("me/transpose-r-a4")
 """
 
+from dataclasses import fields
 from typing import Any
 
 from ..errors import UserError
+from .encoder import EncoderConfig
 from .transpose import TransPoseH, TransPoseR
 
 try:
@@ -31,8 +33,13 @@ class Shared(PyTorchModelHubMixin):
     """The mixin, but a file that lacks a tensor, or has one too many, is refused."""
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **place: Any) -> Any:
-        return super()._from_pretrained(strict=strict, **place)
+    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
+        # A config.json of version 0.1 lists the encoder's numbers beside the others.
+        known = config or {}
+        flat = {field.name: known[field.name] for field in fields(EncoderConfig) if field.name in known}
+        if flat:
+            options.setdefault("encoder", EncoderConfig(**flat))
+        return super()._from_pretrained(strict=strict, **options)
 
 
 class SharedTransPoseR(TransPoseR, Shared, **ON_ITS_PAGE):

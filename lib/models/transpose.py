@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .encoder import Encoder, sine_positions
+from .encoder import POSITIONS, Encoder, EncoderConfig, sine_positions
 from .hrnet import Stage, conv_bn, make_layer, make_stage, make_transition
 
 # ResNet depth -> block, and how many of them in the two stages that ResNet-S keeps.
@@ -23,7 +23,9 @@ RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], int, int]] = {
     152: (Bottleneck, 3, 8),
 }
 DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}  # kernel -> padding, output padding that double the size
-POSITIONS = ("sine", "learnable", "none")
+# The encoders of the published models A4.
+R_A4 = EncoderConfig(dim=256, heads=8, layers=4, feedforward=1024)
+H_A4 = EncoderConfig(dim=96, heads=1, layers=4, feedforward=192)
 
 
 class TransPose(nn.Module):
@@ -39,33 +41,19 @@ class TransPose(nn.Module):
     global_encoder: Encoder
     final_layer: nn.Conv2d
 
-    def _add_positions(self, image_size: tuple[int, int], dim: int, positions: str) -> None:
-        assert positions in POSITIONS
+    def _add_positions(self, image_size: tuple[int, int], encoder: EncoderConfig) -> None:
+        assert encoder.positions in POSITIONS
         self.grid = image_size[1] // self.stride, image_size[0] // self.stride
-        if positions == "sine":
-            self.pos_embedding = nn.Parameter(sine_positions(*self.grid, dim), requires_grad=False)
-        elif positions == "learnable":
-            self.pos_embedding = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], 1, dim))
+        if encoder.positions == "sine":
+            self.pos_embedding = nn.Parameter(sine_positions(*self.grid, encoder.dim), requires_grad=False)
+        elif encoder.positions == "learnable":
+            self.pos_embedding = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], 1, encoder.dim))
         else:
             self.register_parameter("pos_embedding", None)
 
-    def _add_encoder(
-        self,
-        channels: int,
-        *,
-        dim: int,
-        feedforward: int,
-        heads: int,
-        layers: int,
-        dropout: float,
-        attention_dropout: float | None,
-        activation: str,
-        positions_at_first_layer_only: bool,
-    ) -> None:
-        self.reduce = nn.Conv2d(channels, dim, 1, bias=False)
-        self.global_encoder = Encoder(
-            layers, dim, heads, feedforward, dropout, activation, positions_at_first_layer_only, attention_dropout
-        )
+    def _add_encoder(self, channels: int, encoder: EncoderConfig) -> None:
+        self.reduce = nn.Conv2d(channels, encoder.dim, 1, bias=False)
+        self.global_encoder = Encoder(encoder)
 
     def _add_final_layer(self, channels: int, num_joints: int, kernel: int) -> None:
         self.final_layer = nn.Conv2d(channels, num_joints, kernel, padding=kernel // 2)
@@ -120,43 +108,25 @@ class TransPoseR(TransPose):
         image_size: tuple[int, int] = (192, 256),
         num_joints: int = 17,
         num_layers: int = 50,
-        dim: int = 256,
-        feedforward: int = 1024,
-        heads: int = 8,
-        layers: int = 4,
-        positions: str = "sine",
-        dropout: float = 0.1,
-        attention_dropout: float | None = None,
-        activation: str = "relu",
-        positions_at_first_layer_only: bool = False,
+        encoder: EncoderConfig = R_A4,
         deconv_filters: Sequence[int] = (256,),
         deconv_kernels: Sequence[int] = (4,),
         deconv_bias: bool = False,
         final_kernel: int = 1,
     ):
-        """`image_size` (width, height) in pixels; `num_layers` the ResNet's depth, `layers` the encoder's."""
+        """`image_size` (width, height) in pixels; `num_layers` is the ResNet's depth."""
         super().__init__()
         block, blocks1, blocks2 = RESNETS[num_layers]
-        self._add_positions(image_size, dim, positions)
+        self._add_positions(image_size, encoder)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = make_layer(block, 64, 64, blocks1)
         self.layer2 = make_layer(block, 64 * block.expansion, 128, blocks2, stride=2)
-        self._add_encoder(
-            128 * block.expansion,
-            dim=dim,
-            feedforward=feedforward,
-            heads=heads,
-            layers=layers,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            activation=activation,
-            positions_at_first_layer_only=positions_at_first_layer_only,
-        )
+        self._add_encoder(128 * block.expansion, encoder)
         deconvs: list[nn.Module] = []
-        channels = dim
+        channels = encoder.dim
         for filters, kernel in zip(deconv_filters, deconv_kernels, strict=True):
             padding, output_padding = DECONV_PADDING[kernel]
             deconvs += [
@@ -188,20 +158,12 @@ class TransPoseH(TransPose):
         num_joints: int = 17,
         stage2: Stage = Stage(1, "BASIC", (4, 4), (48, 96)),
         stage3: Stage = Stage(4, "BASIC", (4, 4, 4), (48, 96, 192)),
-        dim: int = 96,
-        feedforward: int = 192,
-        heads: int = 1,
-        layers: int = 4,
-        positions: str = "sine",
-        dropout: float = 0.1,
-        attention_dropout: float | None = None,
-        activation: str = "relu",
-        positions_at_first_layer_only: bool = False,
+        encoder: EncoderConfig = H_A4,
         final_kernel: int = 1,
     ):
-        """`image_size` (width, height) in pixels; `layers` the encoder's depth."""
+        """`image_size` (width, height) in pixels."""
         super().__init__()
-        self._add_positions(image_size, dim, positions)
+        self._add_positions(image_size, encoder)
         self.conv1, self.bn1 = conv_bn(3, 64, stride=2)
         self.conv2, self.bn2 = conv_bn(64, 64, stride=2)
         self.relu = nn.ReLU(inplace=True)
@@ -210,18 +172,8 @@ class TransPoseH(TransPose):
         self.stage2 = make_stage(stage2)
         self.transition2 = make_transition(stage2.widths, stage3.widths)
         self.stage3 = make_stage(stage3, only_highest_resolution=True)
-        self._add_encoder(
-            stage3.widths[0],
-            dim=dim,
-            feedforward=feedforward,
-            heads=heads,
-            layers=layers,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            activation=activation,
-            positions_at_first_layer_only=positions_at_first_layer_only,
-        )
-        self._add_final_layer(dim, num_joints, final_kernel)
+        self._add_encoder(stage3.widths[0], encoder)
+        self._add_final_layer(encoder.dim, num_joints, final_kernel)
 
     def features(self, images: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(images)))

@@ -1,4 +1,4 @@
-"""Weights: how a model starts (drawn, or from ImageNet) and how a trained state dict gets into it.
+"""Weights: how a model starts (initialised randomly, or from ImageNet), and how a trained state dict gets into it.
 
 State dicts are flat, key -> tensor. `source` is what an error message calls the file they came from.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .transpose import TransPose, TransPoseR
 
-DRAWN_STD = 0.001
+INITIAL_STD = 0.001
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every key
 HRNET = (
     "folder imagenet of HRNet's model zoo, https://drive.google.com/drive/folders/1hOTihvbyIxsm5ygDpbUuJ7O_tzv4oXjC or "
@@ -24,7 +24,7 @@ HRNET = (
 
 @dataclass(frozen=True)
 class Backbone:
-    """ImageNet weights that training starts from, of the class of that name in `MODELS`; those without a `url` are on
+    """ImageNet weights that training starts from, of the variant of that name; those without a `url` are on
     shares that only a browser opens."""
 
     model: str
@@ -46,7 +46,7 @@ BACKBONES = {
 
 
 def imagenet_source(model: str) -> str:
-    """Where the ImageNet weights are to be had of a class of that name in `MODELS`."""
+    """Where to get the ImageNet weights of a variant."""
     return next(backbone.source for backbone in BACKBONES.values() if backbone.model == model)
 
 
@@ -55,20 +55,17 @@ def initialise(
 ) -> None:
     """Start weights as published, in place; the encoder and the positions stay as constructed.
 
-    R with ImageNet weights re-draws the final layer only and takes what matches; R without draws every convolution.
-    H draws every convolution, then takes the `stages` (first part of a key; a leading "*" takes all).
+    R with ImageNet weights initialises the final layer only and takes what matches; without them, every convolution.
+    H initialises every convolution, then takes the `stages` (first part of a key; a leading "*" takes all).
     Raises UserError when the ImageNet weights are of another network, or a stage of none.
     """
     if isinstance(model, TransPoseR) and imagenet is not None:
-        nn.init.normal_(model.final_layer.weight, std=DRAWN_STD)
-        _zero_bias(model.final_layer)
+        _initialise(model.final_layer)
         _take(model, imagenet, source)
         return
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, std=DRAWN_STD)
-            if not (isinstance(model, TransPoseR) and module is model.final_layer):
-                _zero_bias(module)
+            _initialise(module, with_bias=not (isinstance(model, TransPoseR) and module is model.final_layer))
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -82,8 +79,9 @@ def initialise(
         _take(model, chosen, source)
 
 
-def _zero_bias(module: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    if module.bias is not None:
+def _initialise(module: nn.Conv2d | nn.ConvTranspose2d, with_bias: bool = True) -> None:
+    nn.init.normal_(module.weight, std=INITIAL_STD)
+    if with_bias and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
@@ -127,16 +125,14 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     Returns remarks for the log. Raises UserError that says which keys and shapes differ.
     """
     remarks = []
-    own = model.state_dict()
-    state = dict(state)
+    own, state = model.state_dict(), dict(state)
     position, wanted = state.get("pos_embedding"), own.get("pos_embedding")
-    grid = None
     if position is not None and wanted is not None and position.shape[1:] == wanted.shape[1:]:
         grid = token_grid(position, model.grid)
-    if position is not None and grid not in (None, model.grid):
-        state["pos_embedding"] = resize_positions(position, grid, model.grid)
-        old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
-        remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
+        if grid != model.grid:
+            state["pos_embedding"] = resize_positions(position, grid, model.grid)
+            old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
+            remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
     differences = _differences(own, state)
     if differences:
         raise UserError(f"{source}: not a checkpoint of this model: {differences}")
@@ -165,7 +161,7 @@ def transfer(
                     "that the weights were trained with beside them"
                 )
             if value.shape[1:] != own[key].shape[1:]:
-                remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, drawn anew")
+                remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, newly initialised")
                 continue
             rows = own[key].clone()
             common = [name for name in new_names if name in names]
@@ -173,17 +169,17 @@ def transfer(
                 rows[new_names.index(name)] = value[names.index(name)]
             taken[key] = rows
             if list(names) != list(new_names):
-                remarks.append(f"{key}: rows of {', '.join(common) or 'no keypoint'} taken, the rest drawn anew")
+                remarks.append(f"{key}: rows of {', '.join(common) or 'no keypoint'} taken, the rest newly initialised")
         elif key == "pos_embedding" and value.shape[1:] == own[key].shape[1:]:
             grid = token_grid(value, model.grid)
             taken[key] = resize_positions(value, grid, model.grid)
             if grid != model.grid:
                 remarks.append(f"{key}: resized from {_shape(value)} to {_shape(own[key])}")
         elif value.shape != own[key].shape:
-            remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, drawn anew")
+            remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, newly initialised")
         else:
             taken[key] = value
-    remarks += [f"{key}: missing, drawn anew" for key in own if key not in state]
+    remarks += [f"{key}: missing, newly initialised" for key in own if key not in state]
     if not taken:
         raise UserError(f"{source}: none of its {len(state)} tensors fits this model")
     model.load_state_dict(taken, strict=False)
@@ -191,22 +187,20 @@ def transfer(
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
-    parts = []
-    shapes = [
-        f"{key} is {_shape(state[key])}, the model's {_shape(own[key])}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
     lists = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
-        "of another shape": shapes,
+        "of another shape": [
+            f"{key} is {_shape(state[key])}, the model's {_shape(value)}"
+            for key, value in own.items()
+            if key in state and state[key].shape != value.shape
+        ],
     }
-    for title, keys in lists.items():
-        if keys:
-            more = f" and {len(keys) - most} more" if len(keys) > most else ""
-            parts.append(f"{len(keys)} {title} ({', '.join(keys[:most])}{more})")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{len(keys)} {title} ({', '.join(keys[:most])}{f' and {len(keys) - most} more' * (len(keys) > most)})"
+        for title, keys in lists.items()
+        if keys
+    )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,16 +5,16 @@ All take RGB crops of 256x192 pixels (height x width) and were trained on COCO t
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ..config.paths import repository_root
 from ..errors import UserError
 from ..runtime import checkpoint, download
+from .encoder import EncoderConfig
 from .hrnet import Stage
-from .transpose import VARIANTS as KINDS
-from .transpose import TransPose
+from .transpose import R_A4, VARIANTS, TransPose
 from .weights import BACKBONES, load_weights, unwrap
 
 RELEASE = "https://github.com/yangsenius/TransPose/releases/download/Hub"
@@ -46,27 +46,24 @@ class Released:
         return f"{RELEASE}/{self.file}"
 
 
-def transpose_r(layers: int, kinds: Mapping[str, type] = KINDS) -> TransPose:
+def transpose_r(layers: int, variants: Mapping[str, type] = VARIANTS) -> TransPose:
     """TransPose-R of 256x192 crops with ResNet-50's first stages and an encoder of so many layers.
 
-    `kinds` are the classes of both variants.
+    `variants` are the classes of both variants.
     """
-    return kinds["transpose_r"](
-        image_size=IMAGE_SIZE, num_joints=KEYPOINTS, num_layers=50, dim=256, feedforward=1024, heads=8, layers=layers
+    return variants["transpose_r"](
+        image_size=IMAGE_SIZE, num_joints=KEYPOINTS, num_layers=50, encoder=replace(R_A4, layers=layers)
     )
 
 
-def transpose_h(width: int, dim: int, layers: int, kinds: Mapping[str, type] = KINDS) -> TransPose:
+def transpose_h(width: int, dim: int, layers: int, variants: Mapping[str, type] = VARIANTS) -> TransPose:
     """TransPose-H of 256x192 crops with HRNet of that width; the feed-forward network is twice as wide as `dim`."""
-    return kinds["transpose_h"](
+    return variants["transpose_h"](
         image_size=IMAGE_SIZE,
         num_joints=KEYPOINTS,
         stage2=Stage(1, "BASIC", (4, 4), (width, 2 * width)),
         stage3=Stage(4, "BASIC", (4, 4, 4), (width, 2 * width, 4 * width)),
-        dim=dim,
-        feedforward=2 * dim,
-        heads=1,
-        layers=layers,
+        encoder=EncoderConfig(dim=dim, heads=1, layers=layers, feedforward=2 * dim),
     )
 
 
@@ -143,9 +140,9 @@ def released(name: str) -> Released:
     return RELEASED[HUB_NAMES.get(name, name)]
 
 
-def model(name: str, kinds: Mapping[str, type] = KINDS) -> TransPose:
-    """The network of a name as constructed, without trained weights; `kinds` are the classes of both variants."""
-    return released(name).network(kinds=kinds)
+def model(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
+    """The network of a name as constructed, without trained weights; `variants` are the classes of both variants."""
+    return released(name).network(variants=variants)
 
 
 def weights(name: str, folder: Path | None = None) -> Path:
@@ -171,10 +168,10 @@ def backbone(name: str, folder: Path | None = None) -> Path:
     return _at_hand(entry.url, path)
 
 
-def pretrained(name: str, folder: Path | None = None, kinds: Mapping[str, type] = KINDS) -> TransPose:
+def pretrained(name: str, folder: Path | None = None, variants: Mapping[str, type] = VARIANTS) -> TransPose:
     """The network of a name with its released weights, in evaluation mode on the CPU; arguments as of the others."""
     path = weights(name, folder)
-    network = model(name, kinds)
+    network = model(name, variants)
     load_weights(network, unwrap(checkpoint.read(path)), source=str(path))
     return network.eval()
 

@@ -175,9 +175,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     if odd:
         _warn(f"{where}: the `pairs` {', '.join(odd)} are not those of the names; a flip exchanges them all the same")
     if content.get("sigmas") is None:
-        _warn(
-            f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each, so its AP cannot be compared"
-        )
+        _warn(f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each, so its AP cannot be compared")
 
     def numbers(key: str, default: float) -> tuple[float, ...]:
         values = content.get(key)

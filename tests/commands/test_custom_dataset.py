@@ -201,7 +201,7 @@ def test_loss_weights_sigmas_and_flip_test_are_the_skeletons(kites: Path):
     device = torch.device("cpu")
     evaluation = build_evaluation(cfg, device)
     assert evaluation.sigmas == (0.05, 0.05, 0.05, 0.05, 0.04)
-    assert evaluation.flip_order is not None and evaluation.flip_order.tolist() == [0, 2, 1, 3, 4]
+    assert evaluation.crops.skeleton.flip_order.tolist() == [0, 2, 1, 3, 4]
     batch = {"keypoints": torch.full((1, 5, 2), 8.0), "visible": torch.ones(1, 5)}
     maps, weight = build_targets(cfg, evaluation.crops.skeleton, device)(batch)
     assert maps.shape == (1, 5, 16, 16) and weight.tolist()[0] == pytest.approx([1.2, 1.2, 1.2, 1.2, 1])
@@ -407,7 +407,7 @@ def test_cocos_weights_start_the_recipe_that_the_doc_shows(tmp_path: Path, caplo
         load_start_weights(cfg, network, skeleton.read(SKELETON))
     assert [line.strip() for line in caplog.messages[1:]] == [
         "pos_embedding: resized from 768x1x256 to 1024x1x256",
-        *(f"final_layer.{part}: rows of no keypoint taken, the rest drawn anew" for part in ("weight", "bias")),
+        *(f"final_layer.{part}: rows of no keypoint taken, the rest newly initialised" for part in ("weight", "bias")),
     ]
     assert torch.equal(network.layer2[3].conv3.weight, released.layer2[3].conv3.weight)
 

@@ -12,8 +12,9 @@ from yacs.config import CfgNode
 
 from transpose.build.model import SKELETON_FILE
 from transpose.build.optim import build_learning_rate, build_optimizer
-from transpose.build.run import config_changes, plain
-from transpose.config.load import differences, load_config
+from transpose.config.changes import config_changes, plain
+from transpose.config.check import REMOVED
+from transpose.config.load import load_config
 from transpose.errors import UserError
 
 RECIPES = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.name != SKELETON_FILE)
@@ -49,7 +50,7 @@ def test_shipped_yaml_loads_and_the_runs_own_copy_says_the_same(path, tmp_path):
     cfg = load_config(path)
     copy = tmp_path / "config.yaml"
     copy.write_text(cfg.dump())
-    assert differences(plain(cfg), plain(load_config(copy))) == []
+    assert plain(cfg) == plain(load_config(copy))
 
 
 def test_the_originals_yaml_loads_and_its_legacy_keys_are_told_in_one_line(tmp_path, caplog):
@@ -68,6 +69,22 @@ def test_legacy_keys_that_another_key_wakes_are_not_told(tmp_path, caplog):
         load(tmp_path, ORIGINAL_STYLE, *wake)
     told = caplog.text
     assert "LR_STEP" not in told and "TRAIN.WD" not in told and "GAMMA1" in told
+
+
+def test_removed_keys_are_accepted_and_named_in_one_line_with_what_to_do(tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(REMOVED, "TRAIN.OLD", "set TRAIN.LR")
+    monkeypatch.setitem(REMOVED, "TEST.GONE", "not needed any more")
+    with caplog.at_level("INFO", "transpose"):
+        cfg = load(tmp_path, "TRAIN: {OLD: [1, 2]}", "TEST.GONE", "x")
+    assert "OLD" not in cfg.TRAIN and "GONE" not in cfg.TEST
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "removed keys without effect: TRAIN.OLD (set TRAIN.LR), TEST.GONE (not needed any more)"
+    saved = plain(cfg)
+    saved["TRAIN"]["OLD"] = [1, 2]
+    assert config_changes(saved, cfg) == []
+    monkeypatch.delitem(REMOVED, "TRAIN.OLD")
+    with pytest.raises(UserError, match=r"TRAIN\.OLD is not a configuration key"):
+        load(tmp_path, "TRAIN: {OLD: [1, 2]}")
 
 
 def test_overrides_come_last_and_take_the_keys_type(tmp_path):

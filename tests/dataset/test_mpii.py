@@ -29,6 +29,7 @@ from transpose.dataset.samplers import EvalSampler
 from transpose.dataset.topdown import TopDownDataset
 from transpose.errors import UserError
 from transpose.evaluation.pckh import COLUMNS, MEANS, NO_JOINT, PckhEvaluation, Truth, pckh, read_truth
+from transpose.models.backends import Backend
 from transpose.pose import geometry, heatmap, skeleton
 
 RECIPES = ROOT / "experiments" / "mpii" / "transpose_r"
@@ -144,7 +145,7 @@ def test_pckh_of_five_persons_counted_by_hand(root: Path, tmp_path: Path):
     path = root / "annot" / "gt_valid.mat"
     savemat(path, ground_truth(missing=((0, "right_elbow"), (3, "left_hip"))))
     evaluation = judging(root, read_truth(path, MPII.names, PERSONS))
-    metrics = evaluation.judge(predictions(predicted), tmp_path, "by hand")
+    metrics = evaluation.evaluate(predictions(predicted), tmp_path, "by hand")
     # 14 joints of 5 persons less 2 missing are 68; wrong are 1 head, 1 elbow, 1 wrist, 1 knee, 1 ankle.
     assert metrics == pytest.approx(
         {
@@ -185,9 +186,7 @@ def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
         options=TestOptions(flip_test=False),
         number=0,
         device=torch.device("cpu"),
-        forward_of=lambda model: model,
-        forward_name="as it is",
-        names=MPII.names,
+        backend=Backend(),
         truth=truth,
     )
 
@@ -420,7 +419,7 @@ TRUTHS = {
     "order": (reorder, "'dataset_joints' must have 'head' as number 10, where the skeleton has 'head_top'"),
     "flat-head": (flat_head, "the head box of person number 4 has no size"),
     "nobody": (partial(put, "jnt_missing", 1.0), "'jnt_missing' leaves no joint to judge by"),
-    "nan": (partial(put, "pos_gt_src", np.nan), "'pos_gt_src' holds something that is no number"),
+    "nan": (partial(put, "pos_gt_src", np.nan), "'pos_gt_src' holds a number that is NaN or infinite"),
 } | {
     f"no-{key}": (lambda content, key=key: content.pop(key), f"it has no '{key}'")
     for key in ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")

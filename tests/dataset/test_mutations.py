@@ -14,6 +14,7 @@ from transpose.dataset.coco import Images, Instances
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
 from transpose.errors import UserError
+from transpose.models.encoder import EncoderConfig
 from transpose.models.transpose import TransPoseR
 from transpose.pose.skeleton import COCO
 from transpose.predictor.detector import whole_image
@@ -59,8 +60,8 @@ def test_mutated_photographs_are_read_or_refused(tmp_path: Path, number: int):
 def predictor() -> Predictor:
     """Of an untrained network, for inputs as small as may be."""
     torch.manual_seed(0)
-    small = {"dim": 16, "feedforward": 16, "heads": 1, "layers": 1, "num_layers": 18, "deconv_filters": (16,)}
-    network = TransPoseR(image_size=(32, 64), **small)
+    encoder = EncoderConfig(dim=16, heads=1, layers=1, feedforward=16)
+    network = TransPoseR(image_size=(32, 64), num_layers=18, encoder=encoder, deconv_filters=(16,))
     trained = TrainedModel(network, COCO, Path("untrained"), TestOptions(flip_test=False))
     return Predictor(trained, device="cpu", detector=whole_image)
 

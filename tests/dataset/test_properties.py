@@ -171,7 +171,7 @@ def test_a_map_with_a_number_that_is_none_has_a_score_that_is_none(values, bad, 
     # Which is what keeps it out of a results file.
     people = sample_people()
     predictions = Predictions(np.array([3]), found.numpy(), scores.numpy(), np.zeros((1, 2)), np.ones((1, 2)))
-    with pytest.raises(UserError, match="1 of 1 predicted persons have keypoints or scores that are no finite numbers"):
+    with pytest.raises(UserError, match="1 of 1 predicted persons have keypoints or scores that are NaN or infinite"):
         refuse_broken(people, predictions)
 
 

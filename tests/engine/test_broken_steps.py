@@ -1,64 +1,21 @@
-"""Losses and gradients that are no finite numbers: the run stops or leaves the step out, and names the samples."""
+"""Losses and gradients that are NaN or infinite: the run stops or leaves the step out, and names the samples."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import DEMO, SMALL
 from torch import Tensor
 
-from transpose.build.data import build_training_data, shared_skeleton
-from transpose.build.evaluation import build_evaluation
-from transpose.build.model import build_model
-from transpose.build.optim import build_criterion, build_learning_rate, build_optimizer, build_targets
-from transpose.build.run import plain, set_backends
-from transpose.config.load import load_config
 from transpose.core.train import gradient_norm
 from transpose.engine.trainer import Trainer
 from transpose.errors import UserError
 from transpose.runtime import checkpoint
 
-CPU = torch.device("cpu")
 POISONED = 40  # a sample
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Trainer]:
-    def make(*overrides: str) -> Trainer:
-        cfg = load_config(DEMO, [*SMALL, "TRAIN.END_EPOCH", "1", *overrides], output_dir=str(tmp_path))
-        set_backends(cfg)
-        model = build_model(cfg)
-        loader, plan = build_training_data(cfg)
-        evaluation = build_evaluation(cfg, CPU)
-        return Trainer(
-            name="small",
-            folder=tmp_path,
-            config=plain(cfg),
-            model=model,
-            loader=loader,
-            plan=plan,
-            optimizer=build_optimizer(cfg, model),
-            criterion=build_criterion(cfg),
-            targets=build_targets(cfg, shared_skeleton(loader, evaluation), CPU),
-            learning_rate=build_learning_rate(cfg),
-            evaluation=evaluation,
-            monitor=None,
-            device=CPU,
-            precision=torch.float32,
-            epoch=0,
-            epochs=cfg.TRAIN.END_EPOCH,
-            validate_every=9,
-            report_every=cfg.PRINT_FREQ,
-            checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
-            clip=cfg.TRAIN.CLIP_GRAD,
-            skip_broken=cfg.TRAIN.SKIP_NONFINITE,
-            ema=cfg.TRAIN.EMA,
-        )
-
-    return make
 
 
 def poison(run: Trainer, value: float) -> int:
@@ -134,7 +91,7 @@ def test_a_step_that_is_left_out_moves_nothing(make_run: Callable) -> None:
     run.targets = lambda batch, wholesome=run.targets: (wholesome(batch)[0] * float("nan"), torch.ones(4, 17))
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     run.plan.samples = 4
-    run.validate_every, run.epochs = 9, 2
+    run.options = replace(run.options, epochs=2)
     run._train(run.model)
     assert run.skipped == 1
     assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.goldens import ROOT
+from helpers.networks import with_encoder
 
 from transpose.build.model import build_model, freeze_parameters
 from transpose.build.optim import build_optimizer
@@ -18,12 +19,13 @@ from transpose.errors import UserError
 from transpose.models import weights
 from transpose.models.transpose import TransPoseR
 
-SMALL = {"image_size": (32, 64), "num_layers": 18, "dim": 16, "feedforward": 16, "heads": 2, "layers": 1}
+SMALL = {"image_size": (32, 64), "num_layers": 18, "deconv_filters": (16,)}
 NAMES = ("nose", "left_eye", "right_eye")
 
 
 def small(num_joints: int = 3, **other) -> TransPoseR:
-    return TransPoseR(num_joints=num_joints, deconv_filters=(16,), **SMALL | other)
+    options = with_encoder(SMALL | other, dim=16, heads=2, layers=1, feedforward=16)
+    return TransPoseR(num_joints=num_joints, **options)
 
 
 def test_rows_of_the_last_layer_follow_the_names():
@@ -34,7 +36,7 @@ def test_rows_of_the_last_layer_follow_the_names():
     assert torch.equal(model.final_layer.weight[0], drawn[0])
     assert torch.equal(model.conv1.weight, source["conv1.weight"])
     assert remarks == [
-        f"final_layer.{part}: rows of left_eye taken, the rest drawn anew" for part in ("weight", "bias")
+        f"final_layer.{part}: rows of left_eye taken, the rest newly initialised" for part in ("weight", "bias")
     ]
 
 

@@ -1,22 +1,22 @@
 """The files of a run: whole or not there, checked when read, the one before kept, and written by one run at a time."""
 
-import io
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.runs import ROOT
 
 from transpose.engine.resume import claim_folder, saved_state
 from transpose.errors import UserError
-from transpose.runtime import checkpoint, generators, lock
+from transpose.runtime import checkpoint, lock
 
 STATE = {"config": {}, "state_dict": {"w": torch.arange(12.0)}, "optimizer": {}, "epoch": 1, "best": {"AP": 0.5}}
 
@@ -100,26 +100,25 @@ def test_weights_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None
     assert torch.equal(checkpoint.read(tmp_path / "w.pth")["w"], torch.arange(12.0))
 
 
-def test_every_generator_goes_on_where_it_was_saved() -> None:
-    import numpy as np
-
-    def drawn() -> tuple:
-        return random.random(), np.random.normal(), float(torch.rand(()))
-
-    np.random.normal()  # leaves half of a pair behind
-    buffer = io.BytesIO()
-    torch.save(generators.states(), buffer)
-    expected = drawn()
-    buffer.seek(0)
-    assert drawn() != expected
-    generators.restore(torch.load(buffer, weights_only=True))
-    assert drawn() == expected
+def test_a_state_of_version_0_1_with_random_generators_is_gone_on_from(make_run: Callable, tmp_path: Path) -> None:
+    make_run().run()
+    path = tmp_path / "checkpoint.pth"
+    name, words, *rest = np.random.get_state()
+    generators = {"python": random.getstate(), "numpy": (name, words.tolist(), *rest), "cuda": None}
+    checkpoint.save(path, checkpoint.read(path) | {"generators": [generators | {"torch": torch.get_rng_state()}]})
+    again = make_run("TRAIN.END_EPOCH", "2")
+    again.resume(state_of(tmp_path))
+    assert (again.epoch, again.step) == (1, again.plan.steps)
+    again.run()
+    state = checkpoint.read(path)
+    assert (state["epoch"], state["step"]) == (2, 2 * again.plan.steps) and "generators" not in state
 
 
 CLAIMS = """
 import sys, time; sys.path.insert(0, {tools!r})
 from pathlib import Path
-from transpose import cli, lock
+from transpose import cli
+from transpose.runtime import lock
 own = []
 cli.run(lambda: own.append(lock.claim(Path({folder!r}), {regardless})))
 print("claimed" if own[0] else "shared", flush=True)

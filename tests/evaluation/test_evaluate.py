@@ -147,7 +147,7 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
     monkeypatch.setattr(coco_eval.KeypointEval, "computeOks", both)
     average_precision(found, truth, COCO.sigmas)
     assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.annotations)
-    assert max(seen) > coco_eval.MOST
+    assert max(seen) > coco_eval.MAX_DETECTIONS
 
 
 @pytest.mark.parametrize("scorer", coco_eval.SCORERS)
@@ -290,14 +290,14 @@ def test_nms_keeps_what_a_plain_double_loop_keeps(seed, threshold):
 def test_soft_nms_orders_as_a_plain_loop_does(seed, threshold):
     keypoints, scores, areas = crowd(30, seed, spread=4.0)
     current, wanted = dict(enumerate(scores)), []
-    while current and len(wanted) < nms.SOFT_MOST:
+    while current and len(wanted) < nms.MAX_AFTER_SOFT:
         best = max(current, key=current.__getitem__)
         wanted.append(best)
         del current[best]
         for other in current:
             current[other] *= math.exp(-(similarity(best, other, keypoints, areas) ** 2) / threshold)
     assert kept(nms.soft, keypoints, scores, areas, threshold) == wanted
-    assert len(wanted) == nms.SOFT_MOST == 20
+    assert len(wanted) == nms.MAX_AFTER_SOFT == 20
     assert wanted != sorted(range(30), key=lambda i: -scores[i])[:20]
 
 

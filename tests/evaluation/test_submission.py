@@ -39,9 +39,9 @@ def test_written_under_the_servers_name_with_its_zip(tmp_path):
         ({"category_id": 2}, "has category_id 2 where 1, person,"),
         ({"keypoints": [1.0] * 50}, "has keypoints of 50 where 51"),
         ({"keypoints": None}, "has keypoints of None where 51"),
-        ({"keypoints": [1.0] * 50 + [None]}, "no finite number"),
-        ({"keypoints": [1.0] * 50 + ["1"]}, "no finite number"),
-        ({"score": math.nan}, "no finite number"),
+        ({"keypoints": [1.0] * 50 + [None]}, "NaN, infinite or no number"),
+        ({"keypoints": [1.0] * 50 + ["1"]}, "NaN, infinite or no number"),
+        ({"score": math.nan}, "NaN, infinite or no number"),
     ],
 )
 def test_what_the_server_would_refuse_is_named(tmp_path, change, says):

@@ -12,7 +12,7 @@ from helpers.networks import PUBLISHED, SMALL, images, published, small_h, small
 from torch import nn
 
 from transpose.build.model import build_model
-from transpose.build.optim import training_precision
+from transpose.build.optim import build_train_options
 from transpose.config.load import load_config
 from transpose.core.loss import mse
 from transpose.core.predict import heatmaps_of
@@ -190,7 +190,7 @@ def test_keys_that_do_not_fit_are_refused(keys, sentence):
 def test_float16_on_a_processor_is_refused_for_training():
     cfg = load_config(DEMO, ["TRAIN.PRECISION", "float16"])
     with pytest.raises(UserError, match=r"TRAIN\.PRECISION float16 needs a GPU"):
-        training_precision(cfg, torch.device("cpu"))
+        build_train_options(cfg, torch.device("cpu"))
 
 
 @pytest.mark.slow  # where the processor has no bfloat16 arithmetic

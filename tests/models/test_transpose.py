@@ -1,5 +1,7 @@
 """The networks: the published ones to the last digit, and what the constructor's arguments change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,12 @@ from torch import nn
 
 from transpose.errors import UserError
 from transpose.explain.attention import Attention
-from transpose.models.encoder import Encoder, EncoderLayer, sine_positions
+from transpose.models.encoder import Encoder, EncoderConfig, sine_positions
 from transpose.models.transpose import RESNETS
 from transpose.models.weights import initialise, load_weights, resize_positions, token_grid, unwrap
 from transpose.runtime import checkpoint
+
+SMALL_ENCODER = EncoderConfig(dim=16, heads=2, layers=2, feedforward=32)
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -86,7 +90,7 @@ def test_positions_are_fixed_trained_or_absent(make):
 
 def test_without_positions_the_encoder_does_not_know_the_tokens_order():
     torch.manual_seed(0)
-    encoder = Encoder(2, 16, 2, 32).eval()
+    encoder = Encoder(SMALL_ENCODER).eval()
     x, order, positions = torch.randn(1, 12, 16), torch.randperm(12), sine_positions(3, 4, 16).transpose(0, 1)
     with torch.no_grad():
         assert torch.allclose(encoder(x[:, order], None), encoder(x, None)[:, order], atol=1e-5)
@@ -96,7 +100,8 @@ def test_without_positions_the_encoder_does_not_know_the_tokens_order():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_encoder_layer_without_positions_is_pytorchs(activation):
     torch.manual_seed(0)
-    own = EncoderLayer(16, 4, 32, 0.1, activation).eval()
+    encoder = Encoder(EncoderConfig(dim=16, heads=4, layers=1, feedforward=32, activation=activation))
+    own = encoder.layers[0].eval()  # initialised by the encoder, not by itself
     torchs = nn.TransformerEncoderLayer(16, 4, 32, 0.1, activation, batch_first=True).eval()
     torchs.load_state_dict(own.state_dict(), strict=True)
     x = torch.randn(2, 12, 16)
@@ -113,7 +118,8 @@ def test_gelu_changes_the_heatmaps_of_equal_weights():
 
 def test_positions_at_the_first_layer_only():
     torch.manual_seed(0)
-    everywhere, first = Encoder(2, 16, 2, 32).eval(), Encoder(2, 16, 2, 32, positions_at_first_layer_only=True).eval()
+    everywhere = Encoder(SMALL_ENCODER).eval()
+    first = Encoder(replace(SMALL_ENCODER, positions_at_first_layer_only=True)).eval()
     first.load_state_dict(everywhere.state_dict())
     x, positions = torch.randn(1, 12, 16), sine_positions(3, 4, 16).transpose(0, 1)
     one, two = first.layers

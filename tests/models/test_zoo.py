@@ -1,9 +1,11 @@
 """The five released models by name: the recipes' networks, the files' places, torch.hub."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from transpose.build.model import build_model, check_start_weights
 from transpose.config.load import load_config
 from transpose.config.paths import repository_root
 from transpose.errors import UserError
-from transpose.models import zoo
+from transpose.models import hub, zoo
+from transpose.models.encoder import ACTIVATIONS
+from transpose.models.transpose import R_A4
 from transpose.runtime import download
 
 PUBLISHED = state_dicts()
@@ -142,26 +146,76 @@ def test_torch_hub_beside_another_package_called_lib(tmp_path):
     assert forward == "(1, 17, 64, 48) 0.25" and last == "TransPoseH False"
 
 
-@pytest.mark.parametrize("name", ["tp_r_a3", pytest.param("tp_h_s", marks=pytest.mark.slow)])
-def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
-    pytest.importorskip("huggingface_hub")
-    from transpose.models import hub
+# What version 0.1 wrote as config.json of tp_r_a3 and tp_h_s: the encoder's numbers beside the others.
+FLAT = {
+    "tp_r_a3": {
+        **{"activation": "relu", "attention_dropout": None, "dim": 256, "dropout": 0.1, "feedforward": 1024},
+        **{"heads": 8, "layers": 3, "positions": "sine", "positions_at_first_layer_only": False},
+        **{"deconv_bias": False, "deconv_filters": [256], "deconv_kernels": [4], "final_kernel": 1},
+        **{"image_size": [192, 256], "num_joints": 17, "num_layers": 50},
+    },
+    "tp_h_s": {
+        **{"activation": "relu", "attention_dropout": None, "dim": 64, "dropout": 0.1, "feedforward": 128},
+        **{"heads": 1, "layers": 4, "positions": "sine", "positions_at_first_layer_only": False},
+        **{"final_kernel": 1, "image_size": [192, 256], "num_joints": 17},
+        "stage2": {"block": "BASIC", "blocks": [4, 4], "modules": 1, "planes": [32, 64]},
+        "stage3": {"block": "BASIC", "blocks": [4, 4, 4], "modules": 4, "planes": [32, 64, 128]},
+    },
+}
+OF_THE_HUB = pytest.mark.parametrize("name", ["tp_r_a3", pytest.param("tp_h_s", marks=pytest.mark.slow)])
 
+
+def hub_variant(name: str) -> type:
+    return hub.HUB_VARIANTS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
+
+
+def assert_same_network(one: nn.Module, other: nn.Module) -> None:
+    assert not one.training and structure(one) == structure(other)
+    assert all(torch.equal(value, one.state_dict()[key]) for key, value in other.state_dict().items())
+
+
+@OF_THE_HUB
+def test_the_hugging_face_hubs_folder_gives_the_network_back(name, tmp_path):
     network = zoo.model(name, hub.HUB_VARIANTS).eval()
     assert structure(network)[1:] == structure(zoo.model(name))[1:]
+    network.save_pretrained(tmp_path / "first")
+    assert {"model.safetensors", "config.json"} <= {file.name for file in (tmp_path / "first").iterdir()}
+    again = hub_variant(name).from_pretrained(tmp_path / "first")
+    assert_same_network(again, network)
+    again.save_pretrained(tmp_path / "second")
+    one, other = ((tmp_path / folder / "config.json").read_bytes() for folder in ("first", "second"))
+    assert one == other
+
+
+@OF_THE_HUB
+def test_a_hub_folder_of_version_0_1_gives_its_network(name, tmp_path):
+    network = zoo.model(name, hub.HUB_VARIANTS).eval()
     network.save_pretrained(tmp_path)
-    assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
-    kind = hub.HUB_VARIANTS["transpose_r" if name == "tp_r_a3" else "transpose_h"]
-    again = kind.from_pretrained(tmp_path)
-    assert not again.training and structure(again) == structure(network)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+    config = tmp_path / "config.json"
+    new = config.read_bytes()
+    config.write_text(json.dumps(FLAT[name]))
+    again = hub_variant(name).from_pretrained(tmp_path)
+    assert_same_network(again, network)
+    again.save_pretrained(tmp_path)
+    assert config.read_bytes() == new
+
+
+def test_the_numbers_of_a_flat_hub_file_reach_the_encoder(tmp_path):
+    odd = {"dropout": 0.25, "attention_dropout": 0.0, "activation": "gelu", "positions_at_first_layer_only": True}
+    encoder = replace(R_A4, layers=2, positions="learnable", **odd)
+    network = hub.HUB_VARIANTS["transpose_r"](encoder=encoder)
+    network.save_pretrained(tmp_path)
+    flat = FLAT["tp_r_a3"] | {"layers": 2, "positions": "learnable"} | odd
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    again = hub.HUB_VARIANTS["transpose_r"].from_pretrained(tmp_path)
+    assert_same_network(again, network.eval())
+    layer = again.global_encoder.layers[0]
+    assert (layer.self_attn.dropout, layer.dropout.p, layer.activation) == (0.0, 0.25, ACTIVATIONS["gelu"])
+    assert again.global_encoder.positions_at_first_layer_only and again.pos_embedding.requires_grad
 
 
 def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
-    pytest.importorskip("huggingface_hub")
     from safetensors.torch import save_file
-
-    from transpose.models import hub
 
     network = zoo.model("tp_r_a3", hub.HUB_VARIANTS)
     network.save_pretrained(tmp_path)

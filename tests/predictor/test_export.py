@@ -20,6 +20,7 @@ from transpose.build.model import TrainedModel, read_trained_model
 from transpose.core.predict import TestOptions, normalise, to_image
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation
+from transpose.models.encoder import EncoderConfig
 from transpose.models.transpose import TransPoseR
 from transpose.pose import geometry, heatmap
 from transpose.pose.skeleton import COCO
@@ -53,9 +54,8 @@ class Peaked(TransPoseR):
     """A network that adds soft spots of the image to its heatmaps, so that they have peaks without training."""
 
     def __init__(self) -> None:
-        super().__init__(
-            num_layers=18, image_size=SMALL, dim=32, feedforward=64, heads=4, layers=2, deconv_filters=(32,)
-        )
+        encoder = EncoderConfig(dim=32, heads=4, layers=2, feedforward=64)
+        super().__init__(num_layers=18, image_size=SMALL, encoder=encoder, deconv_filters=(32,))
         steps = torch.arange(17) - 8.0
         soft = torch.exp(-(steps**2 + steps[:, None] ** 2) / 32)
         self.spots = nn.Conv2d(3, 17, 17, stride=4, padding=8)

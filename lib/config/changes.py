@@ -1,0 +1,62 @@
+"""In what a configuration differs from the one that a run was begun with."""
+
+from typing import Any
+
+from yacs.config import CfgNode
+
+from .check import REMOVED
+from .default import defaults
+from .load import leaves
+
+# What may differ when a run goes on: where things are, how fast they come, what is written down.
+FREE_TO_CHANGE = (
+    "OUTPUT_DIR",
+    "LOG_DIR",
+    "DATA_DIR",
+    "WORKERS",
+    "PRINT_FREQ",
+    "AUTO_RESUME",
+    "PIN_MEMORY",
+    "RANK",
+    "CUDNN",
+    "DEBUG",
+    "MODEL.PRETRAINED",
+    "DATASET.ROOT",
+    "DATASET.DATA_FORMAT",
+    "DATASET.IMAGES",
+    "DATASET.ANNOTATIONS",
+    "DATASET.CACHE_MB",
+    "DATASET.MAX_IMAGE_PIXELS",
+    "DATASET.DECODED_DIR",
+    "DATASET.INDEX_CACHE",
+    "TRAIN.CHECKPOINT_EVERY",
+    "TRAIN.IGNORE_LOCK",
+    "TRAIN.RESUME_CHANGED",
+    "TEST.MODEL_FILE",
+    "TEST.COCO_BBOX_FILE",
+    "TEST.BATCH_SIZE_PER_GPU",
+    "TEST.SCORER",
+    "TEST.BACKEND",
+    "TEST.COMPILE",
+)
+
+
+def plain(cfg: CfgNode) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values."""
+    return {
+        key: plain(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
+        for key, value in cfg.items()
+    }
+
+
+def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
+    """Lines "KEY: old -> new" for what a resumed run would train or evaluate differently."""
+    # A checkpoint from before a key was there was trained with its default.
+    before, after = (dict(leaves(plain(defaults()))) | dict(leaves(tree)) for tree in (old, plain(cfg)))
+    for values in (before, after):
+        values["GPUS"] = len(values["GPUS"])
+    return [
+        f"{key}: {value} -> {after.get(key, '(absent)')}"
+        for key, value in before.items()
+        if value != after.get(key) and not key.startswith((*FREE_TO_CHANGE, *REMOVED))
+    ]
