@@ -101,13 +101,13 @@ def is_mpii(cfg: CfgNode) -> bool:
     return cfg.DATASET.DATASET == "mpii"
 
 
-def _annotation_file(cfg: CfgNode, name: str) -> Path:
-    place = cfg.DATASET.ANNOTATIONS
-    if not place and is_mpii(cfg):
-        place = "annot/{set}.json"
-    elif not place:
-        place = f"annotations/{'person_keypoints' if has_truth(name) else 'image_info'}_{{set}}.json"
+def _in_root(cfg: CfgNode, place: str, name: str) -> Path:
     return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
+
+
+def _annotation_file(cfg: CfgNode, name: str) -> Path:
+    usual = f"annotations/{'person_keypoints' if has_truth(name) else 'image_info'}_{{set}}.json"
+    return _in_root(cfg, cfg.DATASET.ANNOTATIONS or ("annot/{set}.json" if is_mpii(cfg) else usual), name)
 
 
 def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
@@ -117,23 +117,15 @@ def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
     return coco.read_annotations(path, has_truth(name), cfg.DATASET.CATEGORY)
 
 
-def _image_source(cfg: CfgNode, name: str) -> Path:
-    """The folder or zip of a set's images."""
-    place = cfg.DATASET.IMAGES
-    if not place:
-        place = "images/{set}" if has_truth(name) else "images/test2017"
-        place = "images" if is_mpii(cfg) else place
-        place += ".zip" if cfg.DATASET.DATA_FORMAT == "zip" else ""
-    return Path(cfg.DATASET.ROOT) / place.replace("{set}", name)
-
-
 def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
-    source = _image_source(cfg, name)
+    """What reads a set's images. Raises UserError if their folder or zip is missing or damaged."""
+    data = cfg.DATASET
+    usual = "images" if is_mpii(cfg) else "images/{set}" if has_truth(name) else "images/test2017"
+    source = _in_root(cfg, data.IMAGES or usual + (".zip" if data.DATA_FORMAT == "zip" else ""), name)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
         raise UserError(f"{source}: not a zip, or one that is cut off")
-    data = cfg.DATASET
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 

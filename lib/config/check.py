@@ -138,7 +138,7 @@ LEGACY: dict[str, dict[str, Any]] = {
 REMOVED: dict[str, str] = {}
 
 
-def lookup(cfg: CfgNode, key: str) -> Any:
+def _lookup(cfg: CfgNode, key: str) -> Any:
     """The value of a dotted key."""
     return reduce(CfgNode.__getitem__, key.split("."), cfg)
 
@@ -146,7 +146,7 @@ def lookup(cfg: CfgNode, key: str) -> Any:
 def check(cfg: CfgNode, where: str) -> None:
     """Raise UserError for the first value that is not allowed, or that does not fit another; `where` begins it."""
     for key, rule in (RULES | VARIANT_RULES.get(cfg.MODEL.NAME, {})).items():
-        if wrong := rule(lookup(cfg, key)):
+        if wrong := rule(_lookup(cfg, key)):
             raise UserError(f"{where}: {key} {wrong}")
     for holds, sentence in _relations(cfg):
         if not holds:
@@ -210,7 +210,7 @@ def report_idle_keys(cfg: CfgNode, given: Collection[str]) -> None:
     idle = [
         key
         for key, wakes in LEGACY.items()
-        if key in given and not any(lookup(cfg, other) == value for other, value in wakes.items())
+        if key in given and not any(_lookup(cfg, other) == value for other, value in wakes.items())
     ]
     if idle:
         logger.info("legacy keys without effect, as in the original: %s", ", ".join(idle))

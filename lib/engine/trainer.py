@@ -87,37 +87,6 @@ class Trainer:
         assert isinstance(self.averaged.module, TransPose)
         return self.averaged.module
 
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        path = self.folder / CHECKPOINT
-        for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
-            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train anew with another --modelDir")
-        if (self.folder / FINAL).exists():
-            logger.warning("%s is the shorter run's until this one is finished", self.folder / FINAL)
-        groups = self.optimizer.state_dict()["param_groups"]
-        if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
-            raise UserError(
-                f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
-                "(MODEL.POS_EMBEDDING): set them back, or train anew in another folder with --modelDir"
-            )
-        # The options, such as weight decay, are this run's.
-        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
-        if self.scaler.is_enabled() and saved.get("scaler"):
-            self.scaler.load_state_dict(saved["scaler"])
-        if self.averaged is not None:
-            self.averaged.module.load_state_dict(self.model.state_dict())
-            self.averaged.load_state_dict(saved.get("averaged", self.averaged.state_dict()))
-        self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
-        # What follows is missing in a state of version 0.1.
-        self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
-        if self.epoch_step and saved["epoch_steps"] != self.plan.steps:
-            logger.warning("an epoch has another number of steps now: epoch %d starts anew", self.epoch + 1)
-            self.step, self.epoch_step = self.step - self.epoch_step, 0
-        logger.info(
-            "resumed %s: %d epochs and %d steps done, step %d, %s",
-            *(path, self.epoch, self.epoch_step, self.step, in_words(self.best)),
-        )
-
     def run(self) -> int | None:
         """Train the epochs that are left, then write the final weights; returns the signal that ended the run before.
 
@@ -307,3 +276,34 @@ class Trainer:
             "config": self.config,
         }
         checkpoint.save(self.folder / CHECKPOINT, state, keep=self.folder / PREVIOUS)
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
+        path = self.folder / CHECKPOINT
+        for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
+            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train anew with another --modelDir")
+        if (self.folder / FINAL).exists():
+            logger.warning("%s is the shorter run's until this one is finished", self.folder / FINAL)
+        groups = self.optimizer.state_dict()["param_groups"]
+        if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
+            raise UserError(
+                f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
+                "(MODEL.POS_EMBEDDING): set them back, or train anew in another folder with --modelDir"
+            )
+        # The options, such as weight decay, are this run's.
+        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
+        if self.scaler.is_enabled() and saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(self.model.state_dict())
+            self.averaged.load_state_dict(saved.get("averaged", self.averaged.state_dict()))
+        self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
+        # What follows is missing in a state of version 0.1.
+        self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
+        if self.epoch_step and saved["epoch_steps"] != self.plan.steps:
+            logger.warning("an epoch has another number of steps now: epoch %d starts anew", self.epoch + 1)
+            self.step, self.epoch_step = self.step - self.epoch_step, 0
+        logger.info(
+            "resumed %s: %d epochs and %d steps done, step %d, %s",
+            *(path, self.epoch, self.epoch_step, self.step, in_words(self.best)),
+        )
