@@ -7,7 +7,7 @@ import importlib.util as _importer
 import sys as _sys
 from pathlib import Path as _Path
 
-dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm"]
+dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm", "pooch"]
 
 
 def _package() -> None:
@@ -21,13 +21,9 @@ def _package() -> None:
 
 def _load(name: str, pretrained: bool):
     _package()
-    import torch
-
     from transpose.models import zoo
 
-    if pretrained:
-        return zoo.pretrained(name, _Path(torch.hub.get_dir()) / "checkpoints")
-    return zoo.model(name).eval()
+    return zoo.pretrained(name) if pretrained else zoo.model(name).eval()
 
 
 def tpr_a3_256x192(pretrained: bool = False):
