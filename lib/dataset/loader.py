@@ -31,9 +31,11 @@ class Loader(DataLoader):
         try:
             yield from batches
         except (RuntimeError, EOFError, OSError):
-            connection.wait([worker.sentinel for worker in workers], PATIENCE)
-            for code in filter(None, [worker.exitcode for worker in workers]):
-                raise _killed(f"exit code {code}") from None
+            ended = connection.wait([worker.sentinel for worker in workers], PATIENCE)
+            for worker in workers:
+                worker.join(PATIENCE if worker.sentinel in ended else 0)
+                if worker.exitcode:
+                    raise _killed(f"exit code {worker.exitcode}") from None
             raise
 
 
