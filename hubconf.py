@@ -7,19 +7,15 @@ import runpy as _runpy
 import sys as _sys
 from pathlib import Path as _Path
 
-dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm"]
+dependencies = ["torch", "torchvision", "numpy", "safetensors", "tqdm", "pooch"]
 
 
 def _load(name: str, pretrained: bool):
     if "transpose" not in _sys.modules:
         _runpy.run_path(str(_Path(__file__).resolve().parent / "tools/transpose.py"))
-    import torch
-
     from transpose.models import zoo
 
-    if pretrained:
-        return zoo.pretrained(name, _Path(torch.hub.get_dir()) / "checkpoints")
-    return zoo.model(name).eval()
+    return zoo.pretrained(name) if pretrained else zoo.model(name).eval()
 
 
 def tpr_a3_256x192(pretrained: bool = False):

@@ -146,66 +146,59 @@ def model(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
 
 
 def weights(name: str, folder: Path | None = None) -> Path:
-    """The file of a model's released weights in `folder` (the recipes' if none is given), downloaded if it is absent.
+    """The file of a model's released weights, downloaded if it is absent: in `folder`, else where the recipes of a
+    clone look if it is there, else in the user's cache (`download.place`).
 
     Raises UserError if the download fails, or if the file is not the one that was first downloaded.
     """
     entry = released(name)
-    return _at_hand(entry.url, (folder or _in_repository(FOLDER)) / entry.file, entry.sha256)
+    return download.fetch(entry.url, _place(folder, FOLDER, entry.file), entry.sha256)
 
 
 def backbone(name: str, folder: Path | None = None) -> Path:
     """The file of ImageNet weights, of a name in `BACKBONES`, like `weights`.
 
-    Raises UserError that says where to get it, if it is absent and no program can.
+    Raises UserError that says where to get it, if it is absent and only a browser can download it.
     """
     if name not in BACKBONES:
         raise UserError(f"there are no ImageNet weights {name!r}; there are {', '.join(BACKBONES)}")
     entry = BACKBONES[name]
-    path = (folder or _in_repository(IMAGENET_FOLDER)) / entry.file
+    path = _place(folder, IMAGENET_FOLDER, entry.file)
     if not path.exists() and not entry.url:
         raise UserError(f"{path}: get {entry.file} with a browser, from {entry.source}, and put it there")
-    return _at_hand(entry.url, path)
+    return download.fetch(entry.url, path)
 
 
-def pretrained(name: str, folder: Path | None = None, variants: Mapping[str, type] = VARIANTS) -> TransPose:
-    """The network of a name with its released weights, in evaluation mode on the CPU; arguments as of the others."""
-    path = weights(name, folder)
+def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
+    """The network of a name with its released weights, in evaluation mode on the CPU; `variants` as of `model`."""
+    path = weights(name)
     network = model(name, variants)
     load_weights(network, unwrap(checkpoint.read(path)), source=str(path))
     return network.eval()
 
 
 def table(folder: Path | None = None) -> str:
-    """What there is, in lines of text: names, sizes, published AP, and which files are in `folder` or the recipes'."""
+    """What there is, in lines of text: names, sizes, published AP, and which files `weights` would find."""
 
-    def here(path: Path) -> str:
-        return f"{path}  (here)" if path.exists() else f"{path}"
+    def file(place: str, name: str) -> str:
+        path = _place(folder, place, name)
+        return f"{path}  (here)" if path.exists() else name
 
     lines = [
         "COCO, released by the authors; AP on val2017 with detected and with annotated boxes as published",
         f"{'name':10} {'parameters':>11} {'GFLOPs':>7} {'published':>9} {'AP':>5} {'AP gt':>5}  file",
     ]
     for name, entry in RELEASED.items():
-        path = (folder or _in_repository(FOLDER)) / entry.file
         lines.append(
             f"{name:10} {entry.parameters:11,} {entry.gflops:7.2f} {entry.published_gflops:9.1f} "
-            f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {here(path)}"
+            f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {file(FOLDER, entry.file)}"
         )
     lines += ["(GFLOPs: a multiply-add is 2, measured; published: it is 1)", "", "ImageNet, to start training from"]
     for name, backbone in BACKBONES.items():
-        path = (folder or _in_repository(IMAGENET_FOLDER)) / backbone.file
-        lines.append(f"{name:10} {here(path)}" + ("" if backbone.url else f"; get it from {backbone.source}"))
+        line = f"{name:10} {file(IMAGENET_FOLDER, backbone.file)}"
+        lines.append(line if backbone.url else f"{line}; get it from {backbone.source}")
     return "\n".join(lines)
 
 
-def _at_hand(url: str, path: Path, sha256: str = "") -> Path:
-    """The file, downloaded if it is absent; else checked."""
-    if not path.exists():
-        return download.fetch(url, path, sha256)
-    download.verify(path, sha256)
-    return path
-
-
-def _in_repository(folder: str) -> Path:
-    return repository_root() / folder
+def _place(folder: Path | None, in_clone: str, file: str) -> Path:
+    return folder / file if folder else download.place(repository_root() / in_clone / file)

@@ -1,7 +1,7 @@
-"""Where the persons of a photograph are: torchvision's detectors, trained on COCO.
+"""Where the persons of an image are: torchvision's detectors, trained on COCO.
 
-N persons in an image. Any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4: x, y, w, h) and scores
-(N) serves the predictor as well.
+N persons in an image. The predictor also takes any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4:
+x, y, w, h) and scores (N).
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,8 @@ DETECTORS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
 
 
 def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
-    """A detector of that name with trained weights: those of a file, else torchvision's, downloaded on first use.
+    """A detector of that name with trained weights: those of a file, else torchvision's, downloaded on first use to
+    the user's cache (`download.place`).
 
     Raises UserError for an unknown name, a file of another network, or if the download fails.
     """
@@ -41,12 +42,11 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
         raise UserError(f"there is no detector {name!r}; there are {', '.join(DETECTORS)}")
     make, published = DETECTORS[name]
     if weights is None:
-        weights = repository_root() / FOLDER / published.url.rsplit("/", 1)[1]
-        if not weights.exists():
-            try:
-                download.fetch(published.url, weights)
-            except UserError as error:
-                raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
+        place = download.place(repository_root() / FOLDER / published.url.rsplit("/", 1)[1])
+        try:
+            weights = download.fetch(published.url, place)
+        except UserError as error:
+            raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
     model = make(weights=None, weights_backbone=None)
     try:
         model.load_state_dict(checkpoint.read(weights))
@@ -58,9 +58,10 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
 class Detector:
     """Finds persons with one of torchvision's detection networks (any whose category 1 is the person).
 
-    `model` is the network, or the name of one, and `weights` its file, for `network`, once all else is right. Boxes
-    scored `threshold` or more are given; `batch_size` images are looked at together. `device` is the GPU if there is
-    one.
+    `model` is the network, or the name of one, and `weights` its file (see `network`). It returns the boxes scored
+    `threshold` or more, and takes `batch_size` images at a time. `device` is by default the GPU if there is one.
+
+    Raises UserError for a threshold or batch size out of range, before any weights are downloaded.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Detector:
 
     @torch.inference_mode()
     def batch(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The same for each of several images, of any sizes."""
+        """The same for each of several images, which may differ in size."""
         found = []
         for start in range(0, len(images), self.batch_size):
             tensors = [torch.from_numpy(image).to(self.device) for image in images[start : start + self.batch_size]]
@@ -102,5 +103,5 @@ class Detector:
 
 
 def whole_image(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In place of a detector where each photograph shows one person: all of it is one box."""
+    """In place of a detector where each image shows one person: the whole image is one box, of score 1."""
     return np.array([[0.0, 0.0, image.shape[1], image.shape[0]]]), np.ones(1)

@@ -1,6 +1,6 @@
-"""Processes: who this one is, and what all of them know together. One process alone needs no set-up.
+"""The processes of a run: this one's rank and device, and what all of them exchange. One alone needs no set-up.
 
-Imports torch only where it is used: `rank` is asked before the configuration is checked, which must not take seconds.
+Imports torch only where it is used: `rank` is called before the configuration is checked, which must not take seconds.
 """
 
 import os
@@ -15,9 +15,9 @@ from ..errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# On the processor, beside the group that carries gradients: what the processes agree on waits for no GPU.
+# A gloo group beside the one that carries gradients: what it exchanges waits for no GPU.
 _control: Any = None
-LONGEST_WAIT = timedelta(days=1)  # the others' while the first one decodes photographs or judges
+MAX_WAIT = timedelta(days=1)  # of the others while the first one decodes images or evaluates
 
 
 def world() -> int:
@@ -41,13 +41,13 @@ def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
 
 
 def processes_for(gpus: tuple[int, ...]) -> int:
-    """Processes that a plain start should become: the most usable GPUs whose number divides the configured ones."""
+    """How many processes a plain start should become: the most usable GPUs whose number divides the configured ones."""
     usable = len(usable_gpus(gpus))
     return max(n for n in range(1, max(usable, 1) + 1) if len(gpus) % n == 0)
 
 
 def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
-    """Replace a plain start on a machine with several of the configured GPUs by torchrun's."""
+    """Restart under torchrun if this is a plain start on a machine with several of the configured GPUs."""
     processes = processes_for(gpus)
     if "RANK" not in os.environ and processes > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -57,9 +57,9 @@ def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
 
 
 def start(gpus: tuple[int, ...]) -> "torch.device":
-    """This process's device; joins the others if there are any. The number of processes must divide the GPUs'.
+    """Join the other processes if there are any; returns this process's device.
 
-    Raises UserError that says what to type when it does not.
+    Raises UserError, with the option to type, if the number of processes does not divide the number of GPUS.
     """
     if len(gpus) % world():
         fitting = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
@@ -83,7 +83,7 @@ def start(gpus: tuple[int, ...]) -> "torch.device":
     if world() > 1:
         global _control
         torch.distributed.init_process_group("nccl" if usable else "gloo")
-        _control = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        _control = torch.distributed.new_group(backend="gloo", timeout=MAX_WAIT)
     return device
 
 
@@ -100,18 +100,18 @@ def gather(part: Any) -> list[Any]:
         return [part]
     import torch
 
-    # Python hears of signals in this loop, and would not inside torch's own waiting.
-    meeting = torch.distributed.all_reduce(torch.zeros(1), group=_control, async_op=True)
-    while not meeting.is_completed():
+    # Python handles signals in this loop, but not while torch waits.
+    barrier = torch.distributed.all_reduce(torch.zeros(1), group=_control, async_op=True)
+    while not barrier.is_completed():
         time.sleep(0.01)
-    meeting.wait()
+    barrier.wait()
     parts: list[Any] = [None] * world()
     torch.distributed.all_gather_object(parts, part, group=_control)
     return parts
 
 
 def collect(part: "torch.Tensor") -> "list[torch.Tensor]":
-    """Every process's `part`, which have one shape, in the order of their ranks, on every process."""
+    """Every process's `part`, all of one shape, in the order of their ranks, on every process."""
     import torch
 
     parts = [torch.empty_like(part) for _ in range(world())]
@@ -120,7 +120,7 @@ def collect(part: "torch.Tensor") -> "list[torch.Tensor]":
 
 
 def share(tensors: "Iterable[torch.Tensor]") -> None:
-    """Give every process the first one's values, in place."""
+    """Overwrite the tensors of every process with the first one's."""
     if world() == 1:
         return
     import torch
@@ -139,10 +139,10 @@ def total(part: "torch.Tensor") -> "torch.Tensor":
 
 
 class Poll:
-    """Whether any process says yes. All ask once a step and get the answer of the step before, for which none waits."""
+    """Whether any process says yes. All call it once a step and get the previous step's answer, so that none waits."""
 
     def __init__(self) -> None:
-        self._asked: tuple[torch.distributed.Work, torch.Tensor] | None = None
+        self._previous: tuple[torch.distributed.Work, torch.Tensor] | None = None
 
     def __call__(self, yes: bool) -> bool:
         if world() == 1:
@@ -150,9 +150,9 @@ class Poll:
         import torch
 
         answer = torch.tensor([float(yes)])
-        before, work = self._asked, torch.distributed.all_reduce(answer, group=_control, async_op=True)
-        self._asked = work, answer
-        if before is None:
+        work = torch.distributed.all_reduce(answer, group=_control, async_op=True)
+        previous, self._previous = self._previous, (work, answer)
+        if previous is None:
             return False
-        before[0].wait()
-        return bool(before[1])
+        previous[0].wait()
+        return bool(previous[1])

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that can be written."""
+"""Files that appear whole or not at all, folders that can be written, and why something could not be read."""
 
 import os
 import tempfile
@@ -14,8 +14,8 @@ PART = ".part"  # ends the names of files that are being written
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Path | None = None) -> None:
     """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
 
-    What stood there goes to `keep`, if that is given: then a crash may leave no `path`, but never no file at all.
-    Raises UserError when the folder cannot be written; whatever stood at `path` then still stands.
+    The file that was at `path` moves to `keep`, if that is given: a crash may then leave no `path`, but never no file
+    at all. Raises UserError when the folder cannot be written; the file at `path` then stays as it was.
     """
     temporary = None
     try:
@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
 
 
 def _sync(folder: Path) -> None:
-    """Put a folder's list of names on the disk."""
+    """Write a folder's list of names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,3 +56,11 @@ def make_writable(folder: Path, option: str) -> None:
         raise UserError(f"{folder}: cannot make this folder ({error.strerror}); choose another with {option}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: this folder is not writable; choose another with {option}")
+
+
+def root_cause(error: BaseException) -> str:
+    """The class and the text, in one line, of the error that another library's error began with."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return f"{type(error).__name__}: {text[:200]}".removesuffix(": ")

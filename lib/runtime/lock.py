@@ -1,55 +1,48 @@
-"""One run at a time in a folder."""
+"""One run at a time in a folder.
 
-import fcntl
+Needs filelock 3.30: before, a forked child, such as a loading process, kept the lock of a process that was killed.
+"""
+
+import errno
 import logging
 import os
 import socket
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-_held: list[IO[str]] = []  # open for as long as this process lives
+CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system has no locks
+_held: list[FileLock] = []  # a lock is released when its object goes; these live as long as the process
 
 
 def claim(folder: Path, regardless: bool) -> bool:
-    """Make a folder this process's own until it ends, in whatever way it ends; whether it surely is.
+    """Lock a folder for this process until it ends, in whatever way it ends; returns whether it is locked.
 
-    POSIX record locks: the system frees them with their process, no child inherits them, and NFS knows them.
-    Raises UserError if another process has the folder, unless `regardless`.
+    Raises UserError if another process has locked the folder, unless `regardless`.
     """
     path = folder / LOCK
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        file = path.open("a+")
-        _held.append(file)
-        locked = _locked(file, path)
-        if locked is not False:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            return bool(locked)
+        lock.acquire(timeout=0)
+        _held.append(lock)
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        return True
+    except Timeout:
+        taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
     except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror}); choose another folder with --modelDir") from None
-    taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
+        if error.errno not in CANNOT_LOCK:
+            raise UserError(f"{path}: cannot write ({error.strerror}); choose another folder with --modelDir") from None
+        logger.warning("%s: cannot be locked (%s): nothing keeps a second run out of this folder", path, error.strerror)
+        return False
     if not regardless:
         raise UserError(
             f"{taken}: wait for it, choose another folder with --modelDir, or set TRAIN.IGNORE_LOCK True if both may "
             "write"
         )
-    logger.warning("%s; going on, as TRAIN.IGNORE_LOCK is true", taken)
+    logger.warning("%s; continuing, because TRAIN.IGNORE_LOCK is true", taken)
     return False
-
-
-def _locked(file: IO[str], path: Path) -> bool | None:
-    """Whether no other process has the file; None where it cannot be told, which is said."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        logger.warning("%s: cannot be locked (%s): nothing keeps a second run out of this folder", path, error.strerror)
-        return None
-    return True

@@ -1,4 +1,4 @@
-"""What a run says: lines on the console and in a file, a progress bar on a terminal."""
+"""The log of a run: lines on the console and in a file, a progress bar on a terminal."""
 
 import logging
 import logging.handlers
@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ class Console(logging.Handler):
 
 
 class File(logging.FileHandler):
-    """Lines in a file, until it cannot be written: a full disk must not drown what the console says of it."""
+    """Lines in a file, until it cannot be written: a full disk must not fill the console with errors."""
 
     full = False
 
@@ -64,30 +63,25 @@ def time_stamp() -> str:
     return time.strftime("%Y-%m-%d-%H-%M-%S")
 
 
-class Progress:
-    """A bar on a terminal; nothing where output goes to a file or a pipe, where lines serve."""
+class Progress(tqdm):
+    """A bar on a terminal; nothing where output goes to a file or a pipe, which get lines."""
 
     def __init__(self, total: int | None, title: str, hidden: bool = False):
-        self.bar = tqdm(total=total, desc=title, disable=hidden or not on_terminal(), leave=False, file=sys.stderr)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.close()
+        hidden = hidden or not on_terminal()
+        super().__init__(total=total, desc=title, disable=hidden, leave=False, file=sys.stderr)
 
     def follow(self, items: Iterable) -> Iterator:
         """The items, each moving the bar by one."""
         for item in items:
             yield item
-            self.bar.update()
+            self.update()
 
     def show(self, numbers: str) -> None:
-        self.bar.set_postfix_str(numbers, refresh=False)
+        self.set_postfix_str(numbers, refresh=False)
 
 
 def follow(title: str) -> Callable[[list], Iterator]:
-    """What shows its progress through a list on a terminal."""
+    """A function that iterates over a list and shows its progress on a terminal."""
 
     def through(items: list) -> Iterator:
         with Progress(len(items), title) as progress:

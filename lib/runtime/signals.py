@@ -1,4 +1,4 @@
-"""Signals that end a run: the first is heeded where nothing gets lost, a second one ends the process at once."""
+"""Signals that end a run: the first waits until nothing gets lost, a second one ends the process at once."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# Under torchrun the seconds in which a signal is the same request once more: a scheduler hands it to every process, and
-# so does torchrun.
-ECHO = 2.0
+# Seconds in which, under torchrun, a further signal repeats the first: a scheduler signals every process, and torchrun
+# passes the signal on once more.
+REPEAT_SECONDS = 2.0
 
 
 class Interrupted(BaseException):
-    """Ends a run from wherever it is; no mistake, and nothing that an `except Exception` may swallow."""
+    """Ends a run from anywhere; not an Exception, so that no `except Exception` catches it."""
 
 
 class SignalHandler:
@@ -23,31 +23,31 @@ class SignalHandler:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._came = 0.0
+        self._time = 0.0
         self._raises = False
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "SignalHandler":
-        self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _heed(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
-            self.signal, self._came = number, now
+            self.signal, self._time = number, now
             if self._raises:
                 raise Interrupted
-        elif now - self._came > (ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0):
+        elif now - self._time > (REPEAT_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around what may be left anywhere: a signal, or one that came before, raises Interrupted."""
+        """Around code that may stop anywhere: a signal raises Interrupted, also one that came before."""
         self._raises = True
         try:
             if self.signal is not None:
@@ -58,6 +58,6 @@ class SignalHandler:
 
 
 def leave_to_parent(worker: int) -> None:
-    """For a data loading process: a signal to the whole group means its parent, which ends it when it is time."""
+    """For a data loading process: ignore signals sent to the whole group; the parent ends it when it is done."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

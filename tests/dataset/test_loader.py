@@ -1,4 +1,4 @@
-"""A loading process that dies: the photograph that it was reading is named, wherever the death is noticed."""
+"""A loading process that is killed: one sentence, wherever the death is noticed, and an end without waiting."""
 
 import os
 import signal
@@ -48,18 +48,19 @@ def batches_of(crops: TopDownDataset, kind: str) -> TrainSampler | EvalSampler:
     return EvalSampler(crops.people.image, 4)
 
 
+SAYS = r"^a data loading process was killed \((%s)\): .*: lower WORKERS or DATASET\.CACHE_MB$"
+NOTICED_IN_THE_MEANTIME = r"DataLoader worker \(pid \d+\) is killed by signal: .*"
+
+
 @pytest.mark.parametrize(("kind", "by"), [("training", signal.SIGKILL), ("evaluation", signal.SIGSEGV)])
-def test_a_killed_process_names_its_photograph(kind: str, by: signal.Signals):
+def test_a_killed_process_is_one_sentence(kind: str, by: signal.Signals):
     people = sample_people()
-    person = 60
-    name = str(people.images.names[people.image[person]])
+    name = str(people.images.names[people.image[60]])
     crops = crops_with(Fatal(name, by), augmentation=Augmentation() if kind == "training" else None)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=SAYS % f"exit code -{int(by)}|{NOTICED_IN_THE_MEANTIME}") as caught:
         for _ in Loader(crops, batch_sampler=batches_of(crops, kind), num_workers=2):
             pass
-    said = str(caught.value)
-    assert said.startswith(f"{IMAGES / name} (person "), said
-    assert "the process that was reading it" in said and "\n" not in said
+    assert "\n" not in str(caught.value)
 
 
 def test_a_death_between_two_batches_is_told_as_well():
@@ -69,14 +70,14 @@ def test_a_death_between_two_batches_is_told_as_well():
     crops = crops_with(Fatal(name, signal.SIGKILL, after=1))
     loader = iter(Loader(crops, batch_sampler=EvalSampler(people.image, 1), num_workers=1, prefetch_factor=50))
     next(loader)
-    with pytest.raises(UserError, match=f"{name} .* is killed by signal: Killed; "):
+    with pytest.raises(UserError, match=SAYS % NOTICED_IN_THE_MEANTIME):
         time.sleep(30)
 
 
-def test_a_death_before_anything_is_read_keeps_pytorchs_words():
+def test_a_death_before_anything_is_read():
     crops = crops_with(ImageReader(IMAGES))
     loader = Loader(crops, batch_sampler=batches_of(crops, "evaluation"), num_workers=1, worker_init_fn=die)
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
+    with pytest.raises(UserError, match=SAYS % f"exit code -9|{NOTICED_IN_THE_MEANTIME}"):
         next(iter(loader))
 
 
@@ -94,7 +95,6 @@ def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
         ]
         for one, other in zip(*loaders, strict=True):
             assert all((one[key] == other[key]).all() for key in other)
-    assert isinstance(crops.reader, ImageReader)  # noting is the loading processes'
     missing = crops_with(ImageReader(tmp_path))
     with pytest.raises(UserError, match=r"\.jpg \(person \d+\): cannot read the image \(No such file"):
         next(iter(Loader(missing, batch_sampler=batches_of(missing, "training"), num_workers=1)))
@@ -103,12 +103,12 @@ def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
 ENDS = """
 import sys
 from helpers.goldens import sample_crops
-from transpose.dataset.batches import TrainingBatches
-from transpose.dataset.workers import Loader
-from transpose.interruption import leave_to_parent
+from transpose.dataset.loader import Loader
+from transpose.dataset.samplers import TrainSampler
+from transpose.runtime.signals import leave_to_parent
 crops = sample_crops()
 options = {"worker_init_fn": leave_to_parent, "persistent_workers": True}
-batches = iter(Loader(crops, batch_sampler=TrainingBatches(len(crops), 4, 1, seed=3), num_workers=2, **options))
+batches = iter(Loader(crops, batch_sampler=TrainSampler(len(crops), 4, 1, seed=3), num_workers=2, **options))
 next(batches)
 sys.exit(7)
 """

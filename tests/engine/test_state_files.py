@@ -1,5 +1,6 @@
 """The files of a run: whole or not there, checked when read, the one before kept, and written by one run at a time."""
 
+import errno
 import os
 import random
 import shutil
@@ -95,6 +96,37 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     assert (folder / ".mine").exists()
 
 
+NO_MEMORY = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "says"),
+    [
+        ("pathlib.Path.read_bytes", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        ("pathlib.Path.read_bytes", MemoryError(), "the memory does not suffice"),
+        ("torch.load", MemoryError(), "the memory does not suffice"),
+        ("torch.load", NO_MEMORY, "the memory does not suffice"),
+    ],
+)
+def test_a_disk_or_a_memory_that_fails_does_not_make_a_state_damaged(
+    place: str, error: Exception, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(UserError, match=rf"checkpoint\.pth: cannot read the checkpoint \({says}\)") as caught:
+        state_of(folder)
+    assert not isinstance(caught.value, checkpoint.Damaged)
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "checkpoint_previous.pth"}
+
+
+def test_a_damaged_file_is_told_with_the_librarys_error(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("404: Not Found\n")
+    with pytest.raises(checkpoint.Damaged, match=r"no checkpoint at all \(UnpicklingError: Unsupported operand 52\)$"):
+        checkpoint.read(tmp_path / "w.pth")
+
+
 def test_weights_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None:
     torch.save(STATE["state_dict"], tmp_path / "w.pth")
     assert torch.equal(checkpoint.read(tmp_path / "w.pth")["w"], torch.arange(12.0))
@@ -115,19 +147,22 @@ def test_a_state_of_version_0_1_with_random_generators_is_gone_on_from(make_run:
 
 
 CLAIMS = """
-import sys, time; sys.path.insert(0, {tools!r})
+import os, sys, time; sys.path.insert(0, {tools!r})
 from pathlib import Path
 from transpose import cli
 from transpose.runtime import lock
 own = []
 cli.run(lambda: own.append(lock.claim(Path({folder!r}), {regardless})))
 print("claimed" if own[0] else "shared", flush=True)
+{then}
 time.sleep({seconds})
 """
 
 
-def claiming(folder: Path, seconds: int, regardless: bool = False) -> subprocess.Popen:
-    code = CLAIMS.format(tools=str(ROOT / "tools"), folder=str(folder), seconds=seconds, regardless=regardless)
+def claiming(folder: Path, seconds: int, regardless: bool = False, then: str = "") -> subprocess.Popen:
+    code = CLAIMS.format(
+        tools=str(ROOT / "tools"), folder=str(folder), seconds=seconds, regardless=regardless, then=then
+    )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -158,6 +193,23 @@ def test_who_only_shares_a_folder_leaves_what_the_owner_is_writing(
         monkeypatch.setattr(lock, "claim", lambda *_, own=own: own)
         claim_folder(tmp_path, regardless=True)
         assert part.exists() != own
+
+
+def test_a_killed_run_leaves_its_folder_free_though_a_child_of_it_lives(tmp_path: Path) -> None:
+    """A loading process is forked while its parent holds the lock, and may outlive it."""
+    owner = claiming(tmp_path, 60, then="child = os.fork() or time.sleep(60)\nprint(child, flush=True)")
+    assert owner.stdout.readline() == "claimed\n"
+    child = int(owner.stdout.readline())
+    try:
+        assert claiming(tmp_path, 0).wait(timeout=60) == 2
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
+        assert claiming(tmp_path, 0).communicate(timeout=60)[0] == "claimed\n"
+        os.kill(child, 0)  # it lives
+    finally:
+        owner.kill()
+        os.kill(child, signal.SIGKILL)
+        owner.communicate()
 
 
 def test_a_killed_run_leaves_its_folder_free(owner: subprocess.Popen, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from transpose.build.model import build_model, check_start_weights
+from transpose.commands import download as command
+from transpose.config import paths
 from transpose.config.load import load_config
 from transpose.config.paths import repository_root
 from transpose.errors import UserError
 from transpose.models import hub, zoo
 from transpose.models.encoder import ACTIVATIONS
 from transpose.models.transpose import R_A4
-from transpose.runtime import download
+from transpose.runtime import download, log
 
 PUBLISHED = state_dicts()
 EACH = pytest.mark.parametrize("name", zoo.RELEASED)
@@ -74,27 +77,51 @@ def fetched(monkeypatch) -> list[tuple[str, Path]]:
     """What would have been downloaded; the files that come are weights as constructed."""
     asked = []
 
-    def fetch(url: str, path: Path, sha256: str = "") -> Path:
+    def transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
         asked.append((url, path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": zoo.model("tp_r_a3").state_dict()}, path)
-        return path
+        torch.save({"state_dict": zoo.model("tp_r_a3").state_dict()}, file)
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(download, "_transfer", transfer)
     return asked
 
 
-def test_weights_are_downloaded_once_into_the_recipes_folder(fetched, monkeypatch, tmp_path):
-    monkeypatch.setattr(zoo, "repository_root", lambda: tmp_path)
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    """The user's cache, and no clone."""
+    monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo, "repository_root", lambda: tmp_path / "elsewhere")
+    return tmp_path / "cache"
+
+
+def test_weights_are_downloaded_once_into_the_users_cache(fetched, cache, tmp_path):
     path = zoo.weights("tp_r_a3")
-    assert path == tmp_path / "models/pytorch/transpose_coco/tp_r_256x192_enc3_d256_h1024_mh8.pth" and path.exists()
+    assert path == cache / "tp_r_256x192_enc3_d256_h1024_mh8.pth" and path.exists()
     assert zoo.weights("tpr_a3_256x192") == path
     assert fetched == [(f"{zoo.RELEASE}/tp_r_256x192_enc3_d256_h1024_mh8.pth", path)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
 
 
-def test_a_network_with_its_weights(fetched, tmp_path):
-    network = zoo.pretrained("tp_r_a3", tmp_path)
-    wanted = torch.load(zoo.weights("tp_r_a3", tmp_path), weights_only=True)["state_dict"]
+@pytest.mark.parametrize("name", ["tp_r_a3", "resnet50"])
+def test_weights_that_lie_in_the_clone_are_used_and_nothing_is_downloaded(name, fetched, cache, tmp_path):
+    get, place, entry = (
+        (zoo.weights, "transpose_coco", zoo.RELEASED["tp_r_a3"])
+        if name == "tp_r_a3"
+        else (zoo.backbone, "imagenet", zoo.BACKBONES["resnet50"])
+    )
+    path = tmp_path / "elsewhere/models/pytorch" / place / entry.file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    if name == "tp_r_a3":
+        assert get(name) == path
+    else:  # and checked by its name
+        with pytest.raises(UserError, match=rf"{path}: its sha256 is"):
+            get(name)
+    assert not fetched and not cache.exists()
+
+
+def test_a_network_with_its_weights(fetched, cache):
+    network = zoo.pretrained("tp_r_a3")
+    wanted = torch.load(zoo.weights("tp_r_a3"), weights_only=True)["state_dict"]
     assert not network.training and len(fetched) == 1
     assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
 
@@ -226,10 +253,10 @@ def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
 
 
 def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_path):
-    path = zoo.backbone("resnet50", tmp_path)
-    assert fetched == [("https://download.pytorch.org/models/resnet50-19c8e357.pth", path)]
     with pytest.raises(UserError, match=r"resnet50-19c8e357\.pth: its sha256 is .* its name says 19c8e357"):
         zoo.backbone("resnet50", tmp_path)  # what `fetched` gives is not that file
+    path = tmp_path / "resnet50-19c8e357.pth"
+    assert fetched == [("https://download.pytorch.org/models/resnet50-19c8e357.pth", path)] and not path.exists()
     with pytest.raises(
         UserError, match=rf"{tmp_path}/hrnet_w32-36af842e\.pth: get .*drive\.google\.com.* put it there"
     ):
@@ -262,4 +289,22 @@ def test_the_command_wants_a_name_or_the_list(tmp_path):
         done = subprocess.run(
             [sys.executable, str(ROOT / "tools/download.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
         )
-        assert done.returncode == 2 and done.stderr == "error: name what to download, or ask for --list\n"
+        assert done.returncode == 2 and done.stderr == "error: name what to download, or pass --list\n"
+
+
+@pytest.mark.parametrize("clone", [True, False])
+def test_the_command_fills_the_recipes_folders_of_a_clone_and_else_the_cache(
+    clone, fetched, cache, tmp_path, monkeypatch
+):
+    root = tmp_path / "elsewhere"
+    (root / "experiments" if clone else root).mkdir(parents=True)
+    monkeypatch.setattr(paths, "repository_root", lambda: root)
+    monkeypatch.setattr(log, "start", lambda: None)
+    command.main(["tp_r_a3"])
+    file = zoo.RELEASED["tp_r_a3"].file
+    assert [path for _, path in fetched] == [root / "models/pytorch/transpose_coco" / file if clone else cache / file]
+    with pytest.raises(UserError, match="its name says 19c8e357"):  # what `fetched` gives is not that file
+        command.main(["resnet50"])
+    imagenet = zoo.BACKBONES["resnet50"].file
+    assert fetched[-1][1] == (root / "models/pytorch/imagenet" / imagenet if clone else cache / imagenet)
+    assert clone or not list(root.iterdir())

@@ -1,4 +1,6 @@
-"""Where the persons are: torchvision's networks with drawn weights for the plumbing, a stub for the choice of boxes."""
+"""Where the persons are: torchvision's networks, randomly initialised, and a stub for the choice of boxes."""
+
+import re
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def test_images_of_any_size_in_batches_as_rgb_from_0_to_1():
 
 @pytest.mark.parametrize("name", detector.DETECTORS)
 def test_torchvisions_networks(name):
-    """With drawn weights that like persons: what such a network finds lies in the image."""
+    """With random weights that like persons: what such a network finds lies in the image."""
     make, published = detector.DETECTORS[name]
     assert published.meta["categories"][detector.PERSON] == "person"
     torch.manual_seed(22)
@@ -54,26 +56,31 @@ def test_torchvisions_networks(name):
 def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
     asked = []
 
-    def fetch(url, path):
-        asked.append(url)
-        checkpoint.save(path, {"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+    def transfer(url, file, path, known):
+        asked.append((url, path, known))
+        torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, file)
 
     published = detector.DETECTORS["retinanet"][1]
-    monkeypatch.setattr(download, "fetch", fetch)
-    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(download, "_transfer", transfer)
+    monkeypatch.setattr(download, "SUM_IN_NAME", re.compile("no name"))
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path / "elsewhere")
+    monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(detector.DETECTORS, "retinanet", (lambda weights, weights_backbone: nn.Linear(3, 2), published))
     for _ in range(2):
         assert detector.network("retinanet").weight.sum() == 6
-    assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"]
+    name = "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"
+    assert asked == [(f"https://download.pytorch.org/models/{name}", tmp_path / "cache" / name, False)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
 
 
 def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypatch, tmp_path):
-    def fetch(url, path):
-        raise UserError(f"{url}: cannot be reached (Name or service not known)")
+    def transfer(url, file, path, known):
+        raise UserError(f"{url}: the download failed (Name or service not known)")
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(download, "_transfer", transfer)
     monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
-    says = r"^the weights of the detector fasterrcnn, which finds the persons: https://.*: cannot be reached \(Name"
+    monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path))
+    says = r"^the weights of the detector fasterrcnn, which finds the persons: https://.*: the download failed \(Name"
     with pytest.raises(UserError, match=says):
         detector.network()
 
