@@ -23,8 +23,7 @@ from transpose.core.predict import normalise
 from transpose.dataset import coco, image_cache
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
-from transpose.evaluation import nms
-from transpose.pose import geometry, heatmap
+from transpose.pose import heatmap
 from transpose.pose.skeleton import COCO
 
 SAMPLE = scale.REPOSITORY / "data/coco_sample"
@@ -248,35 +247,6 @@ def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
     return evaluation, synthetic.predictions(persons, crops.center, crops.scale)
 
 
-def oks_nms(size: Size, folder: Path) -> Stage:
-    evaluation, predictions = predicted(size, folder)
-    persons, threshold = evaluation.crops.people, evaluation.oks_threshold
-    areas, sigmas = geometry.crop_areas(predictions.scale), np.asarray(evaluation.sigmas)
-    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], 2)
-    groups = [np.flatnonzero(persons.image == image) for image in np.unique(persons.image)]
-    listed = [
-        [{"keypoints": triplets[i], "area": areas[i], "score": persons.scores[i]} for i in group] for group in groups
-    ]
-
-    def ours() -> np.ndarray:
-        return nms.hard(persons.image, predictions.keypoints, persons.scores, areas, threshold, sigmas)
-
-    def difference(one: list[list[int]], other: np.ndarray) -> float:
-        theirs = np.concatenate([group[kept] for group, kept in zip(groups, one, strict=True)])
-        return float(len(np.setxor1d(theirs, other))) or largest(theirs, other)
-
-    return Stage(
-        title=f"OKS-NMS, {size.persons:,} persons",
-        original="16 s",
-        wanted="≥ 100×",
-        plain=lambda: [plain.oks_nms(group, threshold) for group in listed],
-        ours=ours,
-        difference=difference,
-        tolerance=0,
-        unit="persons",
-    )
-
-
 def evaluation_stage(size: Size, folder: Path, scorer: str = "pycocotools") -> Stage:
     evaluation, predictions = predicted(size, folder, "TEST.SCORER", scorer)
     scores = evaluation.crops.people.scores
@@ -397,7 +367,6 @@ STAGES: dict[str, Maker] = {
     "training-sample-stored": training_sample_stored,
     "test-sample": test_sample,
     "test-sample-detected": test_sample_detected,
-    "oks-nms": oks_nms,
     "evaluation": evaluation_stage,
     **({"evaluation-faster": evaluation_faster} if importlib.util.find_spec("faster_coco_eval") else {}),
     "detections": detections,

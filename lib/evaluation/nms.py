@@ -4,13 +4,9 @@ N persons, P pairs of them, K keypoints. OKS (object keypoint similarity) is COC
 https://cocodataset.org/#keypoints-eval, with the areas of both persons averaged.
 """
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 
 MAX_AFTER_SOFT = 20  # persons that soft OKS-NMS leaves in an image
-PAIRS_AT_ONCE = 1 << 17  # bounds the memory; as many fit a processor's cache
-BOUND_MARGIN = 1e-4  # above what rounding can do to the bound
 
 
 def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -45,60 +41,14 @@ def hard(
     Each drops those of its image that are more similar to it than the threshold.
     """
     order = _best_first(image, scores)
-    image, keypoints, areas = image[order], keypoints[order], areas[order]
-    stays = np.ones(len(order), bool)
-    may_exceed = _bound(keypoints, areas, threshold, sigmas)
-    for better, worse in _pairs(image):
-        close = may_exceed(better, worse)
-        better, worse = better[close], worse[close]
-        similarity = oks(keypoints[better], keypoints[worse], areas[better], areas[worse], sigmas)
-        similar = similarity > threshold
-        # A pair comes after all pairs in which its better one is the worse.
-        for one, other in zip(better[similar].tolist(), worse[similar].tolist(), strict=True):
-            if stays[one]:
-                stays[other] = False
-    return order[stays]
-
-
-def _pairs(image: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs (P) of places in the sorted `image` (N) that hold the same value, the first in the order ahead."""
-    following = np.searchsorted(image, image, side="right") - np.arange(len(image)) - 1
-    until = following.cumsum()
-    start = 0
-    while start < len(image):
-        done = until[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(until, done + PAIRS_AT_ONCE, side="right")))
-        counts = following[start:stop]
-        first = np.repeat(np.arange(start, stop), counts)
-        offset = np.arange(len(first)) - np.repeat(until[start:stop] - counts - done, counts)
-        yield first, first + 1 + offset
-        start = stop
-
-
-def _bound(
-    keypoints: np.ndarray, areas: np.ndarray, threshold: float, sigmas: np.ndarray
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Tells of pairs (P each) which (P, bool) could be more similar than the threshold; spares most of them the rest.
-
-    No keypoint adds more than 1/K: one more that lie apart than may be missed altogether rule a pair out, soonest
-    those with the smallest sigmas.
-    """
-    joints = len(sigmas)
-    few = np.argsort(sigmas)[: int(joints * (1 - threshold)) + 1]
-    x, y = np.ascontiguousarray(keypoints[:, few].transpose(2, 1, 0), np.float32)
-    spreads = ((2 * sigmas[few]) ** 2).astype(np.float32)
-    total = (areas + np.spacing(1)).astype(np.float32)
-    needed = joints * (threshold - BOUND_MARGIN) - (joints - len(few))
-
-    def may_exceed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        inverse = -1 / (total[one] + total[other])
-        near = np.zeros(len(one), np.float32)
-        for across, down, spread in zip(x, y, spreads, strict=True):
-            distance = (across[one] - across[other]) ** 2 + (down[one] - down[other]) ** 2
-            near += np.exp(distance * inverse / spread)
-        return near > needed
-
-    return may_exceed
+    stays: list[int] = []
+    for left in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
+        while len(left):
+            best, left = left[0], left[1:]
+            stays.append(best)
+            similarity = oks(keypoints[best], keypoints[left], areas[best], areas[left], sigmas)
+            left = left[~(similarity > threshold)]
+    return np.array(stays, np.int64)
 
 
 def soft(
