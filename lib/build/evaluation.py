@@ -47,7 +47,7 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     annotations, reader = test_images(cfg)
     kind = skeleton_of(cfg, annotations)
     has_truth = not has_no_truth(name)
-    persons = mpii.annotated_people(annotations, kind.num_joints, with_joints=has_truth)
+    persons = mpii.annotated_instances(annotations, with_joints=has_truth)
     truth = None
     if has_truth:
         truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), kind.names, len(persons))
@@ -63,8 +63,8 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     kind = skeleton_of(cfg, annotations)
     joints, boxes = kind.num_joints, "ground truth"
     if not has_no_truth(name):
-        coco.check_truth(annotations, joints)
-        persons = coco.annotated_instances(annotations, joints)
+        coco.check_truth(annotations)
+        persons = coco.annotated_instances(annotations)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         persons = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
@@ -90,7 +90,7 @@ def _prediction_options(cfg: CfgNode, device: torch.device, crops: TopDownDatase
     """What every data set's evaluation is told."""
     test = cfg.TEST
     inference = Backend(test.PRECISION, test.BACKEND, test.COMPILE)
-    image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
+    image, size = crops.instances.image, test.BATCH_SIZE_PER_GPU
     plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())
     return {
         "name": cfg.DATASET.TEST_SET,

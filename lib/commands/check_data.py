@@ -75,14 +75,14 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
     from ..dataset.topdown import TopDownDataset
     from ..pose import draw
 
-    if report.people is None or report.reader is None or report.skeleton is None or not number:
+    if report.instances is None or report.reader is None or report.skeleton is None or not number:
         return None
     size = round(HEIGHT * aspect), HEIGHT
     # A crop as large as its heatmap has its keypoints in its own pixels.
-    crops = TopDownDataset(report.people, report.reader, report.skeleton, size, size, rgb=False)
+    crops = TopDownDataset(report.instances, report.reader, report.skeleton, size, size, rgb=False)
     gap = np.full((HEIGHT, 2, 3), draw.PAPER, np.uint8)
     pictures, labels = [], []
-    for candidates in doctor.samples(report.people, number):
+    for candidates in doctor.samples(report.instances, number):
         for person in candidates[:5]:
             try:
                 pair = crops[person], crops.mirrored(person)
@@ -90,8 +90,8 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
                 continue
             drawn = [draw.skeleton(c["image"], c["keypoints"], c["visible"], report.skeleton, 0.5) for c in pair]
             pictures.append(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
-            image = report.people.images.names[report.people.image[person]]
-            labels.append(f"{image}, annotation {report.people.ids[person]}")
+            image = report.instances.images.names[report.instances.image[person]]
+            labels.append(f"{image}, annotation {report.instances.ids[person]}")
             break
     if not pictures:
         return None

@@ -37,7 +37,7 @@ MOST_BYTES = 8  # of a file for each pixel it may have: uncompressed, 16 bits of
 
 
 class Reader(Protocol):
-    """Where a photograph's pixels come from: a folder or a file."""
+    """Where an image's pixels come from: a folder or a file."""
 
     source: Path
 
