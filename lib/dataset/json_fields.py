@@ -96,7 +96,9 @@ class Kind:
         quick = set(map(type, values)) <= TYPES.get(self.dtype, set())
         if not quick or max(map(abs, values), default=0) >= MAX_NUMBER:
             wrong = {i: value for i, value in enumerate(values) if not self.holds(value)}
-        return np.array([self.instead if i in wrong else v for i, v in enumerate(values)], self.dtype), wrong
+        if wrong:
+            values = [self.instead if i in wrong else value for i, value in enumerate(values)]
+        return np.array(values, self.dtype), wrong
 
     def fault(self, value: Any) -> str:
         """How a sentence about a malformed value goes on after the field's name."""
@@ -128,15 +130,26 @@ def _rows(values: list, length: int) -> np.ndarray:
     """Lists of `length` numbers as (N, length) float64; what is no such list is a row with NaN in it."""
     if set(map(type, values)) <= {list} and set(map(len, values)) <= {length}:
         with contextlib.suppress(OverflowError):
-            if set(map(type, chain.from_iterable(values))) <= NUMBERS:
-                found = np.fromiter(chain.from_iterable(values), np.float64, length * len(values))
-                found[np.abs(found) >= MAX_NUMBER] = np.nan
-                return found.reshape(-1, length)
+            found = np.zeros((len(values), length))
+            some = [i for i, value in enumerate(values) if value.count(0) < length]  # not all, with COCO's keypoints
+            listed = [values[i] for i in some]
+            if set(map(type, chain.from_iterable(listed))) <= NUMBERS:
+                flat = np.fromiter(chain.from_iterable(listed), np.float64, length * len(some))
+                flat[np.abs(flat) >= MAX_NUMBER] = np.nan
+                found[some] = flat.reshape(-1, length)
+                return found
     found = np.full((len(values), length), np.nan)
     for index, value in enumerate(values):
         if isinstance(value, list) and len(value) == length and all(map(is_number, value)):
             found[index] = value
     return found
+
+
+def _values(objects: list[dict], key: str, default: Any) -> list:
+    try:
+        return [item[key] for item in objects]  # twice as fast
+    except KeyError:
+        return [item.get(key, default) for item in objects]
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,7 @@ class Table:
         if places is None:
             places = np.delete(np.arange(len(items)), list(strays))
         objects = [item for item in items if type(item) is dict] if strays else items
-        read = {key: kind.read([item.get(key, kind.default) for item in objects]) for key, kind in fields.items()}
+        read = {key: kind.read(_values(objects, key, kind.default)) for key, kind in fields.items()}
         columns, wrong = ({key: found[i] for key, found in read.items()} for i in (0, 1))
         return cls(what, places, strays, fields, columns, wrong)  # type: ignore[arg-type]
 

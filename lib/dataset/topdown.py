@@ -19,10 +19,7 @@ from .images import Reader
 # OpenCV's threads do not survive the fork that makes a loading process, which would then wait for them for ever.
 cv2.setNumThreads(0)
 
-
 ROTATION_PROBABILITY = 0.6
-
-
 HALF_BODY_PADDING = 1.5
 
 

@@ -196,7 +196,7 @@ def test_a_run_trains_from_decoded_photographs(tmp_path, on_device):
     place.options = ["DATASET.DECODED_DIR", str(folder), "DATASET.ON_DEVICE", str(on_device)]
     outcome = place.run("train")
     assert outcome.returncode == 0, outcome.stderr
-    assert "decoding 2 photographs" in outcome.stdout and len(list(folder.glob("*.bin"))) == 1
+    assert "decoding 2 images" in outcome.stdout and len(list(folder.glob("*.bin"))) == 1
     if not on_device:
         # Equal pixels, so equal weights.
         plain = Place(tmp_path / "plain")
