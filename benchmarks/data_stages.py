@@ -114,7 +114,7 @@ def crops_of(persons: coco.Instances, cache_bytes: int = 0, augmentation: Augmen
 
 
 def labelled() -> coco.Instances:
-    return coco.annotated_instances(coco.read_annotations(ANNOTATIONS), COCO.num_joints)
+    return coco.annotated_instances(coco.read_annotations(ANNOTATIONS))
 
 
 def plain_samples(persons: coco.Instances, order: list[int], training: bool) -> Iterator[tuple]:
@@ -240,16 +240,16 @@ def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
     synthetic.detections(root / "boxes.json", ids, boxes=size.persons)
     overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0", *options]
     evaluation = build_evaluation(scale.settings(root, *overrides), torch.device("cpu"))
-    crops, persons = evaluation.crops, evaluation.crops.people
+    crops, persons = evaluation.crops, evaluation.crops.instances
     if size.persons < 1000:  # for AP other than 0, where it costs little
-        annotated = coco.annotated_instances(evaluation.annotations, len(evaluation.sigmas))
+        annotated = coco.annotated_instances(evaluation.annotations)
         persons = synthetic.with_keypoints(persons, annotated)
     return evaluation, synthetic.predictions(persons, crops.center, crops.scale)
 
 
 def evaluation_stage(size: Size, folder: Path, scorer: str = "pycocotools") -> Stage:
     evaluation, predictions = predicted(size, folder, "TEST.SCORER", scorer)
-    scores = evaluation.crops.people.scores
+    scores = evaluation.crops.instances.scores
 
     return Stage(
         title=f"evaluation from predictions to results file and AP, {size.persons:,} persons, {scorer}",
@@ -271,7 +271,7 @@ def evaluation_faster(size: Size, folder: Path) -> Stage:
 
 def compare_persons(one: list[dict[str, Any]], other: TopDownDataset) -> float:
     """Largest difference of a plain index, with everything that a sample takes from it."""
-    persons = other.people
+    persons = other.instances
     if len(one) != len(persons):
         return float("inf")
     if [item["image"] for item in one] != persons.images.names[persons.image].tolist():
@@ -288,7 +288,7 @@ def compare_persons(one: list[dict[str, Any]], other: TopDownDataset) -> float:
 
 def detections(size: Size, folder: Path) -> Stage:
     synthetic.image_info(folder / "info.json", images=max(1, round(size.persons / 20)))
-    source = coco.read_annotations(folder / "info.json", with_people=False)
+    source = coco.read_annotations(folder / "info.json", image_info=True)
     names = dict(zip(source.images.ids.tolist(), source.images.names.tolist(), strict=True))
     path = folder / "boxes.json"
     synthetic.detections(path, source.images.ids, boxes=size.persons)

@@ -43,7 +43,7 @@ def main() -> None:
 
 def plainly(evaluation: CocoEvaluation, predictions: Predictions, box_scores: np.ndarray, file: Path) -> list[float]:
     """COCO's ten numbers in the plainest way, of predictions for all persons of the evaluation."""
-    people = evaluation.crops.people
+    people = evaluation.crops.instances
     with contextlib.redirect_stdout(io.StringIO()):
         return plain.evaluate(
             np.concatenate([predictions.keypoints, predictions.scores[..., None]], 2),
@@ -68,8 +68,8 @@ def compare(root: Path, overrides: list[str], folder: Path) -> tuple[dict[str, f
     options = ["DATASET.ROOT", str(folder), "TEST.COCO_BBOX_FILE", str(root / BOXES), *overrides]
     cfg = load_config(RECIPE, options, output_dir=str(folder / "output"))
     evaluation = build_evaluation(cfg, torch.device("cpu"))
-    crops, persons = evaluation.crops, evaluation.crops.people
-    annotated = coco.annotated_instances(evaluation.annotations, len(evaluation.sigmas))
+    crops, persons = evaluation.crops, evaluation.crops.instances
+    annotated = coco.annotated_instances(evaluation.annotations)
     if not cfg.TEST.USE_GT_BBOX:
         persons = synthetic.with_keypoints(persons, annotated)
     predictions = synthetic.predictions(persons, crops.center, crops.scale)

@@ -94,7 +94,7 @@ def first_training_sample(root: Path) -> dict[str, float]:
         "seconds": time.perf_counter() - start,
         "before_mb": before,
         "resident_mb": resident(),
-        "arrays_mb": array_mb(crops.people) + (crops.center.nbytes + crops.scale.nbytes) / MB,
+        "arrays_mb": array_mb(crops.instances) + (crops.center.nbytes + crops.scale.nbytes) / MB,
     }
 
 
@@ -106,7 +106,7 @@ def first_test_sample(root: Path) -> dict[str, float]:
         "seconds": time.perf_counter() - start,
         "before_mb": before,
         "resident_mb": resident(),
-        "arrays_mb": array_mb(evaluation.crops.people),
+        "arrays_mb": array_mb(evaluation.crops.instances),
     }
 
 
@@ -146,7 +146,7 @@ def evaluation_stage(root: Path) -> dict[str, float]:
     evaluation = build_evaluation(
         settings(root, "TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0"), torch.device("cpu")
     )
-    persons, crops = evaluation.crops.people, evaluation.crops
+    persons, crops = evaluation.crops.instances, evaluation.crops
     predictions = synthetic.predictions(persons, crops.center, crops.scale)
     seconds: dict[str, float] = {"persons": len(persons)}
 

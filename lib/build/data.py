@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 
 
-def skeleton_of(cfg: CfgNode, annotations: coco.ImageSet) -> Skeleton:
+def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
     """The skeleton of DATASET.SKELETON, else the annotated category's, else COCO's; it must fit MODEL.NUM_JOINTS."""
     source = cfg.DATASET.SKELETON
     if source:
@@ -53,7 +53,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.ImageSet) -> Skeleton:
     return skeleton
 
 
-def _check_order(names: tuple[str, ...], source: str, annotations: coco.ImageSet) -> None:
+def _check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
     """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
 
     Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
@@ -113,8 +113,8 @@ def _annotation_file(cfg: CfgNode, name: str) -> Path:
 def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
     path = _annotation_file(cfg, name)
     if is_mpii(cfg):
-        return mpii.read_annotations(path)
-    return coco.read_annotations(path, has_truth(name), cfg.DATASET.CATEGORY)
+        return mpii.read_annotations(path, cfg.MODEL.NUM_JOINTS)
+    return coco.read_annotations(path, cfg.MODEL.NUM_JOINTS, cfg.DATASET.CATEGORY, image_info=not has_truth(name))
 
 
 def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
@@ -183,14 +183,14 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     """The training set's persons, out of the index if it has them, and their skeleton."""
     data, joints = cfg.DATASET, cfg.MODEL.NUM_JOINTS
 
-    def read() -> tuple[coco.ImageSet, coco.Instances]:
+    def read() -> tuple[coco.Annotations, coco.Instances]:
         annotations = _read_annotations(cfg, data.TRAIN_SET)
         skeleton_of(cfg, annotations)  # before the keypoints: a wrong number of joints is reported with its source
-        return annotations, (mpii.annotated_people if is_mpii(cfg) else coco.annotated_instances)(annotations, joints)
+        return annotations, (mpii if is_mpii(cfg) else coco).annotated_instances(annotations)
 
     if data.INDEX_CACHE and not is_mpii(cfg):
-        folder, asked = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
-        source, persons = annotation_cache.kept(folder, _annotation_file(cfg, data.TRAIN_SET), asked, read)
+        folder, key = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
+        source, persons = annotation_cache.load_or_build(folder, _annotation_file(cfg, data.TRAIN_SET), read, key=key)
     else:
         source, persons = read()
     if persons.unlisted:
@@ -237,14 +237,14 @@ def build_training_data(
         raise UserError(
             f"{data.TRAIN_SET} holds {len(crops)} persons, fewer than the {len(cfg.GPUS)} GPUs each step is shared by"
         )
-    batch = f"{plan.share * plan.shares} = {plan.shares} GPUS x {plan.share}"
-    if distributed.world() < plan.shares:
-        batch += f", accumulated over {plan.shares_here} micro-batches in each of {plan.world} process(es)"
+    batch = f"{plan.micro_batch * plan.micro_batches} = {plan.micro_batches} GPUS x {plan.micro_batch}"
+    if distributed.world() < plan.micro_batches:
+        batch += f", accumulated over {plan.micro_batches_here} micro-batches in each of {plan.world} process(es)"
     logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
     if decoded is not None and data.ON_DEVICE:
         placed = build_loader(cfg, on_device.CropGeometries(crops, decoded), plan, persistent=True)
         pixels, first = on_device.on_device(decoded, device)
-        return on_device.OnDeviceLoader(placed, pixels, plan.share, first), plan
+        return on_device.OnDeviceLoader(placed, pixels, plan.micro_batch, first), plan
     return build_loader(cfg, crops, plan, persistent=True), plan
 
 

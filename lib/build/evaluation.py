@@ -47,7 +47,7 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     name = cfg.DATASET.TEST_SET
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
-    persons = mpii.annotated_people(annotations, skeleton.num_joints, with_joints=has_truth(name))
+    persons = mpii.annotated_instances(annotations, with_joints=has_truth(name))
     truth = None
     if has_truth(name):
         truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), skeleton.names, len(persons))
@@ -61,8 +61,8 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     skeleton = skeleton_of(cfg, annotations)
     joints, boxes = skeleton.num_joints, "ground truth"
     if has_truth(name):
-        coco.check_truth(annotations, joints)
-        persons = coco.annotated_instances(annotations, joints)
+        coco.check_truth(annotations)
+        persons = coco.annotated_instances(annotations)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         persons = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
@@ -86,7 +86,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
 def _common(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
     """What the evaluations of all data sets are built from."""
     test = cfg.TEST
-    image, size = crops.people.image, test.BATCH_SIZE_PER_GPU
+    image, size = crops.instances.image, test.BATCH_SIZE_PER_GPU
     plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())
     return {
         "name": cfg.DATASET.TEST_SET,

@@ -1,7 +1,7 @@
 """Check the data that a configuration names: python tools/check_data.py --cfg experiments/….yaml [KEY VALUE …]
 
-Reads annotations, detections and photographs as tools/train.py and tools/test.py would, reports what is wrong with them
-on one screen, and draws some persons as annotated and mirrored. Exit code 0: nothing stops a run or spoils what comes
+Reads annotations, detections and images as tools/train.py and tools/test.py would, reports what is wrong with them
+on one screen, and draws some instances as annotated and mirrored. Exit code 0: nothing stops a run or spoils what comes
 of it, though there may be notes; 1: something does; 2: there is nothing to check, or the command itself is wrong.
 """
 
@@ -29,11 +29,9 @@ TITLE = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("Check annotations, detections and photographs of a configuration; draw some of the persons.")
-    parser.add_argument(
-        "--images", default="200", metavar="N|all", help="photographs to read of each set (%(default)s)"
-    )
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="persons to draw (%(default)s)")
+    parser = cli.parser("Check annotations, detections and images of a configuration; draw some of the instances.")
+    parser.add_argument("--images", default="200", metavar="N|all", help="images to read of each set (%(default)s)")
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="instances to draw (%(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="picture to write; else <OUTPUT_DIR>/check/<name of the yaml>.png"
     )
@@ -52,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..runtime.files import write_atomically
 
     if arguments.out is not None:
-        draw.check_name(arguments.out)  # before all photographs are read, not after
+        draw.check_name(arguments.out)  # before all images are read, not after
     log.start(quiet=True)  # what the tools would warn of stands in the report
     number = None if arguments.images == "all" else int(arguments.images)
-    report = data_report(cfg, number, log.follow("photographs"))
+    report = data_report(cfg, number, log.follow("images"))
     for line in report.lines(WIDTH):
         print(line)
     sheet = contact_sheet(report, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1], arguments.samples)
@@ -68,30 +66,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray | None":
-    """Persons of the report, BGR, unflipped beside flipped; None if there is none whose photograph can be read."""
+    """Instances of the report, BGR, unflipped beside flipped; None if there is none whose image can be read."""
     import numpy as np
 
     from ..dataset.check import doctor
     from ..dataset.topdown import TopDownDataset
     from ..pose import draw
 
-    if report.people is None or report.reader is None or report.skeleton is None or not number:
+    if report.instances is None or report.reader is None or report.skeleton is None or not number:
         return None
     size = round(HEIGHT * aspect), HEIGHT
     # A crop as large as its heatmap has its keypoints in its own pixels.
-    crops = TopDownDataset(report.people, report.reader, report.skeleton, size, size, rgb=False)
+    crops = TopDownDataset(report.instances, report.reader, report.skeleton, size, size, rgb=False)
     gap = np.full((HEIGHT, 2, 3), draw.PAPER, np.uint8)
     pictures, labels = [], []
-    for candidates in doctor.samples(report.people, number):
-        for person in candidates[:5]:
+    for candidates in doctor.samples(report.instances, number):
+        for index in candidates[:5]:
             try:
-                pair = crops[person], crops.mirrored(person)
+                pair = crops[index], crops.mirrored(index)
             except UserError:
                 continue
             drawn = [draw.skeleton(c["image"], c["keypoints"], c["visible"], report.skeleton, 0.5) for c in pair]
             pictures.append(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
-            image = report.people.images.names[report.people.image[person]]
-            labels.append(f"{image}, annotation {report.people.ids[person]}")
+            image = report.instances.images.names[report.instances.image[index]]
+            labels.append(f"{image}, annotation {report.instances.ids[index]}")
             break
     if not pictures:
         return None

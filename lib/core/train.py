@@ -79,12 +79,12 @@ class Meter:
         return numbers
 
 
-def dropout_seed(seed: int, share: int, step: int) -> int:
+def dropout_seed(seed: int, micro_batch: int, step: int) -> int:
     """The seed of dropout in a micro-batch, by its number within the optimiser step and the step's in the run.
 
     So no random state has to be saved for a resumed run to go on equally, and any number of processes draws the same.
     """
-    return ((seed * 1_000_003 + share) * 1_000_000_007 + step) % 2**63
+    return ((seed * 1_000_003 + micro_batch) * 1_000_000_007 + step) % 2**63
 
 
 def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
@@ -116,18 +116,18 @@ def train_epoch(
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    device, shares = parameters[0].device, iter(loader)
+    device, micro_batches = parameters[0].device, iter(loader)
     for number in range(plan.first, plan.steps):
         optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in model.buffers()] if options.skip_broken else []
         losses, samples, counts, waited = [], [], [], 0.0
-        for share in range(plan.shares_here):
+        for micro_batch in range(plan.micro_batches_here):
             asked = time.perf_counter()
-            batch = next(shares)
+            batch = next(micro_batches)
             waited += time.perf_counter() - asked
             target, weight = targets_of(batch)
-            torch.manual_seed(dropout_seed(plan.seed, plan.rank + share * plan.world, first_step + number))
-            last = share == plan.shares_here - 1
+            torch.manual_seed(dropout_seed(plan.seed, plan.rank + micro_batch * plan.world, first_step + number))
+            last = micro_batch == plan.micro_batches_here - 1
             with (
                 contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
             ):

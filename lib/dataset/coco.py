@@ -1,59 +1,71 @@
-"""Annotations or detections -> one table of persons, held as arrays so that workers share it without copying.
+"""Annotations or detections in COCO's format -> instances, held as arrays so that workers share them without copying.
 
-I images, N persons, K keypoints. Boxes are x, y, w, h in image pixels, keypoints x, y in image pixels.
-The files are in COCO's format (https://cocodataset.org/#format-data).
+I images, N instances, K keypoints. Boxes are x, y, w, h in image pixels, keypoints x, y in image pixels.
+The format: https://cocodataset.org/#format-data. A file is read once into columns. One list of checks says what is
+wrong with them: the first finding that stops a tool is its error, the data's check reports all (`check/`).
 """
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypedDict
 
 import numpy as np
 
 from ..errors import UserError
 from ..pose import geometry
-from .json_fields import column, file_names, label, numbers, read_json, refuse_duplicates, rows, shown
+from .findings import ERROR, NOTE, OK, Findings, many, plain
+from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table, listing, read_json
 
 logger = logging.getLogger(__name__)
 
 ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
 DETECTION_FILE = "detection file (TEST.COCO_BBOX_FILE)"
+NUM_JOINTS = 17  # of COCO's persons
+NOT_STATED = -1  # num_keypoints of an annotation that does not have it
+
+CATEGORY = dataclasses.replace(NUMBER, selecting=True)
+IMAGE = {"id": WHOLE, "width": WHOLE, "height": WHOLE, "file_name": FILE_NAME}
+ANNOTATION = {
+    "id": WHOLE,
+    "image_id": WHOLE,
+    "area": NUMBER,
+    "iscrowd": Kind("0 or 1", lambda value: value in (0, 1), bool, False, default=0),
+    "num_keypoints": dataclasses.replace(WHOLE, default=NOT_STATED),
+    "bbox": listing(4),
+}
+DETECTION = {"category_id": CATEGORY, "image_id": WHOLE, "score": NUMBER, "bbox": listing(4)}
 
 
-# What is read of a file: all else, such as the polygons that are most of COCO's bytes, is passed over by the decoder.
-# The values are checked where they become arrays, so that a wrong one is named.
-class _Image(TypedDict, total=False):
-    id: Any
-    file_name: Any
-    width: Any
-    height: Any
+def annotation_fields(num_joints: int) -> dict[str, Kind]:
+    length = 3 * num_joints
+    return ANNOTATION | {"keypoints": listing(length, " (MODEL.NUM_JOINTS)", default=[0] * length)}
 
 
-class _Annotation(TypedDict, total=False):
-    id: Any
-    image_id: Any
-    category_id: Any
-    bbox: Any
-    area: Any
-    iscrowd: Any
-    num_keypoints: Any
-    keypoints: Any
+def _form(name: str, fields: dict[str, Any]) -> Any:
+    make: Any = TypedDict
+    return make(name, fields, total=False)
 
 
-class _AnnotationFile(TypedDict, total=False):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[dict[str, Any]]
+def _list_of(fields: Iterable[str]) -> Any:
+    """Lists of objects of which these fields are read: all else, such as the polygons that are most of COCO's bytes, is
+    passed over by the decoder."""
+    return GenericAlias(list, (_form("Object", dict.fromkeys(fields, Any)),))
 
 
-class _Detection(TypedDict, total=False):
-    image_id: Any
-    category_id: Any
-    bbox: Any
-    score: Any
+_ANNOTATION_FILE = _form(
+    "AnnotationFile",
+    {
+        "images": _list_of(IMAGE),
+        "annotations": _list_of([*annotation_fields(0), "category_id"]),
+        "categories": list[dict[str, Any]],
+    },
+)
+_DETECTION_FILE = _list_of(DETECTION)
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,19 @@ class Images:
     names: np.ndarray
     sizes: np.ndarray
 
+    def find(self, table: Table) -> np.ndarray:
+        """Index (N) int32 of the images whose id the objects have; -1 where it is malformed or not listed."""
+        ids = table["image_id"]
+        if not len(self.ids):
+            return np.full(len(ids), -1, np.int32)
+        order = self.ids.argsort(kind="stable")
+        place = order[self.ids.searchsorted(ids, side="right", sorter=order) - 1]
+        return np.where((self.ids[place] == ids) & ~table.malformed("image_id"), place, -1).astype(np.int32)
+
 
 @dataclass(frozen=True)
 class Instances:
-    """The persons to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
+    """The instances to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
     boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1. `unlisted` more were left
     out because their image is not listed."""
 
@@ -84,202 +105,389 @@ class Instances:
         return len(self.ids)
 
 
-COLUMNS = ("ids", "image", "boxes", "scores", "keypoints", "visible")  # of People, N long
+COLUMNS = ("ids", "image", "boxes", "scores", "keypoints", "visible")  # of Instances, N long
+
+
+# ---- annotations ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """What an annotation file says of its images and of the person category."""
+class Annotations:
+    """An annotation file: its well-formed images, the category, the N annotations of that category as columns, how many
+    objects the file's lists have, and what is wrong with all but these columns."""
 
     path: Path
     images: Images
     category: dict[str, Any]
+    table: Table = field(default_factory=lambda: Table.read([], "annotation", {}))
+    listed: dict[str, int] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(N) index into `images`, or -1."""
+        return self.images.find(self.table)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) width and height of each annotation's image, NaN if it is not listed."""
+        sizes = np.full((len(self.table), 2), np.nan)
+        sizes[self.image >= 0] = self.images.sizes[self.image[self.image >= 0]]
+        return sizes
+
+    @property
+    def keypoints(self) -> np.ndarray:
+        """(N, K, 3) x, y, visibility: 0 where there are none, NaN where they are malformed."""
+        return self.table["keypoints"].reshape(len(self.table), -1 if len(self.table) else 1, 3)
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """(N, K) bool"""
+        return self.keypoints[..., 2] > 0
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """(N) bool: a keypoint is not all 0, or the keypoints are malformed."""
+        return (self.table["keypoints"] != 0).any(1)
+
+    @cached_property
+    def wanted(self) -> np.ndarray:
+        """(N) bool: labelled and no crowd, so that training would have them."""
+        return self.labelled & ~self.table["iscrowd"]
+
+    @cached_property
+    def stated(self) -> np.ndarray:
+        """(N) num_keypoints, counted where it is missing or malformed."""
+        given = (self.table["num_keypoints"] != NOT_STATED) & ~self.table.malformed("num_keypoints")
+        return np.where(given, self.table["num_keypoints"], self.visible.sum(1))
+
+    @cached_property
+    def left_out(self) -> dict[str, np.ndarray]:
+        """Why annotations are not cropped (N, bool); what has several reasons stands with the first."""
+        return first_reasons(
+            {
+                "as a crowd": self.table["iscrowd"],
+                "without a labelled keypoint": ~self.labelled,
+                "in images not listed": self.image < 0,
+                "malformed": self.table.malformed("bbox", "area", "keypoints"),
+                "with a box outside the image": ~geometry.clean_boxes(self.table["bbox"], self.sizes)[1],
+                "without an area": ~(self.table["area"] > 0),
+            }
+        )
+
+    @cached_property
+    def taken(self) -> np.ndarray:
+        """(N) bool: training crops them, and testing on annotated boxes."""
+        return ~np.logical_or.reduce(list(self.left_out.values()))
+
+    def name(self, index: int) -> str:
+        """What a report calls an annotation: by its id and its image."""
+        place = self.image[index]
+        found = self.table.wrong["image_id"].get(index, self.table["image_id"][index])
+        image = self.images.names[place] if place >= 0 else f"image {found}"
+        return f"{self.table.name(index)} ({str(image)[:MAX_ID]})"
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The annotations as pycocotools reads them, with what other tools leave out."""
+        columns = {key: self.table[key] for key in ("id", "image_id", "area", "bbox", "keypoints")}
+        columns["iscrowd"] = self.table["iscrowd"].astype(int)
+        columns["num_keypoints"] = self.stated
+        columns["category_id"] = np.full(len(self.table), self.category["id"])
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def first_reasons(reasons: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of several reasons (N, bool) for one and the same the first alone."""
+    left, first = np.array(True), {}
+    for reason, which in reasons.items():
+        first[reason] = which & left
+        left = left & ~which
+    return first
+
+
+def count_reasons(reasons: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{which.sum():,} {reason}" for reason, which in reasons.items() if which.any())
+
+
+def read_annotations(
+    path: Path, num_joints: int = NUM_JOINTS, category_name: str = "", *, image_info: bool = False
+) -> Annotations:
+    """Read a COCO annotation file, or an image-info file, which has no annotations.
+
+    The category is the one of that name; without a name "person", or the only one there is.
+    Raises UserError for a file that is missing, no JSON, or not in COCO's format; what is wrong with the annotations of
+    the category is for `check_truth` and `annotated_instances` to say.
+    """
+    source = parse_annotations(path, num_joints, category_name, image_info=image_info)
+    source.findings.refuse(path)
+    return source
+
+
+def parse_annotations(path: Path, num_joints: int, category_name: str, *, image_info: bool) -> Annotations:
+    """The same of a file in any format, as far as it has anything; `findings` say what is wrong.
+
+    Raises UserError for a file that is missing or no JSON.
+    """
+    content = read_json(path, ANNOTATION_FILE, _ANNOTATION_FILE, otherwise=Any)
+    findings, lists = Findings(), {}
+    for key in ("images", "categories") if image_info else ("images", "annotations", "categories"):
+        found = content.get(key) if isinstance(content, dict) else None
+        lists[key] = found if isinstance(found, list) else []
+        if not isinstance(found, list):
+            says = f"no list '{key}', so this is no COCO annotation file"
+            findings.add(ERROR, "format", says, error=f"not a COCO annotation file: it has no list '{key}'")
+    images = _images_of(lists["images"], findings)
+    category: dict[str, Any] = {}
+    try:
+        category = _category_of(lists["categories"], category_name)
+    except UserError as error:
+        findings.add(ERROR, "category", str(error), error=str(error))
+    annotations: list = lists.get("annotations", [])
+    categories = Table.read(annotations, "annotation", {"category_id": CATEGORY})
+    findings += categories.check()
+    places = categories.places[categories["category_id"] == category.get("id")]
+    ours = [annotations[i] for i in places.tolist()]
+    table = Table.read(ours, "annotation", annotation_fields(num_joints), places)
+    return Annotations(path, images, category, table, {key: len(items) for key, items in lists.items()}, findings)
+
+
+def _images_of(items: list, findings: Findings) -> Images:
+    """The well-formed images."""
+    table = Table.read(items, "image", IMAGE)
+    findings += table.check()
+    good = ~table.malformed(*IMAGE)
+    images = Images(table["id"][good], table["file_name"][good], np.stack([table["width"], table["height"]], 1)[good])
+    _check_ids(findings, images.ids, "image", ERROR, "instances may be looked for in the wrong image")
+    empty = images.sizes.min(1) < 1
+    if empty.any():
+        examples = ("{} x {} of image {}".format(*images.sizes[i], images.ids[i]) for i in np.flatnonzero(empty))
+        findings.add(ERROR, "size", f"{many(int(empty.sum()), 'image')} must have a width and a height", examples)
+    return images
+
+
+def _check_ids(findings: Findings, ids: np.ndarray, what: str, level: str, why: str, stops: bool = True) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    twice = counts > 1
+    if not twice.any():
+        findings.add(OK, "ids", f"each of the {many(len(values), f'{what} id')} is given once")
+        return
+    says = f"{twice.sum():,} of {len(values):,} {what} ids are given more than once: {why}"
+    examples = (f"{counts[i]} times {values[i]}" for i in np.flatnonzero(twice))
+    error = f"{counts.max()} {what}s have the id {values[counts.argmax()]}; each needs its own" if stops else ""
+    findings.add(level, "ids", says, examples, "give each an id of its own", error)
+
+
+def _category_of(categories: list, wanted: str) -> dict[str, Any]:
+    """The category of the wanted name, else the one named "person", else the only one there is."""
+    table = Table.read(categories, "category", {"name": ANYTHING, "id": WHOLE})
+    for finding in table.check()[:1]:
+        raise UserError(finding.error)
+    named = [category for category in categories if category["name"] == (wanted or "person")]
+    if len(named) == 1:
+        return named[0]
+    if len(categories) == 1 and not wanted:
+        return categories[0]
+    listed = ", ".join(str(category["name"]) for category in categories)
+    raise UserError(
+        f"its categories ({listed}) do not hold one named '{wanted or 'person'}'; set DATASET.CATEGORY to one"
+    )
+
+
+def check_annotations(source: Annotations, *, scored: bool) -> Findings:
+    """What is wrong with the annotations of the category. Training reads those that it may crop; COCO's evaluation, of
+    sets that are `scored`, all of them."""
+    table, wanted, listed, areas = source.table, source.wanted, source.image >= 0, source.table["area"]
+    findings = table.check(stops=None if scored else wanted & (listed | table.malformed("image_id")))
+    level, why = (ERROR, "testing stops") if scored else (NOTE, "testing on this set would stop")
+    _check_ids(findings, table["id"][~table.malformed("id")], "annotation", level, why, stops=scored)
+    if not listed.all():
+        says = f"{(~listed).sum():,} of {many(len(table), 'annotation')} are of images that are not listed"
+        findings.add(
+            NOTE if listed.any() else ERROR, "images", says, map(source.name, np.flatnonzero(~listed).tolist())
+        )
+    else:
+        findings.add(OK, "images", "those of all annotations are listed")
+
+    none, negative = areas <= 0, areas < 0
+    if none.any():
+        says = f"{none.sum():,} of {(~np.isnan(areas)).sum():,} are not positive: training leaves them out"
+        error = ""
+        if scored and negative.any():
+            error = f"'area' of {table.label(int(negative.argmax()))} must not be negative: OKS divides by it"
+        findings.add(
+            ERROR if negative.any() or (none & wanted).any() else NOTE,
+            "areas",
+            f"{says}, and AP cannot find them",
+            (f"{areas[i]:g} of {source.name(i)}" for i in np.flatnonzero(none).tolist()),
+            "set 'area' to the instance's area in square pixels, or to half of the box's",
+            error,
+        )
+    if not source.taken.any():
+        says = f"nobody to train on or to test: 0 of {many(len(table), 'person')}"
+        error = "no annotated person has a box inside its image and a positive area"
+        if not wanted.any():
+            error = f"no annotation of category '{source.category.get('name')}' has a labelled keypoint"
+        elif not (wanted & listed).any():
+            error = f"none of its {wanted.sum()} labelled persons is in an image that it lists under 'images'"
+        findings.add(ERROR, "taken", f"{says}; left out: {count_reasons(source.left_out) or 'none'}", error=error)
+    return findings
+
+
+def check_truth(source: Annotations) -> None:
+    """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
+    check_annotations(source, scored=True).refuse(source.path)
+
+
+def annotated_instances(source: Annotations) -> Instances:
+    """Annotations that are no crowd, have a valid box and any non-zero keypoint, in image order, then file order.
+
+    Raises UserError when one of them is malformed or none qualifies.
+    """
+    check_annotations(source, scored=False).refuse(source.path)
+    keep = np.flatnonzero(source.taken)
+    keep = keep[np.argsort(source.image[keep], kind="stable")]
+    image = source.image[keep]
+    return Instances(
+        images=source.images,
+        ids=source.table["id"][keep],
+        image=image,
+        boxes=geometry.clean_boxes(source.table["bbox"][keep], source.images.sizes[image])[0],
+        scores=np.ones(len(keep)),
+        keypoints=source.keypoints[keep, :, :2].astype(np.float32),
+        visible=source.visible[keep].astype(np.float32),
+        unlisted=int((source.wanted & (source.image < 0)).sum()),
+    )
+
+
+# ---- detections -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Annotations(ImageSet):
-    """An annotation file, with the annotations of the person category: of each what keypoints need, as in the file."""
+class Detections:
+    """A detection file, a COCO results list, as columns of N boxes for the images and the category of `source`."""
 
-    annotations: list[dict[str, Any]]
+    path: Path
+    source: Annotations
+    table: Table
 
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(N) index into the source's images, or -1."""
+        return self.source.images.find(self.table)
 
-def read_annotations(path: Path, with_people: bool = True, category_name: str = "") -> Annotations:
-    """Read a COCO annotation file, or an image-info file without annotations (`with_people` false).
+    @cached_property
+    def person(self) -> np.ndarray:
+        """(N) bool: of the category."""
+        return self.table["category_id"] == self.source.category.get("id")
 
-    The category is the one of that name; without a name "person", or the only one there is.
-    Raises UserError for a file that is missing, no JSON, or not in COCO's format.
-    """
-    content = read_json(path, ANNOTATION_FILE, _AnnotationFile)
-    for key in ["images", "annotations", "categories"] if with_people else ["images", "categories"]:
-        if key not in content:
-            raise UserError(f"{path}: not a COCO annotation file: it has no list '{key}'")
-    images = content["images"]
-    ids, width, height = (numbers(images, key, np.int64, "image", path) for key in ("id", "width", "height"))
-    refuse_duplicates(ids, "image", path)
-    names = file_names(images, "file_name", "image", path)
-    category = category_of(content["categories"], category_name, path)
-    people = []
-    if with_people:
-        categories = column(content["annotations"], "category_id", "annotation", path)
-        column(content["annotations"], "id", "annotation", path)
-        people = [a for a, c in zip(content["annotations"], categories, strict=True) if c == category["id"]]
-    table = Images(ids, np.array(names, dtype=np.str_), np.stack([width, height], 1))
-    return Annotations(path, table, category, people)
+    @cached_property
+    def empty(self) -> np.ndarray:
+        """(N) bool: without width and height."""
+        return self.table["bbox"][:, 2:].max(1) <= 0
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """(N) bool: of the category, in a listed image, not empty."""
+        return self.person & (self.image >= 0) & ~self.empty
 
 
-def read_loosely(path: Path) -> Any:
-    """What an annotation file holds, however it is formed. Raises UserError for a file that is missing or no JSON."""
-    try:
-        return read_json(path, ANNOTATION_FILE, _AnnotationFile)
-    except UserError:
-        return read_json(path, ANNOTATION_FILE, Any)
+def parse_detections(path: Path, source: Annotations) -> Detections:
+    """Read a detection file in any format. Raises UserError for a file that is missing, no JSON or no list."""
+    content = read_json(path, DETECTION_FILE, _DETECTION_FILE, otherwise=Any)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
+    return Detections(path, source, Table.read(content, "detection", DETECTION))
 
 
-def annotated_instances(source: Annotations, num_joints: int) -> Instances:
-    """Persons that are no crowd, have a valid box and any non-zero keypoint, in image order, then file order.
+def check_detections(found: Detections, threshold: float) -> Findings:
+    """What is wrong with a detector's boxes, of which those scored `threshold` or more are taken."""
+    table, person, listed, scores = found.table, found.person, found.image >= 0, found.table["score"]
+    findings, boxes, source = table.check(), many(len(table), "box"), found.source
+    if source.category and not person.all():
+        wanted = source.category["id"]
+        others = np.unique(table["category_id"][~person])
+        error = f"none of its {len(person)} boxes has the category_id {wanted} that '{source.category['name']}' has in "
+        findings.add(
+            NOTE if person.any() else ERROR,
+            "categories",
+            f"{(~person).sum():,} of {boxes} are not of category {wanted} and are left out",
+            (f"{other:g}" for other in others),
+            error="" if person.any() else f"{error}{source.path}",
+        )
 
-    Raises UserError when an annotation is malformed or none qualifies.
-    """
-    path, images = source.path, source.images
-    candidates = [a for a in source.annotations if is_labelled(a) and not is_crowd(a)]
-    image = _places(images, candidates, "annotation", path)
-    labelled, listed = len(candidates), image >= 0
-    candidates = [candidates[i] for i in np.flatnonzero(listed)]
-    image = image[listed]
-    if labelled and not candidates:
-        raise UserError(f"{path}: none of its {labelled} labelled persons is in an image that it lists under 'images'")
-    if not candidates:
-        raise UserError(f"{path}: no annotation of category '{source.category['name']}' has a labelled keypoint")
+    unknown = np.unique(table["image_id"][~listed & ~table.malformed("image_id")])
+    if len(unknown) or not len(table):
+        says = f"{(~listed).sum():,} of {boxes} are of images that the annotation file does not list"
+        error = f"none of its {person.sum()} person boxes is of an image of {source.path}; "
+        stops = not (person & listed).any() and (person.any() or not len(table))
+        error += "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
+        examples: Iterable[str] = map(str, unknown)
+        findings.add(ERROR if stops else NOTE, "images", says, examples, error=error if stops else "")
+    else:
+        findings.add(OK, "images", "all listed in the annotation file")
 
-    ids = numbers(candidates, "id", np.int64, "annotation", path)
-    boxes = rows(candidates, "bbox", 4, path)
-    points = rows(candidates, "keypoints", 3 * num_joints, path).reshape(-1, num_joints, 3)
-    areas = numbers(candidates, "area", np.float64, "annotation", path)
-
-    boxes, valid = geometry.clean_boxes(boxes, images.sizes[image])
-    keep = np.flatnonzero(valid & (areas > 0))
-    if not len(keep):
-        raise UserError(f"{path}: no annotated person has a box inside its image and a positive area")
-    keep = keep[np.argsort(image[keep], kind="stable")]
-    return Instances(
-        images=images,
-        ids=ids[keep],
-        image=image[keep],
-        boxes=boxes[keep],
-        scores=np.ones(len(keep)),
-        keypoints=points[keep, :, :2].astype(np.float32),
-        visible=(points[keep, :, 2] > 0).astype(np.float32),
-        unlisted=labelled - len(candidates),
-    )
-
-
-def check_truth(source: Annotations, num_joints: int) -> None:
-    """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
-    path, annotations = source.path, source.annotations
-    numbers(annotations, "image_id", np.int64, "annotation", path)
-    areas = numbers(annotations, "area", np.float64, "annotation", path)
-    for index in np.flatnonzero(areas < 0)[:1].tolist():
-        where = label(annotations[index], index, "annotation")
-        raise UserError(f"{path}: 'area' of {where} must not be negative: OKS divides by it")
-    rows(annotations, "bbox", 4, path)
-    rows([a for a in annotations if a.get("keypoints")], "keypoints", 3 * num_joints, path)
-    ids = numbers(annotations, "id", np.int64, "annotation", path)
-    refuse_duplicates(ids, "annotation", path)
-    numbers([a for a in annotations if "num_keypoints" in a], "num_keypoints", np.int64, "annotation", path)
-    for index, annotation in enumerate(annotations):
-        if annotation.get("iscrowd", 0) not in (0, 1):
-            where, value = label(annotation, index, "annotation"), shown(annotation["iscrowd"])
-            raise UserError(f"{path}: 'iscrowd' of {where} must be 0 or 1, not {value}")
+    if found.empty.any():
+        says = f"{found.empty.sum():,} without width and height are left out"
+        examples = (f"{plain(table['bbox'][i])} in number {table.places[i] + 1}" for i in np.flatnonzero(found.empty))
+        stops = (person & listed).any() and not found.usable.any()
+        error = "none of its person boxes has a width and a height" if stops else ""
+        findings.add(ERROR if stops else NOTE, "boxes", says, examples, error=error)
+    counted = scores[found.usable] if found.usable.any() else scores
+    enough = int((counted >= threshold).sum())
+    says = f"{enough:,} of {len(scores):,} are {threshold:g} (TEST.IMAGE_THRE) or more"
+    if enough:
+        findings.add(OK, "scores", says)
+    else:
+        best = f", the best is {np.nanmax(scores, initial=-np.inf):.3g}" if len(scores) else ""
+        error = f"no person box is scored {threshold} (TEST.IMAGE_THRE) or more"
+        findings.add(ERROR, "scores", f"{says}{best}", error=error)
+    return findings
 
 
-def detected_instances(path: Path, source: ImageSet, num_joints: int, threshold: float) -> Instances:
+def detected_instances(path: Path, source: Annotations, num_joints: int, threshold: float) -> Instances:
     """A detector's person boxes scored `threshold` or more, in file order, not clipped.
 
-    The file is a COCO results list: image_id, category_id, bbox, score. Boxes of images that the annotation file does
-    not list are counted and skipped. Raises UserError when the file is malformed or no box is left.
+    Boxes of images that the annotation file does not list are counted and skipped. Raises UserError when the file is
+    malformed or no box is left.
     """
-    content = read_json(path, DETECTION_FILE, list[_Detection])
-    categories = column(content, "category_id", "detection", path)
-    image = _places(source.images, content, "detection", path)
-    scores = numbers(content, "score", np.float64, "detection", path)
-    boxes = rows(content, "bbox", 4, path, what="detection")
+    found = parse_detections(path, source)
+    check_detections(found, threshold).refuse(path)
+    return instances_of(found, num_joints, threshold)
 
-    wanted = source.category["id"]
-    person = np.array([category == wanted for category in categories], bool)
-    if len(person) and not person.any():
-        raise UserError(
-            f"{path}: none of its {len(person)} boxes has the category_id {source.category['id']} "
-            f"that '{source.category['name']}' has in {source.path}"
-        )
-    unknown = int((image[person] < 0).sum())
-    if unknown == person.sum():
-        raise UserError(
-            f"{path}: none of its {unknown} person boxes is of an image of {source.path}; "
-            "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
-        )
-    empty = person & (boxes[:, 2:] <= 0).all(1)
-    if empty.any():
-        logger.warning("%s: %d boxes without an area are skipped", path, int(empty.sum()))
-    keep = np.flatnonzero(person & (image >= 0) & ~empty & (scores >= threshold))
-    if not len(keep):
-        raise UserError(f"{path}: no person box is scored {threshold} (TEST.IMAGE_THRE) or more")
+
+def instances_of(found: Detections, num_joints: int, threshold: float) -> Instances:
+    """The instances of checked detections."""
+    empty = int((found.person & found.empty).sum())
+    if empty:
+        logger.warning("%s: %d boxes without an area are skipped", found.path, empty)
+    scores = found.table["score"]
+    keep = np.flatnonzero(found.usable & (scores >= threshold))
     return Instances(
-        images=source.images,
+        images=found.source.images,
         ids=keep,
-        image=image[keep],
-        boxes=boxes[keep],
+        image=found.image[keep],
+        boxes=found.table["bbox"][keep],
         scores=scores[keep],
         keypoints=np.zeros((len(keep), num_joints, 2), np.float32),
         visible=np.ones((len(keep), num_joints), np.float32),
-        unlisted=unknown,
+        unlisted=int((found.person & (found.image < 0)).sum()),
     )
 
 
-def centred(people: Instances, aspect: float) -> np.ndarray:
-    """Which persons (N, bool) have their visible joints around the box's centre (`SELECT_DATA` of the lineage)."""
-    center, scale = geometry.boxes_to_crops(people.boxes, aspect)
-    count = people.visible.sum(1)
-    mean = (people.keypoints * people.visible[..., None]).sum(1) / np.maximum(count, 1)[:, None]
+# ---- instances ------------------------------------------------------------------------------------------------------
+
+
+def centred(instances: Instances, aspect: float) -> np.ndarray:
+    """Which instances (N, bool) have their visible joints around the box's centre (SELECT_DATA, as in HRNet)."""
+    center, scale = geometry.boxes_to_crops(instances.boxes, aspect)
+    count = instances.visible.sum(1)
+    mean = (instances.keypoints * instances.visible[..., None]).sum(1) / np.maximum(count, 1)[:, None]
     distance = ((mean - center) ** 2).sum(1)
     similarity = np.exp(-distance / (2 * 0.2**2 * geometry.crop_areas(scale)))
     return (count > 0) & (similarity > 0.45 + 0.0125 * (count - 1))
 
 
-def select(people: Instances, keep: np.ndarray) -> Instances:
-    """The persons that `keep` (N, bool) marks."""
-    return dataclasses.replace(people, **{name: getattr(people, name)[keep] for name in COLUMNS})
-
-
-def category_of(categories: list, wanted: str, path: Path) -> dict[str, Any]:
-    """The category of the wanted name, else the one named "person", else the only one there is."""
-    names = column(categories, "name", "category", path)
-    numbers(categories, "id", np.int64, "category", path)
-    named = [c for c, name in zip(categories, names, strict=True) if name == (wanted or "person")]
-    if len(named) == 1:
-        return named[0]
-    if len(categories) == 1 and not wanted:
-        return categories[0]
-    listed = ", ".join(map(str, names))
-    raise UserError(
-        f"{path}: its categories ({listed}) do not hold one named '{wanted or 'person'}'; set DATASET.CATEGORY to one"
-    )
-
-
-def is_crowd(annotation: dict) -> bool:
-    return bool(annotation.get("iscrowd", 0))
-
-
-def is_labelled(annotation: dict) -> bool:
-    """Whether it has keypoints that are not all zero; what is no list is for `rows` to complain about."""
-    points = annotation.get("keypoints")
-    return bool(points) and (not isinstance(points, list) or any(points))
-
-
-def _places(images: Images, items: Sequence[dict], what: str, path: Path) -> np.ndarray:
-    """Index (N) int32 into the images of each item's image_id; -1 for one that is not listed."""
-    wanted = numbers(items, "image_id", np.int64, what, path)
-    if not len(images.ids):
-        return np.full(len(wanted), -1, np.int32)
-    order = images.ids.argsort(kind="stable")
-    place = order[images.ids.searchsorted(wanted, side="right", sorter=order) - 1]
-    return np.where(images.ids[place] == wanted, place, -1).astype(np.int32)
+def select(instances: Instances, keep: np.ndarray) -> Instances:
+    """The instances that `keep` (N, bool) marks."""
+    return dataclasses.replace(instances, **{name: getattr(instances, name)[keep] for name in COLUMNS})

@@ -1,7 +1,7 @@
-"""Photographs decoded once into one file that is mapped into memory: pixels without JPEG, shared by all processes.
+"""Images decoded once into one file that is mapped into memory: pixels without JPEG, shared by all processes.
 
 For sets that are read from slow disks, or where decoding bounds training. Beside the pixels lies an index with the
-names, sizes, places, and a SHA-256 of what the store was made from: each photograph's name, length and time of change,
+names, sizes, places, and a SHA-256 of what the store was made from: each image's name, length and time of change,
 or its length and checksum in a zip. It serves while that is the same.
 """
 
@@ -25,7 +25,7 @@ from .images import ImageReader
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 256  # photographs decoded before they are written
+AT_ONCE = 256  # images decoded before they are written
 
 Follow = Callable[[list[str]], Iterable[str]]  # lets someone watch
 
@@ -33,7 +33,7 @@ Follow = Callable[[list[str]], Iterable[str]]  # lets someone watch
 class DecodedImages:
     """Reads what `build` wrote; stands in for an `ImageReader`.
 
-    `pixels` (P) uint8 are all photographs one after the other, each (H, W, 3) BGR from its place in `offsets` (I) on;
+    `pixels` (P) uint8 are all images one after the other, each (H, W, 3) BGR from its place in `offsets` (I) on;
     `sizes` (I, 2) are width, height.
     """
 
@@ -61,13 +61,13 @@ class DecodedImages:
         self._map()
 
     def place(self, name: str) -> int:
-        """Index (of I) of a photograph."""
+        """Index (of I) of an image."""
         return self._place[name]
 
     def read(self, name: str, owner: str) -> np.ndarray:
-        """Pixels (H, W, 3), BGR, not to be written to. Raises UserError if the photograph is not in the store."""
+        """Pixels (H, W, 3), BGR, not to be written to. Raises UserError if the image is not in the store."""
         if name not in self._place:
-            raise UserError(f"{self.path}: {name} ({owner}) is not among the decoded photographs; remove the file")
+            raise UserError(f"{self.path}: {name} ({owner}) is not among the decoded images; remove the file")
         place = self._place[name]
         width, height = self.sizes[place].tolist()
         start = int(self.offsets[place])
@@ -75,14 +75,14 @@ class DecodedImages:
 
 
 def path_in(folder: Path, source: Path) -> Path:
-    """The file in `folder` for the photographs of a folder or zip."""
+    """The file in `folder` for the images of a folder or zip."""
     return folder / f"{source.stem}-{hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:12]}.bin"
 
 
 def opened(path: Path, reader: ImageReader, names: list[str], follow: Follow = iter) -> DecodedImages:
-    """The store at `path` of the photographs `names`, made first if it is missing, damaged or out of date.
+    """The store at `path` of the images `names`, made first if it is missing, damaged or out of date.
 
-    `follow` sees the names as they are decoded. Raises UserError for a photograph that cannot be read, and where there
+    `follow` sees the names as they are decoded. Raises UserError for an image that cannot be read, and where there
     is no room.
     """
     key = _key(reader, names)
@@ -90,7 +90,7 @@ def opened(path: Path, reader: ImageReader, names: list[str], follow: Follow = i
         store = DecodedImages(path)
         if store.key == key:
             return store
-        logger.info("%s: the photographs have changed, they are decoded anew", path)
+        logger.info("%s: the images have changed, they are decoded anew", path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -127,7 +127,7 @@ def _key(reader: ImageReader, names: list[str]) -> str:
 
 
 def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: Follow) -> None:
-    logger.info("decoding %d photographs into %s", len(names), path)
+    logger.info("decoding %d images into %s", len(names), path)
     sizes = np.zeros((len(names), 2), np.int64)
 
     own = threading.local()

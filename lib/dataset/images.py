@@ -19,25 +19,15 @@ from ..errors import UserError
 from .json_fields import leads_out
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
-
-
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
-
-
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
-
-
 MAX_PIXELS = 2**27  # of an image; 400 MB decoded
-
-
 LIMIT = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
-
-
-MOST_BYTES = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
+MAX_BYTES_A_PIXEL = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
 
 
 class Reader(Protocol):
-    """Where a photograph's pixels come from: a folder or a file."""
+    """Where an image's pixels come from: a folder or a file."""
 
     source: Path
 
@@ -136,7 +126,7 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str 
 
 
 def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT) -> None:
-    if count > MOST_BYTES * max_pixels:
+    if count > MAX_BYTES_A_PIXEL * max_pixels:
         raise UserError(
             f"{where}: refused before reading, it has {count:,} bytes, more than any image of the {max_pixels:,} "
             f"pixels that {limit} allows"

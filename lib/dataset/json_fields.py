@@ -1,11 +1,13 @@
-"""Lists of records out of JSON files, checked as they become arrays: the first wrong value is named.
+"""Lists of objects in JSON files -> columns; what is malformed is kept aside, for the sentence that names it.
 
-`path` is the file and `what` a record's name in an error, such as "annotation". N records.
+N objects.
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..runtime import collector
+from .findings import ERROR, Findings, many
 
-LARGEST = 2**63  # what the arrays' integers hold
-LONGEST = 60  # characters of a wrong value that a sentence shows
+MAX_NUMBER = 2**63  # what the arrays' integers hold
+MAX_ID = 60  # characters of an id in a sentence
 NUMBERS = {int, float}
+TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # of values that need no closer look
+MISSING: Any = object()  # stands for the value of a field that an object does not have
 
 
-def read_json(path: Path, what: str, form: Any) -> Any:
-    """The file's content; `form` is the type that says which fields are read."""
+def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
+    """The file's content; `form` is the type that says which fields are read.
+
+    A file of another form is read as `otherwise`. Raises UserError if that is None, and for a file that is missing or
+    not valid JSON.
+    """
     try:
         content = path.read_bytes()
         with collector.paused():
@@ -30,27 +39,17 @@ def read_json(path: Path, what: str, form: Any) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except msgspec.ValidationError as error:
+        if otherwise is not None:
+            return read_json(path, what, otherwise)
         mismatch = str(error).replace("Expected", "expected") + (", counted from 0" if "[" in str(error) else "")
         raise UserError(f"{path}: the {what} has another format: {mismatch}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
 
 
-def label(item: Any, index: int, what: str) -> str:
-    """What an error calls a record."""
-    known = isinstance(item, dict) and "id" in item
-    return f"{what} with id {str(item['id'])[:LONGEST]}" if known else f"{what} number {index + 1}"
-
-
-def shown(value: Any) -> str:
-    """A value as an error shows it, cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def is_number(value: Any, whole: bool = False) -> bool:
+def is_number(value: Any) -> bool:
     """Whether the arrays here can hold a value."""
-    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def is_file_name(value: Any) -> bool:
@@ -62,54 +61,83 @@ def leads_out(name: str) -> bool:
     return os.path.isabs(name) or (".." in name and ".." in Path(name).parts)
 
 
-def column(items: Sequence[dict], key: str, what: str, path: Path) -> list:
-    """One field of every item; the first item without it is named."""
-    try:
-        return [item[key] for item in items]
-    except (KeyError, TypeError):
-        index = next(i for i, item in enumerate(items) if not isinstance(item, dict) or key not in item)
-        raise UserError(f"{path}: {label(items[index], index, what)} has no '{key}'") from None
+def is_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
 
 
-def numbers(items: Sequence[dict], key: str, dtype: type, what: str, path: Path) -> np.ndarray:
-    """One field of every item as numbers (N); the first that is none is named."""
-    values = column(items, key, what, path)
-    whole = np.issubdtype(dtype, np.integer)
-    if not set(map(type, values)) <= ({int} if whole else NUMBERS) or (values and max(map(abs, values)) >= LARGEST):
-        index, value = next((i, v) for i, v in enumerate(values) if not is_number(v, whole))
-        where = f"{path}: '{key}' of {label(items[index], index, what)}"
-        if type(value) in NUMBERS and abs(value) >= LARGEST:
-            raise UserError(f"{where} is too large: {shown(value)}")
-        raise UserError(f"{where} must be {'a whole' if whole else 'a'} number, not {shown(value)}")
-    return np.array(values, dtype)
+@dataclass(frozen=True)
+class Kind:
+    """What a field must hold: a value of `dtype`, or a list of the `shape` (length) or (pairs, 2).
+
+    `instead` stands in the column for a malformed value, NaN in lists; `default` is what a missing one, and an empty
+    list, stands for. Of a `selecting` field only a missing value stops a tool: with a malformed one an object is not
+    selected.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool] = is_number
+    dtype: type = np.float64
+    instead: Any = np.nan
+    default: Any = MISSING
+    shape: tuple[int, ...] = ()
+    selecting: bool = False
+
+    def read(self, values: list) -> tuple[np.ndarray, dict[int, Any]]:
+        """The column (N) or (N, *shape), and its malformed values by their places."""
+        if self.shape:
+            if self.default is not MISSING:
+                values = [value or self.default for value in values]
+            pairs = len(self.shape) > 1
+            lists = [list(chain.from_iterable(v)) if is_pairs(v) else None for v in values] if pairs else values
+            found = _rows(lists, math.prod(self.shape))
+            places = np.flatnonzero(np.isnan(found).any(1)).tolist()
+            return found.reshape(-1, *self.shape), {i: values[i] for i in places}
+        wrong = {}
+        quick = set(map(type, values)) <= TYPES.get(self.dtype, set())
+        if not quick or max(map(abs, values), default=0) >= MAX_NUMBER:
+            wrong = {i: value for i, value in enumerate(values) if not self.holds(value)}
+        if wrong:
+            values = [self.instead if i in wrong else value for i, value in enumerate(values)]
+        return np.array(values, self.dtype), wrong
+
+    def fault(self, value: Any) -> str:
+        """How a sentence about a malformed value goes on after the field's name."""
+        if self.shape:
+            if not isinstance(value, list) or (len(self.shape) > 1 and not is_pairs(value)):
+                return f"must list {self.wanted}, not {shown(value)}"
+            if len(value) != self.shape[0]:
+                return f"must list {self.wanted}, not {len(value)}"
+            return "holds something that is no number, or one too large"
+        if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
+            return f"is too large: {shown(value)}"
+        if self is FILE_NAME and isinstance(value, str) and leads_out(value):
+            return f"leads out of the images' folder: {shown(value)}"
+        return f"must be {self.wanted}, not {shown(value)}"
 
 
-def file_names(items: Sequence[dict], key: str, what: str, path: Path) -> list[str]:
-    """One field of every item as file names; the first that is none is named."""
-    values = column(items, key, what, path)
-    for index, value in enumerate(values):
-        if not is_file_name(value):
-            where = label(items[index], index, what)
-            if isinstance(value, str) and leads_out(value):
-                raise UserError(f"{path}: '{key}' of {where} leads out of the images' folder: {shown(value)}")
-            raise UserError(f"{path}: '{key}' of {where} must be the name of a file, not {shown(value)}")
-    return values
+NUMBER = Kind("a number")
+WHOLE = Kind("a whole number", lambda value: isinstance(value, int) and is_number(value), np.int64, 0)
+ANYTHING = Kind("anything", lambda value: value is not MISSING, object)
+FILE_NAME = Kind("the name of a file", is_file_name, np.str_, "")
 
 
-def refuse_duplicates(ids: np.ndarray, what: str, path: Path) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(f"{path}: {counts.max()} {what}s have the id {values[counts.argmax()]}; each needs its own")
+def listing(length: int, hint: str = "", default: Any = MISSING) -> Kind:
+    """The kind of a list of so many numbers; `hint` is the key of the configuration that says how many."""
+    return Kind(f"{length} numbers{hint}", shape=(length,), default=default)
 
 
-def table(values: Sequence, length: int) -> np.ndarray:
+def _rows(values: list, length: int) -> np.ndarray:
     """Lists of `length` numbers as (N, length) float64; what is no such list is a row with NaN in it."""
     if set(map(type, values)) <= {list} and set(map(len, values)) <= {length}:
         with contextlib.suppress(OverflowError):
-            if set(map(type, chain.from_iterable(values))) <= NUMBERS:
-                found = np.fromiter(chain.from_iterable(values), np.float64, length * len(values))
-                found[np.abs(found) >= LARGEST] = np.nan
-                return found.reshape(-1, length)
+            found = np.zeros((len(values), length))
+            some = [i for i, value in enumerate(values) if value.count(0) < length]  # not all, with COCO's keypoints
+            listed = [values[i] for i in some]
+            if set(map(type, chain.from_iterable(listed))) <= NUMBERS:
+                flat = np.fromiter(chain.from_iterable(listed), np.float64, length * len(some))
+                flat[np.abs(flat) >= MAX_NUMBER] = np.nan
+                found[some] = flat.reshape(-1, length)
+                return found
     found = np.full((len(values), length), np.nan)
     for index, value in enumerate(values):
         if isinstance(value, list) and len(value) == length and all(map(is_number, value)):
@@ -117,15 +145,79 @@ def table(values: Sequence, length: int) -> np.ndarray:
     return found
 
 
-def rows(items: Sequence[dict], key: str, length: int, path: Path, what: str = "annotation") -> np.ndarray:
-    """A field that lists `length` numbers as (N, length) float64; the first malformed one is named."""
-    values = column(items, key, what, path)
-    found = table(values, length)
-    for index in np.flatnonzero(np.isnan(found).any(1))[:1].tolist():
-        value, where = values[index], f"{path}: '{key}' of {label(items[index], index, what)}"
-        if isinstance(value, list) and len(value) == length:
-            raise UserError(f"{where} holds something that is no number, or one too large")
-        number = f"{len(value)}" if isinstance(value, list) else shown(value)
-        hint = " (MODEL.NUM_JOINTS)" if key == "keypoints" else ""
-        raise UserError(f"{where} must list {length} numbers{hint}, not {number}")
-    return found
+def _values(objects: list[dict], key: str, default: Any) -> list:
+    try:
+        return [item[key] for item in objects]  # twice as fast
+    except KeyError:
+        return [item.get(key, default) for item in objects]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The objects of a list as columns. `what` is an object's name in a sentence, such as "annotation"; `places` (N)
+    are their places in the file's list, `strays` what in it is no object, and `wrong` each column's malformed values,
+    by their indices."""
+
+    what: str
+    places: np.ndarray
+    strays: dict[int, Any]
+    fields: Mapping[str, Kind]
+    columns: dict[str, np.ndarray]
+    wrong: dict[str, dict[int, Any]]
+
+    @classmethod
+    def read(cls, items: list, what: str, fields: Mapping[str, Kind], places: np.ndarray | None = None) -> "Table":
+        strays = {} if set(map(type, items)) <= {dict} else {i: v for i, v in enumerate(items) if type(v) is not dict}
+        if places is None:
+            places = np.delete(np.arange(len(items)), list(strays))
+        objects = [item for item in items if type(item) is dict] if strays else items
+        read = {key: kind.read(_values(objects, key, kind.default)) for key, kind in fields.items()}
+        columns, wrong = ({key: found[i] for key, found in read.items()} for i in (0, 1))
+        return cls(what, places, strays, fields, columns, wrong)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.columns[key]
+
+    def malformed(self, *keys: str) -> np.ndarray:
+        """Which objects (N, bool) have something wrong in one of these columns."""
+        found = np.zeros(len(self), bool)
+        for key in keys:
+            found[list(self.wrong[key])] = True
+        return found
+
+    def label(self, index: int) -> str:
+        """What a sentence calls an object."""
+        found = self.wrong["id"].get(index, self["id"][index]) if "id" in self.columns else MISSING
+        if found is MISSING:
+            return f"{self.what} number {self.places[index] + 1}"
+        return f"{self.what} with id {str(found)[:MAX_ID]}"
+
+    def name(self, index: int) -> str:
+        """The same, as short as a report has it."""
+        return self.label(index).replace(" with id ", " ")
+
+    def check(self, *keys: str, stops: np.ndarray | None = None) -> Findings:
+        """What is malformed, column by column, in all or these; of the objects those that `stops` (N, bool) marks stop
+        a tool, all if it is None."""
+        findings = Findings()
+        for place, value in list(self.strays.items())[:1]:
+            count = many(len(self.strays), self.what)
+            says = f"{count} of {len(self) + len(self.strays):,} must be a JSON object and is none"
+            error = f"{self.what} number {place + 1} must be a JSON object, not {shown(value)}"
+            findings.add(ERROR, "format", says, [f"number {place + 1}"], error=error)
+        for key in keys or self.fields:
+            wrong, kind = self.wrong[key], self.fields[key]
+            if wrong:
+                says = f"{many(len(wrong), self.what)} of {len(self):,} must have '{key}', {kind.wanted}"
+                examples = (f"{'none' if v is MISSING else shown(v)} in {self.name(i)}" for i, v in wrong.items())
+                stopping = (i for i, v in wrong.items() if v is MISSING or not kind.selecting)
+                error = next((self._error(key, i) for i in stopping if stops is None or stops[i]), "")
+                findings.add(ERROR, "format", says, examples, error=error)
+        return findings
+
+    def _error(self, key: str, index: int) -> str:
+        value, label = self.wrong[key][index], self.label(index)
+        return f"{label} has no '{key}'" if value is MISSING else f"'{key}' of {label} {self.fields[key].fault(value)}"

@@ -9,46 +9,56 @@ from torch.utils.data import Sampler
 class TrainSampler(Sampler):
     """Micro-batches of (epoch, sample) for one process.
 
-    An optimiser step takes `share` x `shares` samples of a permutation drawn from (seed, epoch). It is cut into
-    `shares` micro-batches, of which process `rank` of `world` gets every `world`-th: the recipe's GPUs, however many
-    processes stand for them. The epoch's last step takes what is left, in equal shares; fewer samples than `shares`
-    wait for another epoch's permutation. `epoch` is the one to iterate over, `first` the step to begin with.
+    An optimiser step takes `micro_batches` times `micro_batch` samples of a permutation drawn from (seed, epoch);
+    process `rank` of `world` gets every `world`-th micro-batch: as many micro-batches as the recipe has GPUs, however
+    many processes stand for them. The epoch's last step takes what is left, cut into equal micro-batches; fewer samples
+    than `micro_batches` wait for another epoch's permutation. `epoch` is the one to iterate over, `first` the step to
+    begin with.
     """
 
     def __init__(
-        self, samples: int, share: int, shares: int, seed: int, *, shuffle: bool = True, rank: int = 0, world: int = 1
+        self,
+        samples: int,
+        micro_batch: int,
+        micro_batches: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
     ):
-        assert shares % world == 0
-        self.samples, self.share, self.shares, self.seed, self.shuffle = samples, share, shares, seed, shuffle
+        assert micro_batches % world == 0
+        self.samples, self.micro_batch, self.micro_batches = samples, micro_batch, micro_batches
+        self.seed, self.shuffle = seed, shuffle
         self.rank, self.world = rank, world
         self.epoch = self.first = 0
 
     @property
     def steps(self) -> int:
         """Optimiser steps of an epoch."""
-        full, rest = divmod(self.samples, self.share * self.shares)
-        return full + (rest >= self.shares)
+        full, rest = divmod(self.samples, self.micro_batch * self.micro_batches)
+        return full + (rest >= self.micro_batches)
 
     @property
-    def shares_here(self) -> int:
+    def micro_batches_here(self) -> int:
         """Micro-batches of a step that this process takes."""
-        return self.shares // self.world
+        return self.micro_batches // self.world
 
     def step_size(self, step: int) -> int:
         """Samples of an optimiser step over all processes."""
-        size = self.share * self.shares
+        size = self.micro_batch * self.micro_batches
         return min(size, self.samples - step * size)
 
     def __len__(self) -> int:
-        return (self.steps - self.first) * self.shares_here
+        return (self.steps - self.first) * self.micro_batches_here
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.samples)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
-        size = self.share * self.shares
+        size = self.micro_batch * self.micro_batches
         for step in range(self.first, self.steps):
-            parts = np.array_split(order[step * size : (step + 1) * size], self.shares)
+            parts = np.array_split(order[step * size : (step + 1) * size], self.micro_batches)
             for part in parts[self.rank :: self.world]:
                 yield [(self.epoch, int(index)) for index in part]
 

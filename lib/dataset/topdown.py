@@ -19,16 +19,13 @@ from .images import Reader
 # OpenCV's threads do not survive the fork that makes a loading process, which would then wait for them for ever.
 cv2.setNumThreads(0)
 
-
 ROTATION_PROBABILITY = 0.6
-
-
 HALF_BODY_PADDING = 1.5
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training draws for each sample; `rotation` in degrees, the rest factors and probabilities."""
+    """What training samples for each instance; `rotation` in degrees, the rest factors and probabilities."""
 
     flip: bool = True
     scale: float = 0.35
@@ -38,13 +35,12 @@ class Augmentation:
     upper_body: float = 0.6914624612740131
 
 
-def refuse_what_has_no_crop(people: Instances, center: np.ndarray, scale: np.ndarray) -> None:
+def refuse_without_crop(instances: Instances, center: np.ndarray, scale: np.ndarray) -> None:
     """Raise UserError that names the first instance whose crop (center, scale) `geometry` cannot compute."""
     for index in np.flatnonzero(~geometry.has_crop(center, scale))[:1].tolist():
-        name, box = people.images.names[people.image[index]], people.boxes[index].tolist()
-        raise UserError(
-            f"{name}: the box {box} of person {people.ids[index]} is too small or too far from the image to be cropped"
-        )
+        name, box = instances.images.names[instances.image[index]], instances.boxes[index].tolist()
+        owner = f"person {instances.ids[index]}"
+        raise UserError(f"{name}: the box {box} of {owner} is too small or too far from the image to be cropped")
 
 
 def crop_instance(
@@ -77,7 +73,7 @@ def crop_instance(
 
 
 class TopDownDataset(Dataset):
-    """One crop per person.
+    """One crop per instance.
 
     Indexed by a sample number, or by (epoch, sample number) in training: every draw comes from (seed, epoch, sample),
     whatever process makes it. A sample is a dict of arrays:
@@ -87,7 +83,7 @@ class TopDownDataset(Dataset):
 
     def __init__(
         self,
-        people: Instances,
+        instances: Instances,
         reader: Reader,
         skeleton: Skeleton,
         input_size: tuple[int, int],
@@ -97,15 +93,15 @@ class TopDownDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ):
-        self.people, self.reader, self.skeleton = people, reader, skeleton
+        self.instances, self.reader, self.skeleton = instances, reader, skeleton
         self.input_size, self.heatmap_size = input_size, heatmap_size
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
-        self.center, self.scale = geometry.boxes_to_crops(people.boxes, self.aspect)
-        refuse_what_has_no_crop(people, self.center, self.scale)
+        self.center, self.scale = geometry.boxes_to_crops(instances.boxes, self.aspect)
+        refuse_without_crop(instances, self.center, self.scale)
 
     def __len__(self) -> int:
-        return len(self.people)
+        return len(self.instances)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -122,7 +118,7 @@ class TopDownDataset(Dataset):
             return center, scale, 0.0, False
         # Zero is the epoch's permutation (dataset/samplers.py).
         draw = np.random.default_rng((self.seed, epoch, 1 + index))
-        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        keypoints, visible = self.instances.keypoints[index], self.instances.visible[index]
         return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
 
     def _sample(
@@ -137,7 +133,7 @@ class TopDownDataset(Dataset):
         self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
     ) -> dict[str, np.ndarray]:
         """A sample's keypoints and visibility; with `flip`, `center` lies in the mirrored image of that `width`."""
-        keypoints, visible = self.people.keypoints[index], self.people.visible[index]
+        keypoints, visible = self.instances.keypoints[index], self.instances.visible[index]
         if flip:
             order = self.skeleton.flip_order
             keypoints, visible = geometry.flip_points(keypoints, width)[order], visible[order]
@@ -149,9 +145,9 @@ class TopDownDataset(Dataset):
         }
 
     def image(self, index: int) -> np.ndarray:
-        """The whole photograph (H, W, 3), BGR, of a person."""
-        name = str(self.people.images.names[self.people.image[index]])
-        return self.reader.read(name, owner=f"person {self.people.ids[index]}")
+        """The whole image (H, W, 3), BGR, of an instance."""
+        name = str(self.instances.images.names[self.instances.image[index]])
+        return self.reader.read(name, owner=f"person {self.instances.ids[index]}")
 
     def _augment(
         self,

@@ -209,7 +209,7 @@ class Trainer:
         path, norm = self.folder / BROKEN_STEPS, float(step.norm)
         if distributed.rank() == 0:
             assert isinstance(self.loader.dataset, TopDownDataset)
-            people = self.loader.dataset.people
+            people = self.loader.dataset.instances
             names = people.images.names[people.image]
             record = {
                 "epoch": self.epoch + 1,

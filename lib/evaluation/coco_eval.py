@@ -42,7 +42,7 @@ def average_precision(
     # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()), collector.paused():
         # Numbered anew, because pycocotools takes a person whose id is 0 for one that was not found.
-        truth = [_complete(a, len(sigmas)) | {"id": i} for i, a in enumerate(ground_truth.annotations, 1)]
+        truth = [a | {"id": i} for i, a in enumerate(ground_truth.as_dicts(), 1)]
         points = _points(detections, len(sigmas))
         areas = (points.max(1) - points.min(1)).prod(1).tolist()
         found = [
@@ -77,13 +77,6 @@ def scorer_of(name: str) -> tuple[type, type]:
             return self.similarities.get(imgId, [])
 
     return faster_coco_eval.COCO, FasterKeypointEval
-
-
-def _complete(annotation: dict[str, Any], num_joints: int) -> dict[str, Any]:
-    """The annotation with what pycocotools reads and other tools leave out."""
-    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
-    labelled = sum(v > 0 for v in keypoints[2::3])
-    return {"iscrowd": 0, "num_keypoints": labelled} | annotation | {"keypoints": keypoints}
 
 
 def _points(items: list[dict[str, Any]], joints: int) -> np.ndarray:

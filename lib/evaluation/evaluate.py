@@ -120,7 +120,7 @@ class Evaluation(ABC):
             flip_order = torch.from_numpy(self.crops.skeleton.flip_order).to(self.device)
             own = predict(forward, progress.follow(self.loader), self.options, flip_order, watch)
         predictions = Predictions.merge(distributed.gather(own))
-        refuse_broken(self.crops.people, predictions)
+        refuse_broken(self.crops.instances, predictions)
         return predictions
 
     @abstractmethod
@@ -172,7 +172,7 @@ class CocoEvaluation(Evaluation):
         return self.crops.skeleton.sigmas
 
     def describe(self) -> str:
-        persons, images = len(self.crops), len(np.unique(self.crops.people.image))
+        persons, images = len(self.crops), len(np.unique(self.crops.instances.image))
         return (
             f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
             f"boxes: {self.boxes}; {self.how_predicted()}; "
@@ -183,7 +183,7 @@ class CocoEvaluation(Evaluation):
     def detections(self, predictions: Predictions) -> list[dict[str, Any]]:
         """COCO results of the persons that OKS-NMS keeps."""
         return results(
-            self.crops.people,
+            self.crops.instances,
             predictions,
             category_id=self.annotations.category["id"],
             sigmas=self.sigmas,

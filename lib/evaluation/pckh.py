@@ -180,14 +180,14 @@ class PckhEvaluation(Evaluation):
         _matlab()
 
     def describe(self) -> str:
-        persons, images = len(self.crops), len(self.crops.people.images.ids)
+        persons, images = len(self.crops), len(self.crops.instances.images.ids)
         return (
             f"{self.name}: {persons} persons in {images} images; boxes: annotated centre and scale; "
             f"{self.how_predicted()}; PCKh: heads of {HEAD_SHARE:g} x their box's diagonal"
         )
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
-        path = self.write_results(folder, results(self.crops.people, predictions))
+        path = self.write_results(folder, results(self.crops.instances, predictions))
         matrix = io.BytesIO()
         _matlab().savemat(matrix, {"preds": np.asarray(predictions.keypoints, np.float64) + 1})
         pred = path.with_name(f"pred_{self.name}_{self.number}.mat")

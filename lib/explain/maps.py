@@ -199,7 +199,7 @@ def explain(
 
 def explain_sample(network: TransPose, crops: TopDownDataset, index: int, options: TestOptions) -> Explanation:
     """The explanation of instance `index` of a data set."""
-    return explain(network, crops.image(index), crops.people.boxes[index], crops.skeleton, options)
+    return explain(network, crops.image(index), crops.instances.boxes[index], crops.skeleton, options)
 
 
 def _picture(image: np.ndarray, to_crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:

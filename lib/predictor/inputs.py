@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset import coco
-from ..dataset.json_fields import column, numbers, read_json, rows
+from ..dataset.json_fields import Table, read_json
 from ..errors import UserError
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -100,7 +100,7 @@ def numbering(photographs: Sequence[Path], annotations: Path | None = None) -> N
         own = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < 2**63]
         ids = own if len(set(own)) == len(stems) else list(range(1, len(stems) + 1))
         return Numbering(ids, {"id": 1, "name": "person"})
-    source = coco.read_annotations(annotations, with_people=False)
+    source = coco.read_annotations(annotations, image_info=True)
     listed = dict(zip(source.images.names.tolist(), source.images.ids.tolist(), strict=True))
     for file in photographs:
         if file.name not in listed:
@@ -132,14 +132,14 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.
     """
     what = "detection file (--boxes)"
     content = read_json(path, what, list[dict[str, Any]])
-    image = numbers(content, "image_id", np.int64, "detection", path)
-    category = np.array([entry == known.category["id"] for entry in column(content, "category_id", "detection", path)])
-    scores = numbers(content, "score", np.float64, "detection", path)
-    boxes = rows(content, "bbox", 4, path, what="detection")
+    table = Table.read(content, "detection", coco.DETECTION)
+    table.check().refuse(path)
+    image, scores, boxes = table["image_id"], table["score"], table["bbox"]
+    category = table["category_id"] == known.category["id"]
     if len(content) and not (np.isin(image, known.ids) & category).any():
         raise UserError(
             f"{path}: none of its {len(content)} boxes is a person's in one of the {len(known.ids)} photographs, whose "
             f"ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
         )
-    taken = category.astype(bool) & (scores >= threshold)
+    taken = category & (scores >= threshold)
     return [(boxes[taken & (image == number)], scores[taken & (image == number)]) for number in known.ids]

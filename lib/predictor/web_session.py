@@ -16,7 +16,7 @@ from ..dataset.images import decode_image
 from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import Explanation, Place
-from ..pose import draw, skeleton
+from ..pose import draw
 from .detector import Detector
 from .export import Exported
 from .predictor import Predictor
@@ -151,7 +151,7 @@ class Sample:
 
 def samples(annotations: Path, images: Path) -> list[Sample]:
     """The photographs of a COCO annotation file that show annotated persons. Raises UserError if it is broken."""
-    people = annotated_instances(read_annotations(annotations), skeleton.COCO.num_joints)
+    people = annotated_instances(read_annotations(annotations))
     largest_first = np.argsort(-people.boxes[:, 2:].prod(1), kind="stable")
     return [
         Sample(images / name, people.boxes[[person for person in largest_first if people.image[person] == i]])

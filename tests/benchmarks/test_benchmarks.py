@@ -74,7 +74,7 @@ def test_a_section_is_put_between_its_marks(tmp_path: Path, monkeypatch: pytest.
 
 def test_made_up_predictions_are_the_same_every_time_and_hold_doubles():
     crops = sample_crops()
-    one, two = (synthetic.predictions(crops.people, crops.center, crops.scale) for _ in range(2))
+    one, two = (synthetic.predictions(crops.instances, crops.center, crops.scale) for _ in range(2))
     np.testing.assert_array_equal(one.keypoints, two.keypoints)
     pair = [{"keypoints": one.keypoints[i], "area": 1e4} for i in (4, 5)]
     assert plain.oks_of_pair(*pair) > 0.9

@@ -101,7 +101,7 @@ def change(path: Path, what: Callable[[dict], Any]) -> None:
 
 
 def kites_of(path: Path) -> coco.Instances:
-    return coco.annotated_instances(coco.read_annotations(path, category_name="kite"), 5)
+    return coco.annotated_instances(coco.read_annotations(path, num_joints=5, category_name="kite"))
 
 
 def handedness(keypoints: np.ndarray) -> np.ndarray:
@@ -166,7 +166,8 @@ def test_the_generator_repeats_itself_and_overwrites_nothing(
 
 def test_the_category_says_what_the_skeleton_file_says(kites: Path):
     told = skeleton_of(
-        configure(kites, "DATASET.SKELETON", ""), coco.read_annotations(kites / "val.json", category_name="kite")
+        configure(kites, "DATASET.SKELETON", ""),
+        coco.read_annotations(kites / "val.json", num_joints=5, category_name="kite"),
     )
     written = skeleton.read(SKELETON)
     for part in ("names", "pairs", "limbs"):
@@ -216,7 +217,7 @@ def test_half_bodies_that_never_come_are_told(kites: Path, caplog: pytest.LogCap
 
 def test_numbered_keypoints_get_the_skeletons_names(kites: Path):
     change(kites / "val.json", lambda c: c["categories"][1].update(keypoints=list("12345")))
-    annotations = coco.read_annotations(kites / "val.json", category_name="kite")
+    annotations = coco.read_annotations(kites / "val.json", num_joints=5, category_name="kite")
     assert skeleton_of(configure(kites), annotations).names[LEFT] == "left_wing"
 
 
@@ -292,10 +293,10 @@ def test_an_annotation_with_the_id_0_counts(kites: Path, first_id: int):
         content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 7]
 
     change(kites / "val.json", number)
-    truth = coco.read_annotations(kites / "val.json", category_name="kite")
+    truth = coco.read_annotations(kites / "val.json", num_joints=5, category_name="kite")
     perfect = [
         {"image_id": a["image_id"], "category_id": 7, "keypoints": a["keypoints"], "score": 1.0}
-        for a in truth.annotations
+        for a in truth.as_dicts()
     ]
     assert average_precision(perfect, truth, [0.05] * 5)["AP"] == pytest.approx(1)
 
@@ -374,7 +375,7 @@ def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
     folder = clone / "output" / "coco" / "transpose_r" / "kites"
 
     results = read(folder / "results" / "keypoints_val_results_0.json")
-    truth = coco.read_annotations(clone / "data" / "kites" / "val.json", category_name="kite")
+    truth = coco.read_annotations(clone / "data" / "kites" / "val.json", num_joints=5, category_name="kite")
     assert {result["category_id"] for result in results} == {7}
     assert {len(result["keypoints"]) for result in results} == {15}
     written = read(folder / "results" / "metrics_val_0.json")["metrics"]
@@ -393,7 +394,7 @@ def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
 
     draw = "python tools/draw_results.py --cfg experiments/kites/kites.yaml --score 0 --threshold 0 --results"
     said = run(clone, f"{draw} {folder / 'results' / 'keypoints_val_results_0.json'}")
-    assert f"{len(results)} person(s) on 4 of 4 photographs" in said
+    assert f"{len(results)} person(s) on 4 of 4 images" in said
     assert (folder / "results" / "keypoints_val_results_0.png").stat().st_size > 10_000
 
 

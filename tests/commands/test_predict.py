@@ -455,7 +455,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(photographs, tmp_path
     table = coco.detected_instances(out, sample_annotations(), 17, threshold=0)
     assert len(table) == 3 and table.boxes.tolist() == [[10, 20, 30, 60]] * 3
     assert table.scores.tolist() == pytest.approx([0.9] * 3)
-    listed = coco.read_annotations(tmp_path / "new" / "boxes_images.json", with_people=False)
+    listed = coco.read_annotations(tmp_path / "new" / "boxes_images.json", image_info=True)
     assert listed.images.ids.tolist() == [785, 21167, 388056] and listed.images.sizes[2].tolist() == [500, 332]
     known = inputs.numbering(sorted(photographs.iterdir()))
     (boxes, scores), *_ = inputs.read_boxes(out, known, threshold=0.5)

@@ -30,8 +30,9 @@ from transpose.commands.check_data import COLUMNS, HEIGHT, WIDTH, contact_sheet
 from transpose.config.load import load_config
 from transpose.core.predict import Predictions
 from transpose.dataset import coco
-from transpose.dataset.check import annotations, doctor
-from transpose.dataset.check.report import ERROR, NOTE, TEST, TRAIN, Report
+from transpose.dataset.check import doctor, statistics
+from transpose.dataset.check.report import TEST, TRAIN, Report
+from transpose.dataset.findings import ERROR, NOTE
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
 from transpose.errors import UserError
@@ -291,7 +292,7 @@ def field_missing(patient: Patient) -> list:
 
 def field_of_another_kind(patient: Patient) -> list:
     patient.person(labelled=False)["bbox"] = [1, 2, "3", 4]
-    return [(ERROR, "format"), "1 annotation of 18 must have 'bbox', four numbers", "[1, 2, '3', 4] in annotation"]
+    return [(ERROR, "format"), "1 annotation of 18 must have 'bbox', 4 numbers", "[1, 2, '3', 4] in annotation"]
 
 
 def crowd_is_none(patient: Patient) -> list:
@@ -301,7 +302,7 @@ def crowd_is_none(patient: Patient) -> list:
 
 def name_is_none(patient: Patient) -> list:
     patient.content["images"].append(patient.content["images"][0] | {"id": 5, "file_name": None})
-    return [(ERROR, "format"), "1 image of 4 must have 'file_name', a file's name", "None in image 5"]
+    return [(ERROR, "format"), "1 image of 4 must have 'file_name', the name of a file", "None in image 5"]
 
 
 def annotation_is_text(patient: Patient) -> list:
@@ -429,8 +430,8 @@ def test_cocos_numbers_are_not_asked_of_other_keypoints(tmp_path: Path):
 
 
 def test_as_published_is_said_and_other_persons_are_noted(patient: Patient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(annotations.PUBLISHED, "mine", (3, 18))
-    monkeypatch.setitem(annotations.PUBLISHED_PERSONS, "mine", 7)
+    monkeypatch.setitem(statistics.PUBLISHED, "mine", (3, 18))
+    monkeypatch.setitem(statistics.PUBLISHED_PERSONS, "mine", 7)
     report = patient.examine()
     assert "3 images, 18 annotations, as published" in told(report)
     assert found(report) == [(NOTE, "taken")] and "published: 7" in told(report)
@@ -605,10 +606,10 @@ KINDS = {"right": COCO, "wrong": WRONG_PAIRS, "missing": dataclasses.replace(COC
 
 def test_the_mirrored_sample_is_the_one_that_training_draws(patient: Patient):
     report = patient.examine()
-    assert report.people is not None and report.reader is not None
-    crops = partial(TopDownDataset, report.people, report.reader, COCO, (48, 64), (12, 16))
+    assert report.instances is not None and report.reader is not None
+    crops = partial(TopDownDataset, report.instances, report.reader, COCO, (48, 64), (12, 16))
     training = crops(augmentation=Augmentation(flip=True, scale=0, rotation=0, half_body=0))
-    for index in range(len(report.people)):
+    for index in range(len(report.instances)):
         ours = crops().mirrored(index)
         drawn = [training[epoch, index] for epoch in range(12)]
         same = [all((ours[key] == sample[key]).all() for key in ours) for sample in drawn]
@@ -617,14 +618,14 @@ def test_the_mirrored_sample_is_the_one_that_training_draws(patient: Patient):
 
 def test_samples_are_spread_and_the_fullest_come_first(patient: Patient):
     report = patient.examine()
-    assert report.people is not None
-    groups = doctor.samples(report.people, 3)
+    assert report.instances is not None
+    groups = doctor.samples(report.instances, 3)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert [sorted(group) for group in groups] == [[0, 1], [2, 3], [4, 5]]
     for group in groups:
-        seen = report.people.visible[group].sum(1)
+        seen = report.instances.visible[group].sum(1)
         assert (np.diff(seen) <= 0).all()
-    assert len(doctor.samples(report.people, 100)) == 6
+    assert len(doctor.samples(report.instances, 100)) == 6
 
 
 def test_a_photograph_that_cannot_be_read_is_not_on_the_sheet(patient: Patient):
@@ -830,8 +831,8 @@ def score(cfg, annotations: Path, boxes: Path | None, reader: ImageReader) -> tu
     """What tools/test.py does, with the annotations in the model's place; also how many persons it takes."""
     source = coco.read_annotations(annotations)
     kind = skeleton_of(cfg, source)
-    coco.check_truth(source, kind.num_joints)
-    persons = coco.annotated_instances(source, kind.num_joints)
+    coco.check_truth(source)
+    persons = coco.annotated_instances(source)
     taken = len(persons)
     if boxes is not None:
         persons = coco.detected_instances(boxes, source, kind.num_joints, 0.0)

@@ -15,7 +15,7 @@ from helpers.goldens import IMAGES, INPUT, sample_crops, sample_people
 from helpers.places import Place
 from torch.utils.data import DataLoader
 
-from transpose.dataset import image_cache, on_device, warp
+from transpose.dataset import image_cache, on_device
 from transpose.dataset.images import ImageReader
 from transpose.dataset.samplers import TrainSampler
 from transpose.dataset.topdown import Augmentation
@@ -120,7 +120,7 @@ def test_crops_on_the_device_are_opencvs(tmp_path, rotation):
         wanted.append(cv2.warpAffine(opened.read(name, "x"), to_input, INPUT, flags=cv2.INTER_LINEAR))
         matrices.append(cv2.invertAffineTransform(to_input))
         places.append(opened.place(name))
-    found = warp.crops(
+    found = on_device.cut_crops(
         torch.from_numpy(np.array(opened.pixels)),
         torch.from_numpy(opened.offsets[places]),
         torch.from_numpy(opened.sizes[places]),
@@ -137,14 +137,14 @@ def test_batches_cut_on_the_device_are_the_loaders(tmp_path):
     """Flipped, turned, scaled and half bodies: every array equal, pixels within two grey levels for 99.9 %."""
     augmentation = Augmentation(half_body=0.5)
     crops = sample_crops(augmentation=augmentation, seed=5)
-    people = crops.people
+    people = crops.instances
     names = np.unique(people.images.names[people.image]).tolist()
     opened = image_cache.opened(tmp_path / "pixels.bin", ImageReader(IMAGES), names)
     plan = TrainSampler(len(crops), 10, 2, 5)
     cut = on_device.OnDeviceLoader(
         DataLoader(on_device.CropGeometries(crops, opened), batch_sampler=plan),
         on_device.on_device(opened, torch.device("cpu"))[0],
-        share=10,
+        micro_batch=10,
     )
     off = []
     for ours, wanted in zip(cut, DataLoader(crops, batch_sampler=plan), strict=True):
@@ -172,7 +172,7 @@ def cut_apart(rank: int, folder: str, ports: int) -> None:
 
 def test_two_processes_that_hold_half_the_photographs_each_cut_the_same_batches(tmp_path):
     crops = sample_crops(augmentation=Augmentation(half_body=0.5), seed=5)
-    names = np.unique(crops.people.images.names[crops.people.image]).tolist()
+    names = np.unique(crops.instances.images.names[crops.instances.image]).tolist()
     opened = image_cache.opened(tmp_path / "pixels.bin", ImageReader(IMAGES), names)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -196,7 +196,7 @@ def test_a_run_trains_from_decoded_photographs(tmp_path, on_device):
     place.options = ["DATASET.DECODED_DIR", str(folder), "DATASET.ON_DEVICE", str(on_device)]
     outcome = place.run("train")
     assert outcome.returncode == 0, outcome.stderr
-    assert "decoding 2 photographs" in outcome.stdout and len(list(folder.glob("*.bin"))) == 1
+    assert "decoding 2 images" in outcome.stdout and len(list(folder.glob("*.bin"))) == 1
     if not on_device:
         # Equal pixels, so equal weights.
         plain = Place(tmp_path / "plain")

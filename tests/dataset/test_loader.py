@@ -45,7 +45,7 @@ def crops_with(reader: ImageReader, people: Instances | None = None, **options) 
 def batches_of(crops: TopDownDataset, kind: str) -> TrainSampler | EvalSampler:
     if kind == "training":
         return TrainSampler(len(crops), 4, 1, seed=3)
-    return EvalSampler(crops.people.image, 4)
+    return EvalSampler(crops.instances.image, 4)
 
 
 SAYS = r"^a data loading process was killed \((%s)\): .*: lower WORKERS or DATASET\.CACHE_MB$"

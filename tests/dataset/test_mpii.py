@@ -108,7 +108,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def people(path: Path, **options):
-    return mpii.annotated_people(mpii.read_annotations(path), 16, **options)
+    return mpii.annotated_instances(mpii.read_annotations(path, 16), **options)
 
 
 def predictions(keypoints: np.ndarray) -> Predictions:
@@ -182,7 +182,7 @@ def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
     return PckhEvaluation(
         name="valid",
         crops=crops,
-        loader=DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2)),
+        loader=DataLoader(crops, batch_sampler=EvalSampler(crops.instances.image, 2)),
         options=TestOptions(flip_test=False),
         number=0,
         device=torch.device("cpu"),
@@ -224,7 +224,7 @@ def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_tes
     """From the photograph through the crop and back, with a model that knows the answer."""
     persons = people(root / "annot" / "valid.json")
     crops = TopDownDataset(persons, ImageReader(root / "images"), MPII, (256, 256), (64, 64))
-    loader = DataLoader(crops, batch_sampler=EvalSampler(crops.people.image, 2))
+    loader = DataLoader(crops, batch_sampler=EvalSampler(crops.instances.image, 2))
     flip_order = torch.from_numpy(MPII.flip_order)
     answers = []
     for batch in loader:
@@ -332,7 +332,7 @@ def test_a_run_trains_is_tested_and_drawn(root: Path, tmp_path: Path, run_preloa
     np.testing.assert_allclose(loadmat(results.with_name("pred_valid_0.mat"))["preds"], zero_based + 1)
 
     output = run("draw_results", "--results", str(results), "--out", str(tmp_path / "sheet.png"), "--score", "-1")
-    assert "5 person(s) on 5 of 5 photographs" in output
+    assert "5 person(s) on 5 of 5 images" in output
     output = run("test", "DATASET.TEST_SET", "test", "RANK", "3")
     assert "test has no ground truth here: MPII's organisers judge pred_test_3.mat" in output
     assert {path.name for path in results.parent.glob("*_3.*")} == {"keypoints_test_results_3.json", "pred_test_3.mat"}

@@ -62,7 +62,7 @@ def test_persons_come_in_image_order_then_file_order(tmp_path):
     content["categories"].append({"id": 2, "name": "dog"})
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(content))
-    usual, found = sample_people(), annotated_instances(read_annotations(path), 17)
+    usual, found = sample_people(), annotated_instances(read_annotations(path))
     wanted = [usual.ids[usual.image == image][::-1] for image in np.unique(usual.image)]
     np.testing.assert_array_equal(found.ids, np.concatenate(wanted))
     np.testing.assert_array_equal(np.sort(found.image), found.image)
@@ -93,7 +93,7 @@ def test_a_sample_is_what_it_says():
     }
     assert sample["index"] == 40
     back = geometry.apply(sample["to_image"], sample["keypoints"].astype(float))
-    np.testing.assert_allclose(back, crops.people.keypoints[40], atol=2e-3)
+    np.testing.assert_allclose(back, crops.instances.keypoints[40], atol=2e-3)
     blue_first = sample_crops(rgb=False)[40]["image"]
     np.testing.assert_array_equal(blue_first[..., ::-1], sample["image"])
 
@@ -396,8 +396,8 @@ def test_selection_keeps_all_that_is_known_of_the_chosen():
 def steps(plan: TrainSampler) -> list[list[list[tuple[int, int]]]]:
     """Micro-batches of each step."""
     batches = list(plan)
-    assert len(batches) == len(plan) == plan.steps * plan.shares_here
-    return [batches[i : i + plan.shares_here] for i in range(0, len(batches), plan.shares_here)]
+    assert len(batches) == len(plan) == plan.steps * plan.micro_batches_here
+    return [batches[i : i + plan.micro_batches_here] for i in range(0, len(batches), plan.micro_batches_here)]
 
 
 @pytest.mark.parametrize("samples", [96, 105, 99, 97])

@@ -43,7 +43,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value: float, make_run: Callable
         run.run()
     (record,) = written_down(tmp_path)
     assert (record["epoch"], record["step"]) == (1, step)
-    people = run.loader.dataset.people
+    people = run.loader.dataset.instances
     expected = {"annotation": int(people.ids[POISONED]), "image": str(people.images.names[people.image[POISONED]])}
     (batch,) = record["micro-batches"]
     assert expected in batch["samples"] and len(batch["samples"]) == 4 and batch["loss"] == str(value)

@@ -4,18 +4,28 @@ import copy
 import json
 import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import HEATMAP, golden, sample_annotations, sample_crops, sample_detections, sample_people
+from helpers.goldens import (
+    ANNOTATIONS,
+    HEATMAP,
+    golden,
+    sample_annotations,
+    sample_crops,
+    sample_detections,
+    sample_people,
+)
 from pycocotools.coco import COCO as PlainCOCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
 from benchmarks import synthetic
 from transpose.core.predict import Predictions, TestOptions, predict
-from transpose.dataset.coco import annotated_instances, read_annotations
+from transpose.dataset.coco import Annotations, annotated_instances, read_annotations
 from transpose.dataset.samplers import EvalSampler
 from transpose.errors import UserError
 from transpose.evaluation import coco_eval, nms
@@ -65,7 +75,7 @@ def test_persons_scores_and_metrics_are_the_originals(name, people):
 def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_test):
     """The whole way from the photograph to the AP, with a model that knows the answer."""
     crops = sample_crops()
-    plan = EvalSampler(crops.people.image, 32)
+    plan = EvalSampler(crops.instances.image, 32)
     flip_order = torch.from_numpy(COCO.flip_order)
     answers = []
     for batch in DataLoader(crops, batch_sampler=plan):
@@ -78,7 +88,7 @@ def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_test):
         TestOptions(flip_test),
         flip_order,
     )
-    people = crops.people
+    people = crops.instances
     pixels_off = np.linalg.norm(predicted.keypoints - people.keypoints, axis=-1) / (crops.scale[:, :1] * 200 / 48)
     in_map = (people.visible > 0) & (predicted.scores > 0.93)
     assert in_map.sum() > 0.95 * people.visible.sum()
@@ -109,9 +119,17 @@ def truth_as_detections(**changes) -> list[dict]:
     return [
         {"image_id": a["image_id"], "category_id": 1, "keypoints": [float(v) for v in a["keypoints"]], "score": 0.9}
         | changes
-        for a in sample_annotations().annotations
+        for a in sample_annotations().as_dicts()
         if any(a["keypoints"])
     ]
+
+
+def changed_annotations(folder: Path, change: Callable[[list[dict]], list[dict]]) -> Annotations:
+    """The sample's, read from a file with other ones."""
+    content = json.loads(ANNOTATIONS.read_bytes())
+    path = folder / "changed.json"
+    path.write_text(json.dumps(content | {"annotations": change(content["annotations"])}))
+    return read_annotations(path)
 
 
 def test_annotations_as_predictions_are_perfect():
@@ -126,7 +144,7 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
     draw = np.random.default_rng(3)
     found = [
         {"image_id": a["image_id"], "category_id": 1, "keypoints": points.ravel().tolist(), "score": score}
-        for a in truth.annotations
+        for a in truth.as_dicts()
         for points, score in zip(
             draw.normal(np.array(a["keypoints"]).reshape(-1, 3), 8.0, (3, 17, 3)),
             draw.random(3).round(1).tolist(),  # so that some are equal
@@ -146,7 +164,7 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
     ours_of = coco_eval.KeypointEval.computeOks
     monkeypatch.setattr(coco_eval.KeypointEval, "computeOks", both)
     average_precision(found, truth, COCO.sigmas)
-    assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.annotations)
+    assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.as_dicts())
     assert max(seen) > coco_eval.MAX_DETECTIONS
 
 
@@ -155,10 +173,12 @@ def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
     """Thousands of persons good, middling and bad, in images of every kind."""
     path = tmp_path / "truth.json"
     synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
-    truth = read_annotations(path)
-    for number, annotation in enumerate(truth.annotations):
+    content = json.loads(path.read_bytes())
+    for number, annotation in enumerate(content["annotations"]):
         annotation["iscrowd"] = int(number % 19 == 0)
-    people = annotated_instances(truth, 17)
+    path.write_text(json.dumps(content))
+    truth = read_annotations(path)
+    people = annotated_instances(truth)
     center, scale = geometry.boxes_to_crops(people.boxes, 0.75)
     options = {"category_id": 1, "sigmas": COCO.sigmas, "score_threshold": 0.2, "oks_threshold": 0.9}
     found = [
@@ -170,7 +190,7 @@ def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
     found += [found[0] | {"score": 0.01 * (i // 2)} for i in range(30)]
 
     plain = PlainCOCO()
-    plain.dataset = json.loads(path.read_bytes()) | {"annotations": truth.annotations}
+    plain.dataset = content
     plain.createIndex()
     evaluation = COCOeval(plain, plain.loadRes(copy.deepcopy(found)), "keypoints")
     evaluation.evaluate()
@@ -187,13 +207,13 @@ def test_scorer_that_is_not_there_is_told(monkeypatch):
         average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas, "faster-coco-eval")
 
 
-def test_a_person_whose_id_is_zero_can_be_found():
-    truth = sample_annotations()
-    truth.annotations[:] = [a for a in truth.annotations if any(a["keypoints"])][:1]
-    truth.annotations[0]["id"] = 0
-    found = [
-        d for d in truth_as_detections() if d["keypoints"] == [float(v) for v in truth.annotations[0]["keypoints"]]
-    ]
+def test_a_person_whose_id_is_zero_can_be_found(tmp_path):
+    def first_alone(annotations: list[dict]) -> list[dict]:
+        return [a | {"id": 0} for a in annotations if any(a["keypoints"])][:1]
+
+    truth = changed_annotations(tmp_path, first_alone)
+    found = [d for d in truth_as_detections() if d["keypoints"] == truth.as_dicts()[0]["keypoints"]]
+    assert len(found) == len(truth.as_dicts()) == 1
     assert average_precision(found, truth, COCO.sigmas)["AP"] == pytest.approx(1)
 
 
@@ -218,16 +238,18 @@ def test_evaluation_leaves_the_detections_as_they_were_and_can_be_repeated():
 
 
 @pytest.mark.parametrize("field", ["iscrowd", "num_keypoints"])
-def test_annotations_need_only_what_training_needs(field):
+def test_annotations_need_only_what_training_needs(tmp_path, field):
     """Other people's data sets leave out what can be counted."""
-    truth = sample_annotations()
-    crowd = [a for a in truth.annotations if a["iscrowd"]]
-    for annotation in crowd:
-        truth.annotations.remove(annotation)
-    complete = average_precision(truth_as_detections(), truth, COCO.sigmas)
-    for annotation in truth.annotations:
-        del annotation[field]
-    assert average_precision(truth_as_detections(), truth, COCO.sigmas) == complete
+
+    def no_crowd(annotations: list[dict]) -> list[dict]:
+        return [a for a in annotations if not a["iscrowd"]]
+
+    def without_field(annotations: list[dict]) -> list[dict]:
+        return [{key: a[key] for key in a if key != field} for a in no_crowd(annotations)]
+
+    complete, less = (changed_annotations(tmp_path, change) for change in (no_crowd, without_field))
+    both = [average_precision(truth_as_detections(), truth, COCO.sigmas) for truth in (complete, less)]
+    assert both[0] == both[1]
 
 
 def test_table_has_the_lineages_columns_and_three_decimals():

@@ -38,7 +38,7 @@ def sample_annotations() -> Annotations:
 
 
 def sample_people() -> Instances:
-    return annotated_instances(sample_annotations(), COCO.num_joints)
+    return annotated_instances(sample_annotations())
 
 
 def sample_detections(threshold: float = 0.0) -> Instances:

@@ -201,7 +201,7 @@ def test_the_tool_draws_the_photograph_with_persons_first(tmp_path):
     command = [sys.executable, ROOT / "tools" / "draw_results.py", "--cfg", configuration, "--results", results]
     run = subprocess.run([*command, "--images", "2", "--columns", "1"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "1 person(s) on 2 of 32 photographs" in run.stdout
+    assert "1 person(s) on 2 of 32 images" in run.stdout
     sheet = cv2.imread(str(tmp_path / "found.png"))
     assert sheet.shape == (2 * (300 + draw.LABEL_HEIGHT + draw.MARGIN) + draw.MARGIN, 400 + 2 * draw.MARGIN, 3)
     photograph = cv2.imread(str(ROOT / "data" / "coco_sample" / "images" / "val2017" / "000000021167.jpg"))
@@ -221,7 +221,10 @@ def test_the_tool_draws_the_photograph_with_persons_first(tmp_path):
         (json.dumps(RESULT), "the results file has another format: expected `array`, got `object`"),
         ("[1]", "the results file has another format: expected `object`, got `int` - at `$[0]`, counted from 0"),
         ("[{}]", "result number 1 has no 'image_id'"),
-        (json.dumps([RESULT, RESULT | {"keypoints": [1] * 50}]), "result number 2: 'keypoints' must list 51"),
+        (
+            json.dumps([RESULT, RESULT | {"keypoints": [1] * 50}]),
+            "'keypoints' of result number 2 must list 51 numbers, not 50",
+        ),
         (json.dumps([RESULT | {"image_id": 1}]), "none of its 1 results is of an image"),
         (json.dumps([RESULT | {"score": 0.1}]), "no person is scored 0.3 or more"),
     ],
@@ -231,5 +234,5 @@ def test_a_results_file_that_cannot_be_drawn_is_named_in_one_sentence(tmp_path, 
     if content is not None:
         results.write_text(content)
     with pytest.raises(UserError) as error:
-        read_persons(results, COCO.num_joints, [21167, 343218], least=0.3)
+        read_persons(results, COCO.num_joints, [21167, 343218], min_score=0.3)
     assert str(results) in str(error.value) and sentence in str(error.value)

@@ -101,7 +101,7 @@ def test_predictions_of_the_released_weights_land_on_the_annotated_person():
     found = geometry.apply(geometry.crop_to_output(center[0], scale[0], 0, HEATMAP, inverse=True), on_heatmap)
     np.testing.assert_allclose(found, wanted["image_locations"], atol=1e-3)
 
-    annotation = next(a for a in sample_annotations().annotations if a["id"] == wanted["annotation_id"])
+    annotation = next(a for a in sample_annotations().as_dicts() if a["id"] == wanted["annotation_id"])
     truth = np.array(annotation["keypoints"], float).reshape(-1, 3)
     spread = 2 * annotation["area"] * (2 * np.array(COCO.sigmas)) ** 2
     similarity = np.exp(-((found - truth[:, :2]) ** 2).sum(1) / spread)

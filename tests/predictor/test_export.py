@@ -166,7 +166,7 @@ def test_the_pages_program_finds_what_the_repository_finds(trained, sample, tmp_
     path = tmp_path / "final_state_keypoints.onnx"
     export.export(trained, path, sample, decodes=True)
     batch = {key: value[:1] for key, value in sample.loader[0].items()}
-    people = sample.crops.people
+    people = sample.crops.instances
     box, image = people.boxes[int(batch["index"])], people.image[int(batch["index"])]
     photograph = cv2.imread(str(ROOT / "data/coco_sample/images/val2017" / people.images.names[image]))
     cv2.imwrite(str(tmp_path / "photo.jpg"), photograph)

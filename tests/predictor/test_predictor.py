@@ -78,7 +78,7 @@ def test_the_same_boxes_give_the_keypoints_scores_and_results_of_the_test(annota
     network = build_model(given)
     load_trained(given, network, run)
     tested = evaluation.predict(network)
-    table = evaluation.crops.people
+    table = evaluation.crops.instances
     assert len(tested.keypoints) == persons
 
     of_image = [np.flatnonzero(table.image == i) for i in range(len(table.images.ids))]

@@ -353,7 +353,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str):
 
     path = tmp_path / "mpii.json"
     path.write_text(json.dumps([{"image": name}]))
-    assert refusal(lambda: mpii.read_annotations(path)).startswith(f"{path}: 'image' of record number 1 leads out")
+    assert refusal(lambda: mpii.read_annotations(path, 16)).startswith(f"{path}: 'image' of record number 1 leads out")
 
 
 def test_names_in_folders_below_are_read(tmp_path: Path):

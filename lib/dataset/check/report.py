@@ -1,29 +1,17 @@
-"""What checks find, and how it is told: every fault counted, some of each named."""
+"""The report of all findings: every fault counted, some of each named."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
 from ...pose.skeleton import Skeleton
 from ..coco import Instances
+from ..findings import ERROR, NOTE, Findings, many
 from ..images import ImageReader
 
-OK, NOTE, ERROR = "ok", "note", "error"  # an error stops a run or spoils what comes of it, a note is worth knowing
 TRAIN, TEST = "tools/train.py", "tools/test.py"
-MOST_EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found, a few examples of it, and how to mend it."""
-
-    level: str
-    check: str
-    says: str
-    examples: tuple[str, ...] = ()
-    remedy: str = ""
 
 
 @dataclass
@@ -31,31 +19,47 @@ class Section:
     """The findings about one file or folder, which some of the tools read."""
 
     title: str
-    tools: Sequence[str] = ()
-    findings: list[Finding] = field(default_factory=list)
-
-    def add(self, level: str, check: str, says: str, examples: Sequence[str] = (), remedy: str = "") -> None:
-        self.findings.append(Finding(level, check, says, tuple(examples), remedy))
+    tools: Sequence[str]
+    findings: Findings = field(default_factory=Findings)
 
 
 @dataclass
 class Report:
-    """All findings; the sentence with which each tool stops; and, as far as they could be had, persons to look at,
-    what reads their photographs, and their skeleton."""
+    """All findings; the sentence with which each tool stops; and, as far as there are any, instances to look at, the
+    reader of their images, and their skeleton."""
 
     sections: list[Section] = field(default_factory=list)
     stops: dict[str, str] = field(default_factory=dict)
-    people: Instances | None = None
+    instances: Instances | None = None
     reader: ImageReader | None = None
     skeleton: Skeleton | None = None
 
-    def section(self, title: str, tools: Sequence[str]) -> Section:
+    def begin(self, title: str, tools: Sequence[str]) -> None:
+        """A section, which what follows is about."""
         self.sections.append(Section(title, tools))
-        return self.sections[-1]
 
-    def stop(self, tools: Iterable[str], error: UserError) -> None:
-        for tool in tools:
+    @property
+    def findings(self) -> Findings:
+        """Of the section that was begun last."""
+        return self.sections[-1].findings
+
+    def stop(self, error: UserError, tools: Sequence[str] | None = None) -> None:
+        """With the first error the section's tools stop, or these."""
+        for tool in self.sections[-1].tools if tools is None else tools:
             self.stops.setdefault(tool, str(error))
+
+    def fail(self, check: str, error: UserError, path: Path | None = None, tools: Sequence[str] | None = None) -> None:
+        """The error is a finding, without the `path` that is the section's title, and stops the tools."""
+        self.findings.add(ERROR, check, str(error).removeprefix(f"{path}: "))
+        self.stop(error, tools)
+
+    def add(self, findings: Findings, path: Path) -> None:
+        """What the tools check themselves, in the file at `path`."""
+        self.findings.extend(findings)
+        try:
+            findings.refuse(path)
+        except UserError as error:
+            self.stop(error)
 
     def count(self, level: str, tool: str = "") -> int:
         """Findings of a level, of those sections that the tool reads or of all."""
@@ -97,20 +101,6 @@ def _wrapped(text: str, width: int, first: str, further: str) -> list[str]:
     )
 
 
-def many(count: int, what: str) -> str:
-    plural = {"category": "categories", "box": "boxes"}.get(what, f"{what}s")
-    return f"{count:,} {what if count == 1 else plural}"
-
-
-def plain(numbers: Iterable[float]) -> str:
-    return ", ".join(f"{number:.6g}" for number in numbers)
-
-
 def short(path: Path) -> str:
     """The path from the current folder, if it lies in it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def without(path: Path, error: UserError) -> str:
-    """The sentence of an error about the file at `path`, where that is the section's title."""
-    return str(error).removeprefix(f"{path}: ")
