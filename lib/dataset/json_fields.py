@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from ..errors import UserError, shown
-from ..runtime import collector
 from .findings import ERROR, Findings, many
 
 MAX_NUMBER = 2**63  # what the arrays' integers hold
@@ -33,9 +32,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
     not valid JSON.
     """
     try:
-        content = path.read_bytes()
-        with collector.paused():
-            return msgspec.json.decode(content, type=form)
+        return msgspec.json.decode(path.read_bytes(), type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except msgspec.ValidationError as error:

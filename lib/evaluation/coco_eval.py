@@ -15,7 +15,6 @@ from pycocotools.cocoeval import COCOeval
 
 from ..dataset.coco import Annotations
 from ..errors import UserError
-from ..runtime import collector
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
 SCORERS = ("pycocotools", "faster-coco-eval")
@@ -40,7 +39,7 @@ def average_precision(
         "categories": [ground_truth.category],
     }
     # pycocotools reports its progress on standard output.
-    with contextlib.redirect_stdout(io.StringIO()), collector.paused():
+    with contextlib.redirect_stdout(io.StringIO()):
         # Numbered anew, because pycocotools takes a person whose id is 0 for one that was not found.
         truth = [a | {"id": i} for i, a in enumerate(ground_truth.as_dicts(), 1)]
         points = _points(detections, len(sigmas))

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..models.backends import Backend
 from ..models.transpose import TransPose
 from ..pose import geometry
-from ..runtime import collector, distributed
+from ..runtime import distributed
 from ..runtime.files import write_atomically
 from ..runtime.log import Progress
 from . import nms, submission
@@ -57,18 +57,17 @@ def results(
         predictions.center[kept],
         predictions.scale[kept],
     )
-    with collector.paused():
-        return [
-            {
-                "image_id": image_id,
-                "category_id": category_id,
-                "keypoints": keypoints,
-                "score": score,
-                "center": center,
-                "scale": scale,
-            }
-            for image_id, keypoints, score, center, scale in zip(*(c.tolist() for c in columns), strict=True)
-        ]
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_id,
+            "keypoints": keypoints,
+            "score": score,
+            "center": center,
+            "scale": scale,
+        }
+        for image_id, keypoints, score, center, scale in zip(*(c.tolist() for c in columns), strict=True)
+    ]
 
 
 def refuse_broken(people: Instances, predictions: Predictions) -> None:
@@ -196,8 +195,6 @@ class CocoEvaluation(Evaluation):
         """COCO's ten numbers of results for the annotated persons."""
         return average_precision(detections, self.annotations, self.sigmas, self.scorer)
 
-    # Until nothing is left of the dicts, through which the collector would go.
-    @collector.paused()
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = self.detections(predictions)
         path = self.write_results(folder, detections)
