@@ -23,12 +23,12 @@ def pictures(path) -> list[np.ndarray]:
     return [cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR) for text in shown]
 
 
-def test_it_runs_with_drawn_weights(run, tmp_path):
+def test_it_runs_with_random_weights(run, tmp_path):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     out = tmp_path / "run.ipynb"
     before = NOTEBOOK.read_bytes()
-    command = [sys.executable, str(ROOT / "tools/run_notebook.py"), "--model", str(run), "--out", str(out)]
+    command = [sys.executable, str(ROOT / "docs/run_notebook.py"), "--model", str(run), "--out", str(out)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [cell["source"] for cell in cells(out)] == [cell["source"] for cell in cells(NOTEBOOK)]
@@ -48,11 +48,13 @@ def test_what_is_kept_was_run_in_order_and_is_light():
 
 
 def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
-    outcome = run_anew("run_notebook", ["--model", str(run), "--out", "none/run.ipynb"], tmp_path, without_torch)
+    outcome = run_anew(
+        "../docs/run_notebook", ["--model", str(run), "--out", "none/run.ipynb"], tmp_path, without_torch
+    )
     assert sentence(outcome) == "none/run.ipynb: there is no folder none to write it into"
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    outcome = run_anew("run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
+    outcome = run_anew("../docs/run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
     assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
     # Before it the kernel may say how it talks.
     assert outcome.stderr.splitlines()[-1].startswith("error: nothing: there is no such file or folder")
@@ -62,5 +64,5 @@ def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
 def test_an_untrained_demo_is_said(tmp_path, without_torch):
     if (ROOT / "output/coco/transpose_r/demo").exists():
         pytest.skip("the demo is trained")
-    outcome = run_anew("run_notebook", [], tmp_path, without_torch)
+    outcome = run_anew("../docs/run_notebook", [], tmp_path, without_torch)
     assert "the demo is not trained yet; make demo does it" in sentence(outcome)
