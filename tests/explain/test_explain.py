@@ -386,7 +386,7 @@ def test_even_attention_has_even_figures():
         for layer in network.global_encoder.layers:
             layer.self_attn.in_proj_weight.zero_()
             layer.self_attn.in_proj_bias.zero_()
-    measured = stats.statistics(sample(network, [0, 9]), least_score=-1.0)
+    measured = stats.statistics(sample(network, [0, 9]), min_score=-1.0)
     seen = measured.persons > 0
     assert seen.any()
     for layer in range(2):
@@ -430,7 +430,7 @@ def test_figures_are_the_means_of_what_each_person_shows():
 
 def test_nothing_found_is_said():
     with pytest.raises(UserError, match="nothing to measure"):
-        stats.statistics(sample(named_network(), [0]), least_score=1e9)
+        stats.statistics(sample(named_network(), [0]), min_score=1e9)
 
 
 # Pictures
