@@ -1,8 +1,11 @@
-"""Run demo.ipynb and keep its outputs: PYTHONPATH=tools python docs/run_notebook.py [--model SOURCE] [--out FILE]"""
+"""Run demo.ipynb and keep its outputs: python docs/run_notebook.py [--model NAME|FOLDER|FILE] [--out FILE]"""
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))  # makes `transpose` importable
 
 from transpose import cli
 from transpose.errors import UserError

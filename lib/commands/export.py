@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {out}: a file of the format {arguments.format} ends in {suffix}")
     for file in (out, *([out.with_suffix(".bin")] if arguments.format == "openvino" else [])):
         if file.exists() and not arguments.overwrite:
-            raise UserError(f"{file}: there is such a file; choose another with --out, or say --overwrite")
+            raise UserError(f"{file}: there is such a file; choose another with --out, or pass --overwrite")
     found = export.export(
         trained,
         out,

@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import json
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from ..predictor.inputs import Numbering, Sources
     from ..predictor.predictor import Predictor
-    from ..predictor.video import Video, Window
+    from ..predictor.video import Camera, Video, Window
 
-OF_PHOTOGRAPHS = {"image": ".jpg", "json": ".json"}  # a file each
-OF_ALL_PHOTOGRAPHS = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.json"]}
+OF_IMAGES = {"image": ".jpg", "json": ".json"}  # a file each
+OF_ALL_IMAGES = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.json"]}
 OF_VIDEOS = {"video": ".mp4", "json": ".jsonl", "csv": ".csv"}
 DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
-FORMS = list(dict.fromkeys([*OF_PHOTOGRAPHS, *OF_ALL_PHOTOGRAPHS, *OF_VIDEOS]))
+FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Find the keypoints of the people in photographs and videos.")
+    parser = argparse.ArgumentParser(description="Find the keypoints of the people in images and videos.")
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help='photograph, folder, pattern ("a/**/*.jpg"), video, camera number')
+    add("sources", nargs="+", metavar="SOURCE", help='image, folder, pattern ("a/**/*.jpg"), video, camera number')
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
     add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
@@ -41,12 +41,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     boxes = parser.add_argument_group("boxes")
     add = boxes.add_argument
     add("--boxes", type=Path, metavar="FILE", help="COCO detection JSON (tools/detect.py), in place of a detector")
-    add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the photographs their ids")
+    add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="whole-image: one person each (%(default)s)")
     add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes scored less (%(default)s)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--ignore-exif", action="store_true", help="do not turn photographs as EXIF says: COCO's annotations do not")
+    add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: COCO's annotations do not")
     how = parser.add_argument_group("how the network is run; by default as its recipe tests it")
     add = how.add_argument
     add("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored crop's heatmaps")
@@ -63,67 +63,69 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
 
     from ..predictor import inputs
-    from ..predictor.video import Video, Window
+    from ..predictor.video import Camera, Video, Window
     from ..runtime import log
 
     log.start()
-    found = inputs.expand(given.sources)
-    forms = chosen_forms(given.save, found)
-    names = result_names(found)
-    check_results(given, found, names, forms)
-    if given.boxes and (found.videos or found.cameras):
-        raise UserError("--boxes is for photographs; the persons of a video or a camera are found by a detector")
-    numbers = inputs.numbering(found.photographs, given.annotations)
+    sources = inputs.expand(given.sources)
+    plan = make_plan(given, sources)
+    if given.boxes and plan.videos:
+        raise UserError("--boxes is for images; the persons of a video or a camera are found by a detector")
+    numbers = inputs.numbering(sources.images, given.annotations)
     boxes = inputs.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
-    films_of: list[Path | int] = [*found.videos, *found.cameras]
-    films = {names[source]: Video(source) for source in films_of}
+    videos = {
+        name: Camera(source) if isinstance(source, int) else Video(source) for source, name in plan.videos.items()
+    }
     window = Window() if given.show else None
     predictor = make_predictor(given)
-    if found.photographs:
-        own_names = {file: names[file] for file in found.photographs}
-        photographs(given, predictor, own_names, forms, numbers, boxes, window)
-    for name, video in films.items():
-        film(given, predictor, video, given.out / name, forms, window)
+    if plan.images:
+        predict_images(given, plan, predictor, numbers, boxes, window)
+    for name, video in videos.items():
+        predict_video(given, predictor, video, given.out / name, plan.forms, window)
 
 
-def chosen_forms(save: list[str] | None, found: "Sources") -> list[str]:
-    """What is to be written. Raises UserError if there is nothing that fits some of the sources."""
-    forms = save or ["image", "video"]
-    for files, fitting in (
-        (found.photographs, OF_PHOTOGRAPHS | OF_ALL_PHOTOGRAPHS),
-        ([*found.videos, *found.cameras], OF_VIDEOS),
-    ):
-        if files and not set(forms) & set(fitting):
-            raise UserError(f"--save {' '.join(forms)}: of {files[0]} can be saved: {', '.join(fitting)}")
-    return forms
+@dataclass(frozen=True)
+class Plan:
+    """What is written: in which forms, and for each source under which name, no two alike."""
+
+    forms: list[str]
+    images: dict[Path, str]
+    videos: dict[Path | int, str]  # and cameras
+
+    def files(self, out: Path) -> list[Path]:
+        """Every file of results."""
+        kinds: tuple = ((self.images, OF_IMAGES), (self.videos, OF_VIDEOS))
+        own = [
+            out / f"{name}{ending}"
+            for names, endings in kinds
+            for name in names.values()
+            for form, ending in endings.items()
+            if form in self.forms
+        ]
+        shared = [out / name for form in self.forms for name in OF_ALL_IMAGES.get(form, [])]
+        return own + shared if self.images else own
 
 
-def result_names(found: "Sources") -> dict[Path | int, str]:
-    """What the results of each source are called, no two alike."""
+def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
+    """Raises UserError if no form fits a source, or a result would replace a file or a source."""
     from ..predictor import inputs
 
-    everything: list[Path | int] = [*found.photographs, *found.videos, *found.cameras]
-    stems = [Path(f"camera{source}") if isinstance(source, int) else source for source in everything]
-    shared = [Path(name).stem for files in OF_ALL_PHOTOGRAPHS.values() for name in files]
-    return dict(zip(everything, inputs.result_names(stems, shared), strict=True))
+    forms = given.save or ["image", "video"]
+    videos: list[Path | int] = [*sources.videos, *sources.cameras]
+    for some, fitting in ((sources.images, OF_IMAGES | OF_ALL_IMAGES), (videos, OF_VIDEOS)):
+        if some and not set(forms) & set(fitting):
+            raise UserError(f"--save {' '.join(forms)}: of {some[0]} can be saved: {', '.join(fitting)}")
+    stems = [*sources.images, *sources.videos, *(Path(f"camera{number}") for number in sources.cameras)]
+    names = inputs.result_names(stems, [Path(name).stem for files in OF_ALL_IMAGES.values() for name in files])
+    count = len(sources.images)
+    plan = Plan(
+        forms,
+        dict(zip(sources.images, names[:count], strict=True)),
+        dict(zip(videos, names[count:], strict=True)),
+    )
 
-
-def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path | int, str], forms: list[str]) -> None:
-    """Raise UserError if a result would take the place of a file that is there, or of a source."""
-    kinds: list[tuple[list, dict[str, str]]] = [
-        (found.photographs, OF_PHOTOGRAPHS),
-        ([*found.videos, *found.cameras], OF_VIDEOS),
-    ]
-    planned = [
-        given.out / f"{names[source]}{ending}"
-        for files, endings in kinds
-        for source in files
-        for form, ending in endings.items()
-        if form in forms
-    ]
-    if found.photographs:
-        planned += [given.out / name for form in forms for name in OF_ALL_PHOTOGRAPHS.get(form, [])]
-    own = {os.path.realpath(file) for file in [*found.photographs, *found.videos]}
+    planned = plan.files(given.out)
+    own = {os.path.realpath(file) for file in [*sources.images, *sources.videos]}
     for path in planned:
         if os.path.realpath(path) in own:
             raise UserError(f"{path}: this is one of the sources; choose another folder with --out")
@@ -133,6 +135,7 @@ def check_results(given: argparse.Namespace, found: "Sources", names: dict[Path 
         raise UserError(
             f"{there[0]}{more}: there already; --overwrite replaces results, --out chooses another folder for them"
         )
+    return plan
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
@@ -141,10 +144,9 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..predictor.predictor import Predictor, trained_network
 
     usable_device(given.device)
-    trained = trained_network(given.model, given.cfg)
     # The detector comes last: it may have to be downloaded, in vain if something here is wrong.
     predictor = Predictor(
-        trained,
+        trained_network(given.model, given.cfg),
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,
@@ -162,123 +164,114 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     return predictor
 
 
-def photographs(
+def predict_images(
     given: argparse.Namespace,
+    plan: Plan,
     predictor: "Predictor",
-    names: dict[Path, str],
-    forms: list[str],
     numbers: "Numbering",
     boxes: "list[tuple[np.ndarray, np.ndarray]]",
     window: "Window | None",
 ) -> None:
-    """Predict photographs, their persons batched together, and save what is asked for under their names."""
+    """Predict images, their persons batched together, and save what is asked for under their names.
+
+    What comes before an image that cannot be used is saved before the error is raised.
+    """
     from ..predictor import inputs
+    from ..predictor.predictor import until_error
     from ..runtime import log
 
-    files = list(names)
-    stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
+    files = list(plan.images)
     table: list[str] = []
-    results: list[dict] = []
+    entries: list[dict] = []
     sizes: list[tuple[int, int]] = []
-    broken = None
-    with log.Progress(len(files), "photographs") as progress:
-        pending = zip(files, numbers.ids, progress.follow(stream), strict=True)
-        while True:
-            try:
-                file, number, people = next(pending)
-            except StopIteration:
-                break
-            except UserError as error:
-                if not sizes:
-                    raise
-                broken = inputs.cut_short(error, len(sizes), "photograph")
-                break
-            if "image" in forms:
-                people.save(given.out / f"{names[file]}.jpg", given.threshold)
-            if "json" in forms:
-                write(given.out / f"{names[file]}.json", people.to_json())
+    errors: list[UserError] = []
+    stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
+    with log.Progress(len(files), "images") as progress:
+        results = until_error(progress.follow(stream), errors)
+        for name, number, result in zip(plan.images.values(), numbers.ids, results, strict=False):
+            if "image" in plan.forms:
+                result.save(given.out / f"{name}.jpg", given.threshold)
+            if "json" in plan.forms:
+                write(given.out / f"{name}.json", result.to_json())
             if window is not None:
-                window.show(people.draw(given.threshold)[..., ::-1].copy(), wait=True)
-            table.append(people.to_csv(header=not table))
-            results += people.to_coco(number, numbers.category["id"])
-            sizes.append(people.size)
-    if "csv" in forms:
+                window.show(result.draw(given.threshold)[..., ::-1].copy(), wait=True)
+            table.append(result.to_csv(header=not table))
+            entries += result.to_coco(number, numbers.category["id"])
+            sizes.append(result.size)
+    if errors and not sizes:
+        raise errors[0]
+    if "csv" in plan.forms:
         write(given.out / "keypoints.csv", "".join(table))
-    if "coco" in forms:
-        write(given.out / "keypoints.json", json.dumps(results))
+    if "coco" in plan.forms:
+        write(given.out / "keypoints.json", json.dumps(entries))
         write(given.out / "images.json", json.dumps(inputs.image_list(files, sizes, numbers)))
-    log.logger.info("%s: %d person(s) on %d photograph(s)", given.out, len(results), len(sizes))
-    if broken is not None:
-        raise broken
+    log.logger.info("%s: %d person(s) in %d image(s)", given.out, len(entries), len(sizes))
+    if errors:
+        raise inputs.cut_short(errors[0], len(sizes), "image")
 
 
-def film(
+def predict_video(
     given: argparse.Namespace,
     predictor: "Predictor",
-    video: "Video",
+    video: "Video | Camera",
     target: Path,
     forms: list[str],
     window: "Window | None",
 ) -> None:
     """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
 
-    A user's mistake that shows after some frames ends it as well; what was made of them is saved before it is raised.
+    What comes before a frame that cannot be used is saved before the error is raised.
     """
     from ..predictor import inputs
-    from ..predictor.image import InputImage
-    from ..predictor.tracker import Tracker
-    from ..predictor.video import Recording
+    from ..predictor.predictor import until_error
+    from ..predictor.video import Recording, predict_video
     from ..runtime import log
 
-    live, begun = isinstance(video.source, int), time.monotonic()
-    seen = (InputImage(frame, f"{video.name} frame {i}", "BGR") for i, frame in enumerate(video.frames()))
-    stream: Iterator = map(predictor, seen) if live else predictor.stream(seen)  # live nobody waits for a batch
-    if given.track or given.smooth:
-        stream = map(Tracker(video.rate, smooth=given.smooth), stream)
-    table: list[str] = []
-    lines, persons, frames = list[str](), 0, 0
-    broken = None
+    table, lines = list[str](), list[str]()
+    persons = frames = 0
+    errors, failed = list[UserError](), list[UserError]()  # of the frames, of the recording
+    stream = predict_video(predictor, video, track=given.track, smooth=given.smooth)
+    recording = Recording(target.with_suffix(".mp4"), video.rate, video.time_base) if "video" in forms else None
     try:
         with (
-            Recording(target.with_suffix(".mp4"), video.rate) as recording,
+            recording or contextlib.nullcontext(),
             log.Progress(video.length, video.name) as progress,
-            contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext(),
+            contextlib.suppress(KeyboardInterrupt) if video.live else contextlib.nullcontext(),
         ):
-            try:
-                for people in progress.follow(stream):
-                    if "video" in forms or window is not None:
-                        picture = people.draw(given.threshold)
-                    if "video" in forms:
-                        recording.add(picture, until=time.monotonic() - begun if live else None)
-                    if "json" in forms:
-                        lines.append(people.to_json() + "\n")
-                    if "csv" in forms:
-                        table.append(people.to_csv(header=not table))
-                    persons, frames = persons + len(people), frames + 1
-                    if window is not None:
-                        window.show(picture)
-                        if live and window.closed:
-                            break
-            except UserError as error:  # the recording ends well all the same
-                if not frames:
-                    raise
-                broken = inputs.cut_short(error, frames, "frame")
-    except UserError as error:  # or it cannot; the other forms may yet be saved
+            for result, seconds in until_error(progress.follow(stream), errors):
+                if recording or window:
+                    picture = result.draw(given.threshold)
+                if recording:
+                    recording.add(picture, seconds)
+                if "json" in forms:
+                    lines.append(result.to_json() + "\n")
+                if "csv" in forms:
+                    table.append(result.to_csv(header=not table))
+                persons, frames = persons + len(result), frames + 1
+                if window:
+                    window.show(picture)
+                    if video.live and window.closed:
+                        break
+    except UserError as error:
         if not frames:
             raise
-        broken = error if broken is None else UserError(f"{broken}; {error}")
+        saved = f"; what was found in {frames} frame(s) is saved" if lines or table else ""
+        failed.append(UserError(f"{error}{saved}"))
+    if errors and not frames:
+        raise errors[0]
     if "json" in forms:
         write(target.with_suffix(".jsonl"), "".join(lines))
     if "csv" in forms:
         write(target.with_suffix(".csv"), "".join(table))
-    if broken is None and video.length and frames < video.length:
+    if not errors and not failed and video.length and frames < video.length:
         log.logger.warning(
             "%s: %d of the %d frames that it states could be read; what was found in them is saved",
             *(video.name, frames, video.length),
         )
-    log.logger.info("%s: %d person(s) on %d frame(s) of %s", target.parent, persons, frames, video.name)
-    if broken is not None:
-        raise broken
+    log.logger.info("%s: %d person(s) in %d frame(s) of %s", target.parent, persons, frames, video.name)
+    failed = [inputs.cut_short(error, frames, "frame") for error in errors] + failed
+    if failed:
+        raise UserError("; ".join(map(str, failed)))
 
 
 def write(path: Path, text: str) -> None:

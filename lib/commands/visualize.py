@@ -28,11 +28,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model",
         help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint (--cfg: what it was trained with)",
     )
-    add("--image", required=True, type=Path, metavar="FILE", help="photograph")
+    add("--image", required=True, type=Path, metavar="FILE", help="image")
     add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--ignore-exif", action="store_true", help="do not turn the photograph as EXIF says: COCO's boxes do not")
+    add("--ignore-exif", action="store_true", help="do not turn the image as EXIF says: COCO's boxes do not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     what = parser.add_argument_group("what is asked")
     add = what.add_argument

@@ -13,7 +13,7 @@ SAMPLE = Path(__file__).resolve().parents[2] / "data/coco_sample"  # of a clone
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A web page that shows what a network finds in photographs, and why.")
+    parser = argparse.ArgumentParser(description="A web page that shows what a network finds in images, and why.")
     add = parser.add_argument
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
     add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
@@ -21,7 +21,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
     add("--port", type=int, default=7860, help="(%(default)s)")
     add("--max-megabytes", type=float, default=20, metavar="N", help="of an uploaded file (%(default)s)")
-    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded photograph (%(default)s)")
+    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded image (%(default)s)")
     return parser.parse_args(argv)
 
 
@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0 < given.max_megabytes < math.inf or given.max_pixels < 1:
         raise UserError("--max-megabytes and --max-pixels must be positive")
 
+    from ..predictor import web  # first, as it says so at once if Gradio is not installed
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files are deleted then too
     from ..explain import figures
-    from ..predictor import (
-        web,  # first of all, as it says so if Gradio is not there
-        web_session,
-    )
+    from ..predictor import web_session
     from ..predictor.predictor import Predictor
     from ..runtime import log
 
@@ -47,15 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.cfg,
         device=given.device,
         detector=web_session.DetectorOnDemand(given.device),
-        most_persons=web_session.MOST_PERSONS,
+        most_persons=web_session.MAX_PERSONS,
     )
-    ask = web_session.Explorer(predictor)
+    session = web_session.WebSession(predictor)
     annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
     samples = web_session.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files go then too
     with web.private_folder():
         # Visitors need not know where on the machine it lies.
         weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
-        page = web.Page(ask, samples, f"Weights: {weights}", given.max_pixels)
+        page = web.Page(session, samples, f"Weights: {weights}", given.max_pixels)
         log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
         page.serve(given.host, given.port, given.max_megabytes)

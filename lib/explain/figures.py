@@ -1,4 +1,4 @@
-"""Pictures of attention by matplotlib: the paper's grid, single maps, and the figures of a whole set.
+"""Figures of attention, by matplotlib: the paper's grid, single maps, and the figures of a whole set.
 
 R rows of maps, Q queries, H x W the encoder's grid, K keypoints, L layers. Lengths are inches unless said otherwise.
 """
@@ -29,8 +29,8 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 DPI = 200
 COLOURS = "inferno"  # perceptually uniform, legible in grey and to colour-blind eyes
-DIMMED = 0.5  # what is left of the photograph's brightness where there is no attention
-SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides all but a trace of the photograph
+DIMMED = 0.5  # the image's brightness where there is no attention
+SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides nearly all of the image
 SOLID = 0.9
 WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
 BAR, BAR_LABELS, LINE, LETTER, LEGEND = 0.13, 0.45, 0.14, 0.058, 0.25
@@ -47,12 +47,17 @@ STYLE: Any = {
 }
 
 
-def check_package() -> None:
-    """Raise UserError if matplotlib is not there."""
+def check_package() -> Any:
+    """The package matplotlib. Raises UserError if it is not installed."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib
     except ModuleNotFoundError:
         raise UserError("pictures of attention need the package matplotlib: pip install matplotlib") from None
+    return matplotlib
+
+
+def _styled() -> Any:
+    return check_package().rc_context(STYLE)
 
 
 def check_name(path: Path) -> None:
@@ -63,21 +68,18 @@ def check_name(path: Path) -> None:
 
 def save(figure: "Figure", path: str | Path) -> None:
     """Write the figure in the format that the file's name ends with: the same bytes for the same figure."""
-    import matplotlib
-
     path = Path(path)
     check_name(path)
     kind = path.suffix.removeprefix(".")
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=figure.dpi, **FORMATS[path.suffix]))
 
 
 def rendered(figure: "Figure") -> np.ndarray:
     """The figure's pixels (h, w, 3), uint8 RGB."""
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -91,9 +93,7 @@ def _figure(width: float, height: float, dpi: float = DPI) -> "Figure":
 
 
 def _colours() -> "Colormap":
-    import matplotlib
-
-    return matplotlib.colormaps[COLOURS]
+    return check_package().colormaps[COLOURS]
 
 
 def words(name: str) -> str:
@@ -113,19 +113,14 @@ def overlay(
     colours are interpolated. `height` makes it smaller.
     """
     kept = np.where(weights >= threshold, weights, 0)
-    picture = _shrunk(explanation.picture, height)
+    picture = explanation.picture
+    if height is not None and height < picture.shape[0]:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     height, width = picture.shape[:2]
     heat = cv2.resize(kept / max(kept.max(), 1e-300), (width, height), interpolation=cv2.INTER_CUBIC)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
     return np.rint(255 * _blended(heat, DIMMED * grey)).astype(np.uint8)
-
-
-def _shrunk(picture: np.ndarray, height: int | None) -> np.ndarray:
-    """The picture with at most so many rows of pixels."""
-    if height is None or height >= picture.shape[0]:
-        return picture
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
@@ -140,9 +135,6 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
 
     Of fewer queries than layers each has a row, and the layers have columns.
     """
-    import matplotlib
-
-    check_package()
     places = [words(query.label.replace("_", "\n", 1)) for query in maps.queries]
     turned = len(maps.rows) > len(places)
     down, across = (places, maps.rows) if turned else (maps.rows, places)
@@ -173,7 +165,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     def write(x: float, y: float, text: str, **options: Any) -> None:
         figure.text(x / width, 1 - y / height, text, **options)
 
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         _show(axes(MARGIN, top, shown, shown_height), with_skeleton(explanation), explanation)
         for row, column in np.ndindex(rows, columns):
             place = axes(left + column * (cell + GAP), top + row * (tall + GAP), cell, tall)
@@ -197,12 +189,9 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
 
 def single(explanation: Explanation, weights: np.ndarray, query: Query, threshold: float = 0.0) -> "Figure":
     """One map (H, W) over the crop, with the query's star and nothing else."""
-    import matplotlib
-
-    check_package()
     height, width = explanation.picture.shape[:2]
     figure = _figure(width / DPI, height / DPI)
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         place = figure.add_axes((0, 0, 1, 1))
         _show(place, overlay(explanation, weights, threshold), explanation)
         _star(place, query, size=14)
@@ -233,33 +222,20 @@ def _show(place: "Axes", picture: np.ndarray, explanation: Explanation) -> None:
 
 
 def _star(place: "Axes", query: Query, size: float) -> None:
-    place.plot(
-        *query.point,
-        marker="*",
-        markersize=size,
-        color="white",
-        markeredgecolor="black",
-        markeredgewidth=0.7,
-        clip_on=False,
-    )
+    edge: Any = {"markeredgecolor": "black", "markeredgewidth": 0.7}
+    place.plot(*query.point, marker="*", markersize=size, color="white", clip_on=False, **edge)
 
 
 def _note(place: "Axes", text: str) -> None:
     from matplotlib.patheffects import withStroke
 
-    place.text(
-        *(0.97, 0.02, text),
-        transform=place.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=6,
-        color="white",
-        path_effects=[withStroke(linewidth=1.2, foreground="black")],
-    )
+    corner: Any = {"transform": place.transAxes, "ha": "right", "va": "bottom"}
+    outline = withStroke(linewidth=1.2, foreground="black")
+    place.text(0.97, 0.02, text, fontsize=6, color="white", path_effects=[outline], **corner)
 
 
 def _colour_bar(place: "Axes") -> None:
-    """From nothing to a map's largest weight, over a middling grey as the photographs are."""
+    """From nothing to a map's largest weight, over a grey of medium brightness, as images have."""
     steps = np.linspace(1, 0, 256)[:, None]
     place.imshow(_blended(steps, DIMMED * 0.4), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     place.set_xticks([])
@@ -277,9 +253,6 @@ def _colour_bar(place: "Axes") -> None:
 
 def measures(statistics: Statistics) -> "Figure":
     """Distance, entropy and the share inside the box: a dot for each layer in each keypoint's line."""
-    import matplotlib
-
-    check_package()
     joints, layers = len(statistics.names), len(statistics.distance)
     height = 0.95 + 0.19 * joints
     figure = _figure(WIDTH, height)
@@ -289,7 +262,7 @@ def measures(statistics: Statistics) -> "Figure":
         ("share inside the box (%)", 100 * statistics.inside, 100 * statistics.even_inside),
     )
     lines = np.arange(joints)
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         places = figure.subplots(1, len(panels), sharey=True)
         for place, (label, values, even) in zip(places, panels, strict=True):
             place.hlines(lines, values.min(0), values.max(0), color="#dddddd", linewidth=1, zorder=1)
@@ -313,10 +286,9 @@ def measures(statistics: Statistics) -> "Figure":
 
 def pairs(statistics: Statistics) -> "Figure":
     """A K x K matrix for each layer: how much the query of a keypoint (row) attends to another's place (column)."""
-    import matplotlib
+    check_package()
     from matplotlib.colors import LogNorm
 
-    check_package()
     joints, layers = len(statistics.names), len(statistics.pairs)
     rows = -(-layers // 4)
     columns = -(-layers // rows)
@@ -326,7 +298,7 @@ def pairs(statistics: Statistics) -> "Figure":
     most = max(float(np.nanmax(statistics.pairs)), 4.0)
     names = [words(name) for name in statistics.names]
     fontsize = min(7.5, 0.8 * 72 * side / joints)
-    with matplotlib.rc_context(STYLE):
+    with _styled():
         for layer in range(layers):
             row, column = divmod(layer, columns)
             left, bottom = label + column * (side + 0.12), height - (row + 1) * (side + 0.3)

@@ -1,4 +1,4 @@
-"""Why a keypoint was found where it was: for one person, the attention maps of a network and the places in the crop.
+"""Attention maps of one person: which places of the crop a keypoint, or any place, attends to.
 
 K keypoints, H x W the encoder's grid, Q queries, R rows of maps (a layer, or a head of one). Points are x, y; in crop
 pixels, unless said otherwise: those of the network's input, whatever the size at which the crop is shown.
@@ -150,19 +150,19 @@ class Explanation:
         if not queries:
             raise UserError("no keypoint was found on this person; name keypoints or points to explain")
         tokens = torch.tensor([[query.token for query in queries]], device=self.attention.heatmaps.device)
+        if mode == "gradient":
+            values = self.attention.gradient(tokens, [_keypoint_of(query) for query in queries])[layers, 0]
+        else:
+            values = getattr(self.attention, mode)(tokens)[layers, 0]
         if mode in OVER_LAYERS:
-            if mode == "rollout":
-                joined = self.attention.rollout(tokens)
-            else:
-                joined = self.attention.gradient(tokens, [_keypoint_of(query) for query in queries])
             rows = [f"layers 0–{layer}" if layer else "layer 0" for layer in layers]
-            return Maps(joined[layers, 0].numpy(force=True), tuple(rows), queries, mode)
-        each = (self.attention.dependency if mode == "dependency" else self.attention.affect)(tokens)[layers, 0]
-        if heads is None:
-            return Maps(each.mean(1).numpy(force=True), tuple(f"layer {i}" for i in layers), queries, mode)
-        heads = _counted("head", heads, self.num_heads)
-        rows = [f"layer {layer}\nhead {head}" for layer in layers for head in heads]
-        return Maps(each[:, heads].flatten(0, 1).numpy(force=True), tuple(rows), queries, mode)
+        elif heads is None:
+            values, rows = values.mean(1), [f"layer {layer}" for layer in layers]
+        else:
+            heads = _counted("head", heads, self.num_heads)
+            values = values[:, heads].flatten(0, 1)
+            rows = [f"layer {layer}\nhead {head}" for layer in layers for head in heads]
+        return Maps(values.numpy(force=True), tuple(rows), queries, mode)
 
 
 def explain(
@@ -203,7 +203,7 @@ def explain_sample(network: TransPose, crops: TopDownDataset, index: int, option
 
 
 def _picture(image: np.ndarray, to_crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The crop, RGB, out of the photograph (BGR) itself: a whole number of picture pixels to a crop pixel."""
+    """The crop, RGB, out of the image (BGR) itself: a whole number of picture pixels to a crop pixel."""
     factor = -(-SHOWN_HEIGHT // size[1])
     # A crop pixel becomes factor x factor, so its centre moves.
     to_picture = factor * to_crop + np.array([[0, 0, (factor - 1) / 2]])

@@ -1,5 +1,5 @@
-"""What attention does on a whole set: how far it reaches, how widely it spreads, how much stays with the person, and
-which keypoints look at which.
+"""Statistics of attention over a data set: its distance, its entropy, the share inside the person's box, and which
+keypoints attend to which.
 
 K keypoints, L layers, M heads, N tokens, P persons. The query of a keypoint is the maximum of its heatmap; persons on
 whom it is scored less than a threshold are left out. Distances are pixels of the network's input.
@@ -18,7 +18,7 @@ import torch
 from ..errors import UserError
 from .maps import Explanation, cell_centers
 
-LEAST_SCORE = 0.2
+MIN_SCORE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +46,11 @@ class Statistics:
     def to_csv(self) -> str:
         """A line for each layer and keypoint."""
         rows = [
-            (layer, name, int(self.persons[k]), *(_text(values[layer, k]) for values in self._measures()))
-            for layer in range(len(self.distance))
+            (label, name, int(self.persons[k]), *map(_text, values[:, k]))
+            for label, values in self._layers()
             for k, name in enumerate(self.names)
         ]
-        even = [
-            ("even", name, int(self.persons[k]), *(_text(value) for value in self._even(k)))
-            for k, name in enumerate(self.names)
-        ]
-        return _csv(("layer", "keypoint", "persons", "distance", "entropy", "inside"), rows + even)
+        return _csv(("layer", "keypoint", "persons", "distance", "entropy", "inside"), rows)
 
     def pairs_to_csv(self) -> str:
         """A line for each layer and two keypoints."""
@@ -68,16 +64,11 @@ class Statistics:
 
     def to_markdown(self) -> str:
         """A table of the keypoints, the layers side by side, and their means."""
-        layers = range(len(self.distance))
-        units = (("distance", "px"), ("entropy", "bits"), ("inside", "%"))
-        heads = ["keypoint", "persons", *(f"{name} {i} ({unit})" for name, unit in units for i in [*layers, "even"])]
+        layers = self._layers()
+        units = (("distance", "px", 1), ("entropy", "bits", 1), ("inside", "%", 100))
+        heads = ["keypoint", "persons", *(f"{name} {label} ({unit})" for name, unit, _ in units for label, _ in layers)]
         lines = [heads, ["---"] * len(heads)]
-        factors = (1, 1, 100)
-        columns = [
-            factor * value
-            for factor, own, even in zip(factors, self._measures(), self._even(slice(None)), strict=True)
-            for value in [*own, np.broadcast_to(even, self.persons.shape)]
-        ]
+        columns = [factor * values[i] for i, (_, _, factor) in enumerate(units) for _, values in layers]
         for k, name in enumerate(self.names):
             lines.append([name, f"{self.persons[k]:.0f}", *(f"{column[k]:.1f}" for column in columns)])
         weights = self.persons / self.persons.sum()
@@ -85,12 +76,12 @@ class Statistics:
         lines.append(["all", f"{self.persons.sum():.0f}", *(f"{mean:.1f}" for mean in means)])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
-    def _measures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.distance, self.entropy, self.inside
-
-    def _even(self, k: Any) -> tuple[Any, float, Any]:
-        """The measures of attention that is spread evenly."""
-        return self.even_distance[k], math.log2(self.tokens), self.even_inside[k]
+    def _layers(self) -> list[tuple[str, np.ndarray]]:
+        """Distance, entropy and share inside (3, K) of each layer, then of attention that is spread evenly."""
+        layers = np.stack([self.distance, self.entropy, self.inside], 1)
+        entropy = np.full(len(self.names), math.log2(self.tokens))
+        even = np.stack([self.even_distance, entropy, self.even_inside])
+        return [*((str(i), values) for i, values in enumerate(layers)), ("even", even)]
 
 
 def _text(number: float) -> str:
@@ -105,17 +96,17 @@ def _csv(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def statistics(explanations: Iterable[Explanation], least_score: float = LEAST_SCORE) -> Statistics:
-    """Raises UserError if no keypoint of any person is scored `least_score` or more."""
+def statistics(explanations: Iterable[Explanation], min_score: float = MIN_SCORE) -> Statistics:
+    """Raises UserError if no keypoint of any person is scored `min_score` or more."""
     total: dict[str, np.ndarray] = {}
     names: tuple[str, ...] = ()
     tokens = 0
     for explanation in explanations:
-        own = _of_person(explanation, least_score)
+        own = _of_person(explanation, min_score)
         total = {name: total[name] + values if total else values for name, values in own.items()}
         names, tokens = explanation.names, explanation.in_box().size
     if not total or not total["persons"].any():
-        raise UserError(f"no keypoint of any person is scored {least_score:g} or more: there is nothing to measure")
+        raise UserError(f"no keypoint of any person is scored {min_score:g} or more: there is nothing to measure")
     persons, pair_persons = total.pop("persons"), total.pop("pair_persons")
     pairs = total.pop("pairs")
     with np.errstate(invalid="ignore"):
@@ -129,10 +120,10 @@ def statistics(explanations: Iterable[Explanation], least_score: float = LEAST_S
         )
 
 
-def _of_person(explanation: Explanation, least_score: float) -> dict[str, np.ndarray]:
+def _of_person(explanation: Explanation, min_score: float) -> dict[str, np.ndarray]:
     """What one person adds to the sums, zero for keypoints that were not found."""
     attention, joints, layers = explanation.attention, len(explanation.names), explanation.num_layers
-    found = np.flatnonzero(explanation.scores >= max(least_score, 1e-9))
+    found = np.flatnonzero(explanation.scores >= max(min_score, 1e-9))
     queries = explanation.tokens[found]
     device = attention.heatmaps.device
     asked = torch.from_numpy(queries).to(device)[None]

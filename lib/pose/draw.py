@@ -1,4 +1,4 @@
-"""Pictures of persons: skeletons on photographs, contact sheets, crops and heatmaps for debugging.
+"""Pictures of persons: skeletons on images, contact sheets, crops and heatmaps for debugging.
 
 All images are uint8 BGR, colours too; sizes are (width, height). B batch, N persons, K keypoints, H x W heatmap.
 """
@@ -21,11 +21,11 @@ OUTLINE = (24, 24, 24)
 PAPER, INK = (255, 255, 255), (64, 64, 64)
 
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
-FARTHEST = 1e6  # pixels; drawing clips anyway, but its integers must hold the coordinate
+MAX_COORDINATE = 1e6  # pixels; drawing clips anyway, but its integers must hold the coordinate
 MARGIN = 6
 LABEL_HEIGHT = 16
-TITLE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
-MOST_CROPS, MOST_HEATMAP_ROWS = 32, 8
+TITLE, LABEL = (cv2.FONT_HERSHEY_SIMPLEX, 0.5), (cv2.FONT_HERSHEY_SIMPLEX, 0.4)  # font, size
+MAX_CROPS, MAX_HEATMAP_ROWS = 32, 8
 
 
 def skeleton(
@@ -95,7 +95,7 @@ def _line_width(pixels: float) -> int:
 
 
 def _fixed_point(point: np.ndarray) -> tuple[int, int]:
-    x, y = np.rint(np.clip(point, -FARTHEST, FARTHEST) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
+    x, y = np.rint(np.clip(point, -MAX_COORDINATE, MAX_COORDINATE) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
     return x, y
 
 
@@ -146,16 +146,12 @@ def mosaic(
 
 
 def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
-    """The sheet, BGR, beneath a text of as many lines as it takes; with `sides` a last one tells the colours."""
+    """The sheet, BGR, beneath a text of as many lines as it takes; with `sides` a last line explains the colours."""
     step, dot, left = round(1.6 * LABEL_HEIGHT), round(LABEL_HEIGHT / 3), 2 * MARGIN
-
-    def length(text: str) -> int:
-        return cv2.getTextSize(text, *TITLE, 1)[0][0]
-
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and left + length(longer) > sheet.shape[1] - left:
+        if lines[-1] and left + _text_width(longer, TITLE) > sheet.shape[1] - left:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -171,12 +167,12 @@ def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
         _dot(head, center, OUTLINE, dot + 1)
         _dot(head, center, COLOURS[side], dot)
         write(name, left + 3 * dot, len(lines) + 1)
-        left += length(name) + 7 * dot
+        left += _text_width(name, TITLE) + 7 * dot
     return np.concatenate([head, sheet])
 
 
 def check_name(path: Path) -> None:
-    """Raise UserError if no picture's format bears the ending of this name."""
+    """Raise UserError if the name's ending is not one of a picture format."""
     if not cv2.haveImageWriter(str(path)):
         raise UserError(f"{path}: no picture can be written under this name; let it end in .png")
 
@@ -189,17 +185,16 @@ def encode(image: np.ndarray, path: Path) -> bytes:
 
 def _label(sheet: np.ndarray, text: str, corner: tuple[int, int], width: int) -> None:
     """One line of text in the middle of a strip `width` wide and `LABEL_HEIGHT` high that starts at the corner."""
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4
-
-    def length(text: str) -> int:
-        return cv2.getTextSize(text, font, size, 1)[0][0]
-
-    if length(text) > width:
-        while text and length(text + "...") > width:
+    if _text_width(text, LABEL) > width:
+        while text and _text_width(text + "...", LABEL) > width:
             text = text[:-1]
         text += "..."
-    place = corner[0] + (width - length(text)) // 2, corner[1] + LABEL_HEIGHT - 4
-    cv2.putText(sheet, text, place, font, size, INK, 1, cv2.LINE_AA)
+    place = corner[0] + (width - _text_width(text, LABEL)) // 2, corner[1] + LABEL_HEIGHT - 4
+    cv2.putText(sheet, text, place, *LABEL, INK, 1, cv2.LINE_AA)
+
+
+def _text_width(text: str, font: tuple[int, float]) -> int:
+    return cv2.getTextSize(text, *font, 1)[0][0]
 
 
 def crops_with_keypoints(
@@ -207,12 +202,10 @@ def crops_with_keypoints(
 ) -> np.ndarray:
     """A grid, BGR, of the first crops of a batch (B, h, w, 3) with their visible keypoints.
 
-    Keypoints (B, K, 2) are in input pixels, visible (B, K) 0 or 1. At most `MOST_CROPS` are shown.
+    Keypoints (B, K, 2) are in input pixels, visible (B, K) 0 or 1. At most `MAX_CROPS` are shown.
     """
-    drawn = [
-        persons(crop, points[None], seen[None], skeleton, threshold=0.5)
-        for crop, points, seen in zip(crops[:MOST_CROPS], keypoints, visible, strict=False)
-    ]
+    rows = zip(crops[:MAX_CROPS], keypoints, visible, strict=False)
+    drawn = [persons(crop, points[None], seen[None], skeleton, threshold=0.5) for crop, points, seen in rows]
     return mosaic(drawn, columns=8, cell=(crops.shape[2], crops.shape[1]))
 
 
@@ -220,17 +213,16 @@ def heatmaps(crops: np.ndarray, maps: np.ndarray, keypoints: np.ndarray | None =
     """A row for each of the first persons of a batch, BGR: the crop, then each of its K heatmaps over the crop.
 
     Crops (B, h, w, 3), maps (B, K, H, W) shown from 0 (dark) to 1 (bright), keypoints (B, K, 2) in input pixels,
-    dotted where their map is not empty. At most `MOST_HEATMAP_ROWS` persons are shown, at half the crops' size.
+    dotted where their map is not empty. At most `MAX_HEATMAP_ROWS` persons are shown, at half the crops' size.
     """
     joints, map_height, map_width = maps.shape[1:]
     input_size = crops.shape[2], crops.shape[1]
-    origin = geometry.heatmap_to_input(np.zeros(2), (map_width, map_height), input_size)
-    stride = geometry.heatmap_to_input(np.ones(2), (map_width, map_height), input_size) - origin
-    to_input = np.column_stack([np.diag(stride), origin])
+    origin, one = (geometry.heatmap_to_input(np.full(2, i), (map_width, map_height), input_size) for i in (0, 1))
+    to_input = np.column_stack([np.diag(one - origin), origin])
     cell = input_size[0] // 2, input_size[1] // 2
 
     pictures = []
-    for person, crop in enumerate(crops[:MOST_HEATMAP_ROWS]):
+    for person, crop in enumerate(crops[:MAX_HEATMAP_ROWS]):
         small, to_cell = fit(crop.copy(), cell)
         row = [small]
         for heatmap in maps[person]:

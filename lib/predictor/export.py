@@ -70,7 +70,7 @@ class Card:
 
 
 def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -> Card:
-    """What a file of this network is going to say of itself."""
+    """The card of a file of this network."""
     options = trained.options
     width, height = input_size(trained.network)
     return Card(
@@ -106,32 +106,16 @@ class ToHeatmaps(nn.Module):
 class ToKeypoints(nn.Module):
     """Crops (B, h, w, 3), uint8 -> keypoints (B, K, 2) in the crops' pixels, and scores (B, K)."""
 
-    mean: Tensor
-    std: Tensor
-    flip_order: Tensor | None
-    rows: Tensor
-    columns: Tensor
-    offset: Tensor
-    stride: Tensor
-
     def __init__(self, trained: TrainedModel, half: bool):
         super().__init__()
         self.heatmaps = ToHeatmaps(trained, half)
         width, height = input_size(trained.network)
-        small, large = (width // 4, height // 4), (width, height)
-        stride, offset = _to_crop(small, large)
-        rows, columns = (heatmap.blur_matrix(trained.options.blur_kernel, n, torch.device("cpu")) for n in small[::-1])
-        constants = {
-            "mean": torch.tensor(IMAGE_MEAN).view(3, 1, 1),
-            "std": torch.tensor(IMAGE_STD).view(3, 1, 1),
-            "flip_order": torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None,
-            "rows": rows,
-            "columns": columns,
-            "offset": offset,
-            "stride": stride,
-        }
-        for name, value in constants.items():
-            self.register_buffer(name, value)
+        blurs = (heatmap.blur_matrix(trained.options.blur_kernel, n // 4, torch.device("cpu")) for n in (height, width))
+        self.rows, self.columns = map(nn.Buffer, blurs)
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in (IMAGE_MEAN, IMAGE_STD))
+        self.stride, self.offset = map(nn.Buffer, _to_crop((width // 4, height // 4), (width, height)))
+        order = torch.from_numpy(trained.skeleton.flip_order)
+        self.flip_order = nn.Buffer(order) if trained.options.flip_test else None
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         images = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
@@ -154,7 +138,7 @@ def _write_onnx(module: nn.Module, example: Tensor, about: Card, path: Path) -> 
     backends.write_onnx(program, path, about.inputs, about.outputs, {KEY: _text(about)})
 
 
-def _run_onnx(path: Path) -> tuple[str | None, Run]:
+def _read_onnx(path: Path) -> tuple[str | None, Run]:
     session = backends.onnx_session(path)
     (first,) = session.get_inputs()
 
@@ -174,7 +158,7 @@ def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path)
     openvino.save_model(model, path, compress_to_fp16=about.half)
 
 
-def _run_openvino(path: Path) -> tuple[str | None, Run]:
+def _read_openvino(path: Path) -> tuple[str | None, Run]:
     model = needs("openvino", "openvino").Core().read_model(path)
     text = str(model.get_rt_info([KEY]).astype(str)) if model.has_rt_info([KEY]) else None
     compiled = backends.openvino_compiled(model)
@@ -192,54 +176,45 @@ def _write_torchscript(module: nn.Module, example: Tensor, about: Card, path: Pa
     torch.jit.save(traced, str(path), _extra_files={KEY: _text(about)})
 
 
-def _run_torchscript(path: Path) -> tuple[str | None, Run]:
-    files = {KEY: ""}
-    module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
-    return _decoded(files[KEY]), _in_pytorch(module)
-
-
 def _write_torch_export(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
     program = backends.exported(module, example, about.any_batch)
     torch.export.save(program, str(path), extra_files={KEY: _text(about)})
 
 
-def _run_torch_export(path: Path) -> tuple[str | None, Run]:
-    files = {KEY: ""}
-    module = torch.export.load(str(path), extra_files=files).module()
-    return _decoded(files[KEY]), _in_pytorch(module)
+def _read_pytorch(path: Path) -> tuple[str | None, Run]:
+    files: dict[str, Any] = {KEY: ""}
+    if path.suffix == ".pt2":
+        module = torch.export.load(str(path), extra_files=files).module()
+    else:
+        module = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
 
-
-def _in_pytorch(module: Callable[[Tensor], Any]) -> Run:
     @torch.inference_mode()
     def run(batch: Tensor) -> tuple[Tensor, ...]:
         found = module(batch.contiguous())
         return tuple(found) if isinstance(found, tuple | list) else (found,)
 
-    return run
+    text = files[KEY]
+    return text.decode() if isinstance(text, bytes) else text, run
 
 
 def _text(about: Card) -> str:
     return json.dumps(asdict(about))
 
 
-def _decoded(text: str | bytes) -> str:
-    return text.decode() if isinstance(text, bytes) else text
-
-
 @dataclass(frozen=True)
 class Format:
-    """`write` takes a module, an example of batch 1, the card and the path; `run` gives a file's card and itself."""
+    """`write` takes a module, an example of batch 1, the card and the path; `read` gives the card's text and `Run`."""
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Card, Path], None]
-    run: Callable[[Path], tuple[str | None, Run]]
+    read: Callable[[Path], tuple[str | None, Run]]
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _run_onnx),
-    "openvino": Format(".xml", _write_openvino, _run_openvino),  # and .bin beside it
-    "torchscript": Format(".torchscript", _write_torchscript, _run_torchscript),
-    "torch-export": Format(".pt2", _write_torch_export, _run_torch_export),
+    "onnx": Format(".onnx", _write_onnx, _read_onnx),
+    "openvino": Format(".xml", _write_openvino, _read_openvino),  # and .bin beside it
+    "torchscript": Format(".torchscript", _write_torchscript, _read_pytorch),
+    "torch-export": Format(".pt2", _write_torch_export, _read_pytorch),
 }
 SUFFIXES = {made.suffix: name for name, made in FORMATS.items()}
 
@@ -299,7 +274,7 @@ def load(path: Path) -> Exported:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still asked for
-            text, run = FORMATS[name].run(path)
+            text, run = FORMATS[name].read(path)
     except UserError:
         raise
     except Exception as error:  # each runtime has kinds of its own
@@ -333,11 +308,12 @@ class Drift:
     ap: float | None
 
     def faults(self) -> list[str]:
-        """What is more than it may be."""
-        bounds = [] if self.half else [("heatmaps", self.heatmaps or 0.0, HEATMAPS), ("keypoints", self.most, MOST)]
-        bounds += [("keypoints' 95th percentile", self.p95, P95)] if self.half else []
+        """What differs by more than is allowed."""
+        bounds = [("heatmaps", self.heatmaps or 0.0, MAX_HEATMAPS), ("keypoints", self.most, MAX_DISTANCE)]
+        if self.half:
+            bounds = [("keypoints' 95th percentile", self.p95, MAX_P95)]
         if self.ap is not None and self.ap_pytorch is not None:
-            bounds.append(("AP", abs(self.ap - self.ap_pytorch), AP))
+            bounds.append(("AP", abs(self.ap - self.ap_pytorch), MAX_AP))
         return [f"{what} {value:.2g} where {bound:g} is allowed" for what, value, bound in bounds if not value <= bound]
 
     def describe(self) -> str:
@@ -353,40 +329,45 @@ class Drift:
         return "\n".join(lines)
 
 
-HEATMAPS, MOST = 1e-3, 0.02  # in float32: part of the largest value; heatmap pixels
-P95 = 0.1  # in half precision, heatmap pixels
-AP = 0.002
+MAX_HEATMAPS, MAX_DISTANCE = 1e-3, 0.02  # in float32: part of the largest value; heatmap pixels
+MAX_P95 = 0.1  # in half precision, heatmap pixels
+MAX_AP = 0.002
 
 
 @torch.inference_mode()
 def drift(file: Exported, trained: TrainedModel, sample: "CocoEvaluation") -> Drift:
     """Run a file and PyTorch on the crops of a sample and compare them."""
-    forward = Backend()(trained.network)
+    blur = trained.options.blur_kernel
     order = torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None
+
+    def found_by(forward: Callable[[Tensor], Tensor], crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heatmaps, keypoints in heatmap pixels and scores."""
+        maps = heatmaps_of(forward, normalise(crops, torch.device("cpu")), order)
+        return maps, *heatmap.decode(maps, blur)
+
+    pytorch = Backend()(trained.network)
     largest = difference = 0.0
-    crops = 0
-    distances, parts = [], ([], [])  # type: ignore[var-annotated]
+    distances: list[Tensor] = []
+    parts: tuple[list[Predictions], list[Predictions]] = ([], [])  # PyTorch's and the file's
     for batch in sample.loader:
-        crops += len(batch["image"])
-        images = normalise(batch["image"], torch.device("cpu"))
-        wanted = heatmaps_of(forward, images, order)
-        found = [heatmap.decode(wanted, trained.options.blur_kernel)]
+        maps, *wanted = found_by(pytorch, batch["image"])
         if file.card.decodes:
-            found.append(file.keypoints(batch["image"]))
+            found = [*file.keypoints(batch["image"])]
         else:
-            maps = heatmaps_of(file.forward, images, order)
-            largest = max(largest, float(wanted.abs().max()))
-            difference = max(difference, float((maps - wanted).abs().max()))
-            found.append(heatmap.decode(maps, trained.options.blur_kernel))
-        distances.append((found[0][0] - found[1][0]).norm(dim=-1).flatten())
-        for (keypoints, scores), predictions in zip(found, parts, strict=True):
-            predictions.append(_predictions(batch, keypoints, scores))
+            own_maps, *found = found_by(file.forward, batch["image"])
+            largest = max(largest, float(maps.abs().max()))
+            difference = max(difference, float((own_maps - maps).abs().max()))
+        distances.append((wanted[0] - found[0]).norm(dim=-1).flatten())
+        index, center, scale = (batch[name].numpy() for name in ("index", "center", "scale"))
+        for predictions, (keypoints, scores) in zip(parts, (wanted, found), strict=True):
+            places = to_image(keypoints, batch["to_image"]).float().numpy()
+            predictions.append(Predictions(index, places, scores.numpy(), center, scale))
     aps: list[float | None] = [None, None]
     if trained.skeleton.names == sample.crops.skeleton.names:
         aps = [sample.metrics(sample.detections(Predictions.merge(predictions)))["AP"] for predictions in parts]
     moved = torch.cat(distances).numpy()
     return Drift(
-        crops=crops,
+        crops=sum(len(part.index) for part in parts[0]),
         half=file.card.half,
         heatmaps=None if file.card.decodes else difference / largest,
         most=float(moved.max()),
@@ -394,16 +375,6 @@ def drift(file: Exported, trained: TrainedModel, sample: "CocoEvaluation") -> Dr
         median=float(np.median(moved)),
         ap_pytorch=aps[0],
         ap=aps[1],
-    )
-
-
-def _predictions(batch: dict[str, Tensor], keypoints: Tensor, scores: Tensor) -> Predictions:
-    return Predictions(
-        index=batch["index"].numpy(),
-        keypoints=to_image(keypoints, batch["to_image"]).float().numpy(),
-        scores=scores.numpy(),
-        center=batch["center"].numpy(),
-        scale=batch["scale"].numpy(),
     )
 
 

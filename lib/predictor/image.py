@@ -1,6 +1,6 @@
-"""What users call an image -> its pixels: a file, a NumPy array, a PIL image or a PyTorch tensor.
+"""An image in any form -> its pixels: a file, a NumPy array, a PIL image or a PyTorch tensor.
 
-Inside, pixels are uint8 BGR (H, W, 3), as OpenCV has them; a user's array is taken in the order that the user states.
+Inside, pixels are uint8 BGR (H, W, 3), as in OpenCV; of a user's array the user states the order.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", 
 
 @dataclass(frozen=True, eq=False)
 class InputImage:
-    """One image, whatever holds it. A file is read when its pixels are asked for, and not kept.
+    """One image in any form. A file is read when its pixels are asked for, and not kept.
 
     Raises UserError for a `color` that there is not.
     """

@@ -1,6 +1,6 @@
-"""What a command is to look at, by the names that a user types; what its images and results are called.
+"""The sources that a user names on the command line, and the names and ids of their results.
 
-A source is a photograph, a folder, a pattern such as "photos/**/*.jpg", a video, or a camera's number.
+A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, or a camera's number.
 """
 
 import glob
@@ -16,7 +16,7 @@ from ..dataset import coco
 from ..dataset.json_fields import Table, read_json
 from ..errors import UserError
 
-PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
@@ -24,7 +24,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wm
 class Sources:
     """Files, each once, in the order in which they were named; the numbers of cameras."""
 
-    photographs: list[Path]
+    images: list[Path]
     videos: list[Path]
     cameras: list[int]
 
@@ -40,18 +40,18 @@ def expand(names: Sequence[str]) -> Sources:
             files.setdefault(os.path.realpath(file), file)
     found = list(files.values())
     return Sources(
-        photographs=[file for file in found if file.suffix.lower() in PHOTOGRAPHS],
+        images=[file for file in found if file.suffix.lower() in IMAGES],
         videos=[file for file in found if file.suffix.lower() in VIDEOS],
         cameras=list(cameras),
     )
 
 
 def _files(name: str) -> list[Path]:
-    endings = f"known endings are {' '.join(PHOTOGRAPHS + VIDEOS)}"
+    endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
     if path.is_file():
-        if path.suffix.lower() not in PHOTOGRAPHS + VIDEOS:
-            raise UserError(f"{name}: neither a photograph nor a video by its name; {endings}")
+        if path.suffix.lower() not in IMAGES + VIDEOS:
+            raise UserError(f"{name}: neither an image nor a video by its name; {endings}")
         return [path]
     if path.is_dir():
         candidates = list(path.iterdir())
@@ -61,9 +61,9 @@ def _files(name: str) -> list[Path]:
         return []
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is neither a pattern nor a camera's number")
-    known = sorted(file for file in candidates if file.suffix.lower() in PHOTOGRAPHS + VIDEOS and file.is_file())
+    known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and file.is_file())
     if not known:
-        raise UserError(f"{name}: no photograph or video there; {endings}")
+        raise UserError(f"{name}: no image or video there; {endings}")
     return known
 
 
@@ -83,52 +83,52 @@ def result_names(files: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Numbering:
-    """What COCO's files call the photographs: ids in their order, and the category of a person."""
+    """The images' ids in COCO's files, in the order of the images, and the category of a person."""
 
     ids: list[int]
     category: dict[str, Any]
 
 
-def numbering(photographs: Sequence[Path], annotations: Path | None = None) -> Numbering:
+def numbering(files: Sequence[Path], annotations: Path | None = None) -> Numbering:
     """The ids of an annotation file, by the files' names; without one the numbers that the names consist of, as COCO's
     do, and if they do not, or one stands twice, 1, 2, 3 …
 
-    Raises UserError if the annotation file does not list a photograph.
+    Raises UserError if the annotation file does not list an image.
     """
     if annotations is None:
-        stems = [file.stem for file in photographs]
+        stems = [file.stem for file in files]
         own = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < 2**63]
         ids = own if len(set(own)) == len(stems) else list(range(1, len(stems) + 1))
         return Numbering(ids, {"id": 1, "name": "person"})
     source = coco.read_annotations(annotations, image_info=True)
     listed = dict(zip(source.images.names.tolist(), source.images.ids.tolist(), strict=True))
-    for file in photographs:
+    for file in files:
         if file.name not in listed:
             raise UserError(f"{file}: {annotations} lists no image of this name")
-    return Numbering([listed[file.name] for file in photographs], source.category)
+    return Numbering([listed[file.name] for file in files], source.category)
 
 
 def image_list(
-    photographs: Sequence[Path], sizes: Sequence[tuple[int, int]], numbers: Numbering
+    files: Sequence[Path], sizes: Sequence[tuple[int, int]], numbers: Numbering
 ) -> dict[str, list[dict[str, Any]]]:
-    """What a COCO file says of the first images, those of `sizes` (width, height), without annotations, as COCO's
-    image_info files do."""
+    """A COCO file without annotations, such as image_info files, of the first images: those of `sizes` (width,
+    height)."""
     images = [
         {"id": number, "file_name": file.name, "width": width, "height": height}
-        for number, file, (width, height) in zip(numbers.ids, photographs, sizes, strict=False)
+        for number, file, (width, height) in zip(numbers.ids, files, sizes, strict=False)
     ]
     return {"images": images, "categories": [numbers.category]}
 
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
-    """What ended a command after so many photographs or frames, with the word that what was made of them is saved."""
+    """The error that ended a command after so many images or frames, with the news that their results are saved."""
     return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is not looked at")
 
 
 def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each photograph the boxes (N, 4) and scores (N) of a COCO detection file scored `threshold` or more.
+    """Of each image the boxes (N, 4) and scores (N) of a COCO detection file scored `threshold` or more.
 
-    Raises UserError if the file is malformed, or no box in it is of one of the photographs.
+    Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
     what = "detection file (--boxes)"
     content = read_json(path, what, list[dict[str, Any]])
@@ -138,7 +138,7 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.
     category = table["category_id"] == known.category["id"]
     if len(content) and not (np.isin(image, known.ids) & category).any():
         raise UserError(
-            f"{path}: none of its {len(content)} boxes is a person's in one of the {len(known.ids)} photographs, whose "
+            f"{path}: none of its {len(content)} boxes is a person's in one of the {len(known.ids)} images, whose "
             f"ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
         )
     taken = category & (scores >= threshold)

@@ -1,4 +1,4 @@
-"""From an image to its people: the detector's or the caller's boxes, crops, heatmaps, keypoints in image pixels.
+"""From an image to a `PoseResult`: the detector's or the caller's boxes, crops, heatmaps, keypoints in image pixels.
 
 Each step is the one that tools/test.py takes, so that the same box gives the same keypoints.
 N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
@@ -35,27 +35,19 @@ from .export import Exported
 from .image import InputImage, Source
 from .result import PoseResult
 
-MOST_PERSONS = 100  # of one image; what torchvision's detectors give at most
-LARGEST = 1e9  # pixels, of a box: float32 must hold its crop
+MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
+MAX_BOX = 1e9  # pixels; float32 must hold its crop
 EXPORTED_BATCH_SIZE = 32  # persons; a file that takes one at a time is given them one by one
 # An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
 Detect = Callable[[np.ndarray], tuple[Any, Any]]
+Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; a detector finds None
 
 
 @dataclass(frozen=True, eq=False)
-class _Request:
-    """An image whose people are wanted; without boxes a detector finds them."""
+class _Crops:
+    """What is kept of an image until its keypoints are there: boxes (N, 4), scores (N), and a sample for each."""
 
-    photograph: InputImage
-    boxes: Any
-    scores: Any
-
-
-@dataclass(frozen=True, eq=False)
-class _Cropped:
-    """An image of which the crops are left: boxes (N, 4), scores (N), and a sample of `Crops` each."""
-
-    photograph: InputImage
+    image: InputImage
     size: tuple[int, int]
     boxes: np.ndarray
     scores: np.ndarray
@@ -63,7 +55,7 @@ class _Cropped:
 
 
 class Predictor:
-    """Finds the people of images. Made by `from_pretrained`, or of a `Trained` network or an `Exported` file.
+    """Finds the persons of images. Made by `from_pretrained`, or of a `TrainedModel` or an `Exported` file.
 
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
@@ -85,27 +77,25 @@ class Predictor:
         compiled: bool = False,
         device: str | torch.device | None = None,
         detector: Detect | None = None,
-        most_persons: int = MOST_PERSONS,
+        most_persons: int = MAX_PERSONS,
         max_pixels: int | None = None,
     ):
-        own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
-        self.trained, self.skeleton, self.most_persons = trained, trained.skeleton, most_persons
-        self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
+        self.trained, self.skeleton, self.detector = trained, trained.skeleton, detector
         recipe = trained.card.options if isinstance(trained, Exported) else trained.options
+        own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
         self.options = replace(
             recipe,
             flip_test=recipe.flip_test if flip_test is None else flip_test,
             blur_kernel=recipe.blur_kernel if kernel_size is None else kernel_size,
         )
         self.batch_size = own_batch_size if batch_size is None else batch_size
-        least_1 = {"batch_size": self.batch_size, "most_persons": most_persons, "max_pixels": self.max_pixels}
-        for name, value in least_1.items():
-            if value < 1:
-                raise UserError(f"{name} must be 1 or more, not {value}")
+        self.most_persons, self.max_pixels = most_persons, MAX_PIXELS if max_pixels is None else max_pixels
+        for name in ("batch_size", "most_persons", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive, not {self.options.blur_kernel}")
         how = Backend(precision, backend, compiled)
-        self.detector = detector
         self._forward: Forward | None = None
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
@@ -141,20 +131,21 @@ class Predictor:
     def __call__(
         self, images: Any, boxes: Any = None, scores: Any = None, *, color: str = "RGB", oriented: bool = True
     ) -> PoseResult | list[PoseResult]:
-        """The `People` of an image, or a list of them for a list of images.
+        """The `PoseResult` of an image, or a list of them for a list of images.
 
         An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit, or
-        a `Photograph` of one of them, which says itself what errors and results call it, its `color` and `oriented`;
-        `color` is the order of an array's or tensor's channels, RGB or BGR. `oriented`: files and PIL images are
-        turned as EXIF says, and so are the pixels that boxes and keypoints count in.
+        an `InputImage` of one of them with its own label, `color` and `oriented`; `color` is the order of an array's or
+        tensor's channels, RGB or BGR. `oriented`: files and PIL images are turned as EXIF says, and boxes and keypoints
+        count in the turned pixels.
         `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
         may be no box. Where they are None, the detector finds them.
         Raises UserError that names the image and what is wrong with it or its boxes.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, boxes, scores, color=color, oriented=oriented))
-        (found,) = self._stream(self._requests([images], [boxes], [scores], color, oriented, alone=True))
-        return found
+        image = self._input_image(images, "the image", color, oriented)
+        (result,) = self.stream([image], [boxes], [scores])
+        return result
 
     def stream(
         self,
@@ -165,38 +156,30 @@ class Predictor:
         color: str = "RGB",
         oriented: bool = True,
     ) -> Iterator[PoseResult]:
-        """The `People` of each image, in order, for as many images as there are: a few at a time are in memory.
+        """The `PoseResult` of each image, in order, for as many images as there are: a few at a time are in memory.
 
-        Arguments as in a call, one entry an image. Persons of successive images share batches.
+        Arguments as in a call, one entry an image. Persons of successive images share batches. The results before an
+        image that cannot be used come before its error.
         """
-        return self._stream(self._requests(images, boxes, scores, color, oriented))
-
-    def _stream(self, requests: Iterator[_Request]) -> Iterator[PoseResult]:
-        waiting: deque[_Cropped] = deque()
+        errors: list[UserError] = []
+        rows = until_error(self._rows(images, boxes, scores, color, oriented), errors)
+        waiting: deque[_Crops] = deque()
         samples: list[dict[str, Any]] = []
-        keypoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        crops, broken = self._cropped(requests), None
-        while True:
-            try:
-                cropped = next(crops)
-            except StopIteration:
-                break
-            except UserError as error:  # those before it are not lost
-                broken = error
-                break
-            waiting.append(cropped)
-            samples += cropped.samples
+        found: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        for crops in until_error(self._crops(rows), errors):
+            waiting.append(crops)
+            samples += crops.samples
             while len(samples) >= self.batch_size or (samples and len(waiting) > self.batch_size):
-                keypoints += self._predict(samples[: self.batch_size])
+                found += self._predict(samples[: self.batch_size])
                 del samples[: self.batch_size]
-            while waiting and len(waiting[0].boxes) <= len(keypoints):
-                yield self._people(waiting.popleft(), keypoints)
+            while waiting and len(waiting[0].samples) <= len(found):
+                yield self._result(waiting.popleft(), found)
         if samples:
-            keypoints += self._predict(samples)
-        for cropped in waiting:
-            yield self._people(cropped, keypoints)
-        if broken is not None:
-            raise broken
+            found += self._predict(samples)
+        for crops in waiting:
+            yield self._result(crops, found)
+        if errors:
+            raise errors[-1]  # a second one is of an image before the first's
 
     def explain(
         self, image: Source | InputImage, boxes: Any = None, *, color: str = "RGB", oriented: bool = True
@@ -209,23 +192,28 @@ class Predictor:
         if isinstance(self.trained, Exported):
             raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
         network = self.trained.network.eval()
-        photograph = self._photograph(image, None, color, oriented)
-        pixels = photograph.pixels()
+        source = self._input_image(image, "the image", color, oriented)
+        pixels = source.pixels()
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
             boxes = found[np.argsort(-scores, kind="stable")]
-        boxes, _, _, _ = self._checked(photograph, pixels, boxes, None)
+        boxes, _, _, _ = self._checked(source, pixels, boxes, None)
         return (explain(network, pixels, box, self.skeleton, self.options) for box in boxes)
 
-    def _requests(
+    def _input_image(self, image: Source | InputImage, label: str, color: str, oriented: bool) -> InputImage:
+        """The image with a label, a file's its path, and this predictor's `max_pixels` unless it has its own."""
+        if not isinstance(image, InputImage):
+            image = InputImage(image, str(image) if isinstance(image, str | PathLike) else label, color, oriented)
+        return image if image.max_pixels else replace(image, max_pixels=self.max_pixels)
+
+    def _rows(
         self,
         images: Iterable[Source | InputImage],
         boxes: Iterable | None,
         scores: Iterable | None,
         color: str,
         oriented: bool,
-        alone: bool = False,
-    ) -> Iterator[_Request]:
+    ) -> Iterator[Row]:
         if boxes is None and scores is not None:
             raise UserError("there are scores, but no boxes that they could be of")
         columns = [column for column in (images, boxes, scores) if column is not None]
@@ -233,43 +221,32 @@ class Predictor:
         for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
             if any(entry is ended for entry in row):
                 raise UserError(f"image {number}: images, boxes and scores must be as many; one of them ends before it")
-            image, own_boxes, own_scores = (*row, None, None)[:3]
-            photograph = self._photograph(image, None if alone else number, color, oriented)
+            source, own_boxes, own_scores = (*row, None, None)[:3]
+            image = self._input_image(source, f"image {number}", color, oriented)
             if own_boxes is None and own_scores is not None:
-                raise UserError(f"{photograph.label}: it has scores, but no boxes that they could be of")
-            yield _Request(photograph, own_boxes, own_scores)
+                raise UserError(f"{image.label}: it has scores, but no boxes that they could be of")
+            yield image, image.pixels(), own_boxes, own_scores
 
-    def _photograph(self, image: Source | InputImage, number: int | None, color: str, oriented: bool) -> InputImage:
-        if not isinstance(image, InputImage):
-            image = InputImage(image, _label(image, number), color, oriented)
-        return image if image.max_pixels else replace(image, max_pixels=self.max_pixels)
-
-    def _cropped(self, requests: Iterator[_Request]) -> Iterator[_Cropped]:
+    def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
-        broken = None
-        while broken is None:
-            group: list[_Request] = []
-            pixels: list[np.ndarray] = []
-            try:
-                for request in islice(requests, self.images_at_once):
-                    pixels.append(request.photograph.pixels())
-                    group.append(request)
-            except UserError as error:  # those before it are not lost
-                broken = error
-            if not group:
-                break
-            lacking = [i for i, request in enumerate(group) if request.boxes is None]
-            found = dict(zip(lacking, self._detect([pixels[i] for i in lacking]), strict=True)) if lacking else {}
-            for i, request in enumerate(group):
-                boxes, scores = found.get(i, (request.boxes, request.scores))
-                yield self._crops(request.photograph, pixels[i], boxes, scores)
-        if broken is not None:
-            raise broken
-
-    @property
-    def images_at_once(self) -> int:
-        """How many images are in memory at a time: as many as the detector takes."""
-        return self.detector.batch_size if isinstance(self.detector, Detector) else 1
+        at_once = self.detector.batch_size if isinstance(self.detector, Detector) else 1
+        width, height = self.input_size
+        while group := list(islice(rows, at_once)):
+            missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
+            detected = iter(self._detect(missing) if missing else ())
+            for image, pixels, given, given_scores in group:
+                found, found_scores = next(detected) if given is None else (given, given_scores)
+                boxes, scores, centers, scales = self._checked(image, pixels, found, found_scores)
+                crop = partial(
+                    crop_instance,
+                    pixels,
+                    input_size=self.input_size,
+                    heatmap_size=(width // 4, height // 4),
+                    rgb=self.options.rgb,
+                )
+                geometries = enumerate(zip(centers, scales, strict=True))
+                samples = [crop(center, scale) | {"index": np.int64(i)} for i, (center, scale) in geometries]
+                yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
     def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
         if self.detector is None:
@@ -279,33 +256,19 @@ class Predictor:
             return self.detector.batch(in_rgb)
         return [self.detector(image) for image in in_rgb]
 
-    def _crops(self, photograph: InputImage, pixels: np.ndarray, boxes: Any, scores: Any) -> _Cropped:
-        boxes, scores, centers, scales = self._checked(photograph, pixels, boxes, scores)
-        width, height = self.input_size
-        how = partial(
-            crop_instance,
-            pixels,
-            input_size=self.input_size,
-            heatmap_size=(width // 4, height // 4),
-            rgb=self.options.rgb,
-        )
-        crops = zip(centers, scales, strict=True)
-        samples = [how(center, scale) | {"index": np.int64(i)} for i, (center, scale) in enumerate(crops)]
-        return _Cropped(photograph, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
-
     def _checked(
-        self, photograph: InputImage, pixels: np.ndarray, boxes: Any, scores: Any
+        self, image: InputImage, pixels: np.ndarray, boxes: Any, scores: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Boxes (N, 4), their scores (N), and their crops' centres and scales (N, 2)."""
-        boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), photograph.label)
+        boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), image.label)
         if len(boxes) > self.most_persons:
             raise UserError(
-                f"{photograph.label}: {len(boxes)} boxes, more than most_persons {self.most_persons} "
+                f"{image.label}: {len(boxes)} boxes, more than most_persons {self.most_persons} "
                 "(--most-persons); leave out the least sure ones, or allow more"
             )
         centers, scales = geometry.boxes_to_crops(boxes, self.input_size[0] / self.input_size[1])
-        for number in np.flatnonzero(~geometry.has_crop(centers, scales))[:1].tolist():
-            raise UserError(f"{photograph.label}: the box {boxes[number].tolist()} is too small to be cropped")
+        for box in boxes[~geometry.has_crop(centers, scales)].tolist():
+            raise UserError(f"{image.label}: the box {box} is too small or too far from the image to be cropped")
         return boxes, scores, centers, scales
 
     def _predict(self, samples: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -318,35 +281,36 @@ class Predictor:
         found = predict_batch(self._forward, batch, self.options, self._flip_order)
         return zip(found.keypoints, found.scores, strict=True)
 
-    def _people(self, cropped: _Cropped, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
-        """The image's people, taken off the left of what was found."""
-        count, joints = len(cropped.boxes), self.skeleton.num_joints
+    def _result(self, crops: _Crops, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
+        """The image's result, its keypoints and scores taken off the left of what was found."""
+        count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
         keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)
         scores = np.array([row[1] for row in rows], np.float32).reshape(count, joints)
         broken = ~(np.isfinite(keypoints).all((1, 2)) & np.isfinite(scores).all(1))
         if broken.any():
             raise UserError(
-                f"{cropped.photograph.label}: keypoints or scores of person {broken.argmax()} (counted from 0) are no "
-                "finite numbers: the weights are broken, or the precision is too low for them"
+                f"{crops.image.label}: keypoints or scores of person {broken.argmax()} (counted from 0) are NaN or "
+                "infinite: the weights are broken, or the precision is too low for them"
             )
         return PoseResult(
-            photograph=cropped.photograph,
-            size=cropped.size,
+            image=crops.image,
+            size=crops.size,
             keypoints=keypoints,
             scores=scores,
-            person_scores=rescore(cropped.scores, scores, self.options.score_threshold),
-            boxes=cropped.boxes,
-            box_scores=cropped.scores,
+            person_scores=rescore(crops.scores, scores, self.options.score_threshold),
+            boxes=crops.boxes,
+            box_scores=crops.scores,
             skeleton=self.skeleton,
         )
 
 
-def _label(image: Source, number: int | None = None) -> str:
-    """What errors and results call an image: its path, else its number among several."""
-    if isinstance(image, str | PathLike):
-        return str(image)
-    return "the image" if number is None else f"image {number}"
+def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
+    """The items before the first UserError, which is appended to `errors`: what came before it is not lost."""
+    try:
+        yield from items
+    except UserError as error:
+        errors.append(error)
 
 
 def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -368,8 +332,8 @@ def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) ->
     for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
         where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
         x, y, w, h = box
-        if not (np.abs([*box, score]) < LARGEST).all():
-            raise UserError(f"{where} is not made of finite numbers, or one of them is absurdly large")
+        if not (np.abs([*box, score]) < MAX_BOX).all():
+            raise UserError(f"{where} holds a value that is NaN, infinite or absurdly large")
         if w <= 0 or h <= 0:
             raise UserError(f"{where} must have a positive width and height: x, y, w, h")
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:

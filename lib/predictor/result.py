@@ -1,4 +1,4 @@
-"""What was found in one image: persons with keypoints, and the forms in which they go on.
+"""The result for one image: persons with keypoints, and the formats it is written in.
 
 N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the image, turned as its EXIF says if asked.
 """
@@ -25,11 +25,11 @@ COLUMNS = ("image", "person", "person_score", "keypoint", "x", "y", "score")
 @dataclass(frozen=True, eq=False)
 class PoseResult:
     """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
-    person_scores (N), the box's score times the mean of the keypoint scores that count, as COCO's results have it;
+    person_scores (N), the box's score times the mean of the keypoint scores that count, as in COCO results;
     boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
-    ids (N), once they were tracked, else None."""
+    ids (N) if they were tracked, else None."""
 
-    photograph: InputImage
+    image: InputImage
     size: tuple[int, int]
     keypoints: np.ndarray
     scores: np.ndarray
@@ -50,10 +50,10 @@ class PoseResult:
     def draw(self, threshold: float = 0.2) -> np.ndarray:
         """A copy of the image (H, W, 3), uint8, with the keypoints scored `threshold` or more.
 
-        Its channels are RGB, or BGR where that was said of the image.
+        Its channels are RGB, or BGR for an image of that `color`.
         """
         picture = self._drawn(threshold)
-        return picture if self.photograph.color == "BGR" else picture[..., ::-1].copy()
+        return picture if self.image.color == "BGR" else picture[..., ::-1].copy()
 
     def save(self, path: str | Path, threshold: float = 0.2) -> None:
         """Write `draw`'s picture; it takes the place of what stood there. Raises UserError if it cannot be written."""
@@ -61,7 +61,7 @@ class PoseResult:
         write_atomically(Path(path), lambda file: file.write(content))
 
     def _drawn(self, threshold: float) -> np.ndarray:
-        return draw.persons(self.photograph.pixels(), self.keypoints, self.scores, self.skeleton, threshold)
+        return draw.persons(self.image.pixels(), self.keypoints, self.scores, self.skeleton, threshold)
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
@@ -84,7 +84,7 @@ class PoseResult:
         } | ({} if self.ids is None else {"id": self.ids})
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
-            "image": self.photograph.name,
+            "image": self.image.name,
             "width": self.size[0],
             "height": self.size[1],
             "names": list(self.names),
@@ -106,7 +106,7 @@ class PoseResult:
         for person, total, keypoints, scores in zip(ids, self.person_scores, self.keypoints, self.scores, strict=True):
             for name, (x, y), score in zip(self.names, keypoints, scores, strict=True):
                 numbers = (f"{x:.3f}", f"{y:.3f}", f"{score:.4f}")
-                writer.writerow((self.photograph.name, person, f"{total:.4f}", name, *numbers))
+                writer.writerow((self.image.name, person, f"{total:.4f}", name, *numbers))
         return text.getvalue()
 
     def to_supervision(self) -> Any:

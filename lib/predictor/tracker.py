@@ -26,7 +26,7 @@ class _Track:
 
 
 class Tracker:
-    """Gives the `People` of successive frames ids; called frame by frame.
+    """Gives the persons of successive frames ids; called with the result of each frame.
 
     A person is the one of the frames before whose box overlaps most, by `least_overlap` (IoU) or more; one who is not
     seen for `patience` seconds is forgotten. With `smooth` the keypoints are filtered: `cutoff` in Hz is that of a
@@ -49,13 +49,13 @@ class Tracker:
         self._tracks: list[_Track] = []
         self._frame = self._count = 0
 
-    def __call__(self, people: PoseResult) -> PoseResult:
-        """The next frame's people, with `ids` that count from 1."""
+    def __call__(self, result: PoseResult) -> PoseResult:
+        """The next frame's result, with `ids` that count from 1."""
         self._frame += 1
         self._tracks = [t for t in self._tracks if self._frame - t.frame <= max(1, self.patience * self.rate)]
-        matches = self._matches(people.boxes)
-        ids, keypoints = np.zeros(len(people), np.int64), people.keypoints.copy()
-        for i, box in enumerate(people.boxes):
+        matches = self._matches(result.boxes)
+        ids, keypoints = np.zeros(len(result), np.int64), result.keypoints.copy()
+        for i, box in enumerate(result.boxes):
             if i in matches:
                 track = matches[i]
                 self._move(track, keypoints[i], box)
@@ -66,7 +66,7 @@ class Tracker:
             ids[i] = track.number
             if self.smooth:
                 keypoints[i] = track.keypoints
-        return replace(people, ids=ids, keypoints=keypoints)
+        return replace(result, ids=ids, keypoints=keypoints)
 
     def _matches(self, boxes: np.ndarray) -> dict[int, _Track]:
         """For persons that were seen before their track; the pair that overlaps most is matched first."""
@@ -86,13 +86,13 @@ class Tracker:
         """One step of the filter for each keypoint, its cut-off by how fast the keypoint is for the person's size."""
         seconds = (self._frame - track.frame) / self.rate
         speed = (keypoints - track.keypoints) / seconds
-        track.speed = track.speed + _share(SPEED_CUTOFF, seconds) * (speed - track.speed)
+        track.speed = track.speed + _weight(SPEED_CUTOFF, seconds) * (speed - track.speed)
         diagonals = np.linalg.norm(track.speed, axis=-1, keepdims=True) / np.linalg.norm(box[2:])
-        step = _share(self.cutoff + self.speed_gain * diagonals, seconds) * (keypoints - track.keypoints)
+        step = _weight(self.cutoff + self.speed_gain * diagonals, seconds) * (keypoints - track.keypoints)
         track.keypoints = (track.keypoints + step).astype(np.float32)
         track.box, track.frame = box, self._frame
 
 
-def _share(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
+def _weight(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
     """What a low pass of that cut-off, in Hz, takes of a value that comes `seconds` after the one before."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))

@@ -1,156 +1,211 @@
-"""Videos and cameras -> frames -> a video, by OpenCV. Frames are uint8 BGR (H, W, 3)."""
+"""Videos and cameras -> frames -> a video. Files by PyAV, cameras by OpenCV.
+
+Frames are uint8 BGR (H, W, 3), upright; times are seconds since the first frame.
+"""
 
 import contextlib
 import logging
 import os
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ..errors import UserError
+from .image import InputImage
+from .predictor import Predictor
+from .result import PoseResult
+from .tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-# What FFmpeg would write on the console of its own accord is said in our sentences.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+# FFmpeg's names for the formats of `inputs.VIDEOS`. It knows text formats too, which name other files or hosts to open.
+FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
+USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
 
-USUAL_RATE = 30.0  # frames per second of a video or camera that states none
-CODEC = "mp4v"  # MPEG-4 part 2: the one for .mp4 that every build of OpenCV can write
+
+def pyav() -> Any:
+    """The package av. Raises UserError that says how to get it."""
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise UserError(
+            'reading and writing videos needs the package av: pip install "transpose-pose[video]", or pip install av'
+        ) from None
+    return av
+
+
+def _usable(rate: Any) -> Fraction:
+    return Fraction(rate).limit_denominator(1001) if rate and 0 < rate < 1000 else USUAL_RATE
 
 
 class Video:
-    """A video file, or a camera by its number. Raises UserError if it cannot be opened."""
+    """A video file. Raises UserError if there is no video in it, and opens no other file, whatever it holds."""
 
-    def __init__(self, source: Path | int):
-        self.source = source
-        self.name = f"camera {source}" if isinstance(source, int) else str(source)
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-        if not self._capture.isOpened():
-            raise UserError(f"{self.name}: cannot be opened; not there, in use, or no video that OpenCV can decode")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate < 1000 else USUAL_RATE
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # What the file states; only its end tells how many there are.
-        self.length = int(count) if not isinstance(source, int) and 0 < count < sys.maxsize else None
+    live = False
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Every frame once, turned upright as the file says. Raises UserError if there is none."""
+    def __init__(self, path: Path):
+        self.name = str(path)
+        self._av = pyav()
         try:
-            empty = True
-            while True:
-                there, frame = self._capture.read()
-                if not there:
-                    break
-                empty = False
-                yield frame
-            if empty:
-                raise UserError(f"{self.name}: not a single frame can be read")
+            self._file = self._av.open(
+                f"file:{path}",  # or a name such as "concat:a|b.mp4" would be an order
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+            )
+        except self._av.FFmpegError as error:
+            raise UserError(f"{path}: cannot be opened as a video ({error.strerror})") from None
+        self._stream = self._file.streams.best("video")
+        if self._stream is None:
+            raise UserError(f"{path}: cannot be opened as a video (it has only sound or text)")
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.rate, self.time_base = _usable(rate), self._stream.time_base
+        seconds = (self._stream.duration or 0) * self.time_base or Fraction(self._file.duration or 0, 1_000_000)
+        # What the file states; only its end tells how many there are.
+        self.length: int | None = self._stream.frames or round(seconds * self.rate) or None
+
+    def frames(self) -> Iterator[tuple[np.ndarray, float]]:
+        """Every frame once, and its time. Raises UserError if there is none."""
+        first = None
+        with self._file:
+            for number, frame in enumerate(self._decoded()):
+                seconds = float(number / self.rate) if frame.time is None else frame.time
+                first = seconds if first is None else first
+                upright = np.rot90(frame.to_ndarray(format="bgr24"), frame.rotation // 90)
+                yield np.ascontiguousarray(upright), seconds - first
+        if first is None:
+            raise UserError(f"{self.name}: not a single frame can be read")
+
+    def _decoded(self) -> Iterator[Any]:
+        damaged = 0
+        packets = self._file.demux(self._stream)
+        while True:
+            try:
+                yield from next(packets).decode()
+            except StopIteration:
+                break
+            except self._av.FFmpegError:
+                damaged += 1
+        if damaged:
+            logger.warning("%s: what %d damaged packet(s) hold is left out", self.name, damaged)
+
+
+class Camera:
+    """A camera by its number. Raises UserError if it cannot be opened."""
+
+    live, length, time_base = True, None, Fraction(1, 1000)
+
+    def __init__(self, number: int):
+        self.name = f"camera {number}"
+        self._capture = cv2.VideoCapture(number)
+        if not self._capture.isOpened():
+            raise UserError(f"{self.name}: cannot be opened; it is not there, or in use")
+        self.rate = _usable(self._capture.get(cv2.CAP_PROP_FPS))
+
+    def frames(self) -> Iterator[tuple[np.ndarray, float]]:
+        """Frames and their times until the camera ends. Raises UserError if there is none."""
+        begun = None
+        try:
+            while (read := self._capture.read())[0]:
+                begun = time.monotonic() if begun is None else begun
+                yield read[1], time.monotonic() - begun
         finally:
             self._capture.release()
+        if begun is None:
+            raise UserError(f"{self.name}: not a single frame can be read")
 
 
 class Recording:
-    """An .mp4 that appears at `path` when it is finished, and not at all if an exception ends it. Without sound.
+    """An .mp4 (H.264) that appears at `path` when it is finished, and not at all if an exception ends it. No sound.
 
-    Leaving it raises UserError if the file is not whole, as on a full disk, or cannot take its place.
+    `rate` is in frames per second, about; `time_base` is the unit, in seconds, to which times are rounded.
+    Raises UserError if the file cannot be written whole, as on a full disk, or cannot take its place.
     """
 
-    def __init__(self, path: Path, rate: float):
-        self.path, self.rate, self.length = path, rate, 0
+    def __init__(self, path: Path, rate: Fraction, time_base: Fraction = Fraction(1, 90_000)):
+        self.path, self.rate, self.time_base, self.length = path, rate, time_base, 0
+        self._av = pyav()
         self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
-        self._writer: cv2.VideoWriter | None = None
+        self._file: Any = None
         self._size = (0, 0)
+        self._last = -1  # time of the last frame, in units
 
     def __enter__(self) -> "Recording":
         return self
 
-    def add(self, frame: np.ndarray, until: float | None = None) -> None:
-        """Append a frame, which must be as large as the first; with `until` as often as needed to last these seconds.
-
-        Raises UserError if the file cannot be written.
-        """
+    def add(self, frame: np.ndarray, seconds: float) -> None:
+        """Append a frame, as large as the first, to be shown from this time on. An odd side grows by one pixel."""
         size = frame.shape[1], frame.shape[0]
-        if self._writer is None:
-            self._size = size
-            with _writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            codec = cv2.VideoWriter.fourcc(*CODEC)
-            with _quiet():
-                self._writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, size)
-            if size[0] % 2 or size[1] % 2:
-                logger.warning(
-                    "%s: its format has even sizes alone: the last column or row of pixels is cut off", self.path
-                )
-            if not self._writer.isOpened():
-                raise UserError(f"{self.path}: OpenCV cannot write this video ({CODEC}, {size[0]} x {size[1]})")
-        if size != self._size:
-            raise UserError(f"{self.path}: frame {self.length} is {size} in size, those before it are {self._size}")
-        times = 1 if until is None else round(until * self.rate) - self.length
-        for _ in range(times):
-            with _quiet():
-                self._writer.write(frame)
-            self.length += 1
+        odd = size[0] % 2, size[1] % 2  # 4:2:0 has a colour for every 2 x 2 pixels
+        with self._writing():
+            if self._file is None:
+                self._open(size[0] + odd[0], size[1] + odd[1])
+                self._size = size
+            if size != self._size:
+                raise UserError(f"{self.path}: frame {self.length} is {size} in size, those before it are {self._size}")
+            even = cv2.copyMakeBorder(frame, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE)
+            picture = self._av.VideoFrame.from_ndarray(even, format="bgr24")
+            self._last = picture.pts = max(round(seconds / self.time_base), self._last + 1)
+            picture.time_base = self.time_base
+            self._file.mux(self._stream.encode(picture))
+        self.length += 1
+
+    def _open(self, width: int, height: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The index comes first, so that a browser can play the file while it loads.
+        options = {"movflags": "+faststart"}
+        self._file = self._av.open(f"file:{self._unfinished}", "w", format="mp4", container_options=options)
+        self._stream = self._file.add_stream("libx264", rate=self.rate, width=width, height=height, pix_fmt="yuv420p")
+        self._stream.codec_context.time_base = self.time_base
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is None:
+        if self._file is None:
             return
         try:
-            with _quiet():
-                self._writer.release()
-            if kind is None and self.length:
-                with _writing(self.path):
-                    self._check()
+            if kind is None:
+                with self._writing():
+                    self._file.mux(self._stream.encode())
+                    self._file.close()
+                    with self._unfinished.open("rb") as file:
+                        os.fsync(file.fileno())
                     os.replace(self._unfinished, self.path)
         finally:
+            with contextlib.suppress(self._av.FFmpegError):  # it may say once more what ended it
+                self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
-    def _check(self) -> None:
-        """Raise UserError or OSError if not all frames are in the file: OpenCV's writer does not say when it fails.
-
-        The header is written last and the first error ends all writing, so that what the header says and the last
-        frame tell of the whole; to decode everything again would take as long as to write it. Where OpenCV has no
-        FFmpeg, whose counts are exact, nothing is compared.
-        """
-        with self._unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        if cv2.CAP_FFMPEG not in cv2.videoio_registry.getBackends():
-            return
-        with _quiet():
-            film = cv2.VideoCapture(str(self._unfinished))
-            count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-            film.set(cv2.CAP_PROP_POS_FRAMES, self.length - 1)
-            whole = count == self.length and film.read()[0]
-            film.release()
-        if not whole:
-            raise UserError(
-                f"{self.path}: cannot write, not all of the {self.length} frames are there afterwards: the disk may be "
-                "full; what stood there is untouched"
-            )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, self._av.FFmpegError) as error:
+            raise UserError(f"{self.path}: cannot write ({error.strerror}); what stood there is untouched") from None
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror}); what stood there is untouched") from None
+def predict_video(
+    predictor: Predictor, video: Video | Camera, *, track: bool = False, smooth: bool = False
+) -> Iterator[tuple[PoseResult, float]]:
+    """The result of each frame and its time; `track` gives persons ids, and `smooth` also smooths their keypoints."""
+    times: deque[float] = deque()
 
+    def images() -> Iterator[InputImage]:
+        for number, (pixels, seconds) in enumerate(video.frames()):
+            times.append(seconds)
+            yield InputImage(pixels, f"{video.name} frame {number}", "BGR")
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what OpenCV says on the console of each frame that it cannot write."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    # A live picture does not wait for a batch.
+    results: Iterator = map(predictor, images()) if video.live else predictor.stream(images())
+    if track or smooth:
+        results = map(Tracker(float(video.rate), smooth=smooth), results)
+    return ((result, times.popleft()) for result in results)
 
 
 class Window:

@@ -1,7 +1,7 @@
-"""The page of tools/web_demo.py, made of Gradio's parts; what it shows comes from `explorer`.
+"""The page of tools/web_demo.py, made of Gradio's parts; what it shows comes from `web_session`.
 
 What one visitor does lives in that visitor's session. No file is served but the pictures made for the page, under names
-that cannot be guessed; nothing is fetched from other hosts, and nothing is told to any.
+that cannot be guessed; nothing is fetched from other hosts or sent to them.
 """
 
 import functools
@@ -25,43 +25,45 @@ except ModuleNotFoundError:
 from ..explain.maps import MODES
 from ..pose import draw
 from . import web_session
-from .web_session import Explorer, Sample, Scene
+from .web_session import Sample, Scene, WebSession
 
 FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds, and files
 SESSIONS = 20  # that are remembered at a time
-WAITING = 20  # questions; who asks one more is told to come back later
+WAITING = 20  # questions in the queue; one more is refused
 THUMBNAIL = 160, 120
 FONTS = ["system-ui", "sans-serif"]  # the visitor's own: Gradio's come from a font service
 STYLE = "#picture img, #crop img { cursor: crosshair }"
 ANNOTATED, DETECTOR, WHOLE, DRAWN = BOXES = ("annotated", "detector", "whole image", "drawn")
 HINTS = {
     None: "Now say where the persons are: choose a kind of boxes.",
-    ANNOTATED: "Click a person in the photograph to look into the network on it.",
-    DETECTOR: "Click a person in the photograph to look into the network on it.",
-    WHOLE: "The photograph is taken for one person.",
-    DRAWN: "Click two opposite corners of a person's box in the photograph, or type its numbers.",
+    ANNOTATED: "Click a person in the image to look into the network on it.",
+    DETECTOR: "Click a person in the image to look into the network on it.",
+    WHOLE: "The image is taken for one person.",
+    DRAWN: "Click two opposite corners of a person's box in the image, or type its numbers.",
 }
 
 
 class Page:
     """The page, not yet served: its parts, and what each answers. `blocks` is what Gradio serves."""
 
-    def __init__(self, ask: Explorer, samples: Sequence[Sample], title: str, max_pixels: int = web_session.MAX_PIXELS):
-        self.ask, self.samples, self.max_pixels = ask, samples, max_pixels
+    def __init__(
+        self, session: WebSession, samples: Sequence[Sample], title: str, max_pixels: int = web_session.MAX_PIXELS
+    ):
+        self.session, self.samples, self.max_pixels = session, samples, max_pixels
         with gr.Blocks(title="TransPose", analytics_enabled=False, delete_cache=(60, FORGOTTEN_AFTER)) as self.blocks:
             self.scene = gr.State(time_to_live=FORGOTTEN_AFTER)
             gr.Markdown(f"# What TransPose looks at\n{html.escape(title)}")
             with gr.Row():
-                self._add_photographs()
+                self._add_images()
             with gr.Row():
                 self._add_settings()
             with gr.Row():
                 self._add_person()
             self._listen()
 
-    def _add_photographs(self) -> None:
+    def _add_images(self) -> None:
         with gr.Column():
-            self.upload = gr.UploadButton("Upload a photograph", type="binary", elem_id="upload")
+            self.upload = gr.UploadButton("Upload an image", type="binary", elem_id="upload")
             self.gallery = gr.Gallery(
                 [_thumbnail(sample) for sample in self.samples],
                 label="or take one of these",
@@ -76,14 +78,14 @@ class Page:
             self.boxes = gr.Radio(BOXES[1:], label="Boxes of the persons", elem_id="boxes")
             self.typed = gr.Textbox(label="or their numbers", placeholder="X,Y,W,H and Enter", elem_id="typed")
         with gr.Column():
-            self.picture = _picture("Photograph", "picture", 430)
-            self.hint = gr.Markdown("Upload a photograph, or take one of those at the left.", elem_id="hint")
+            self.picture = _picture("Image", "picture", 430)
+            self.hint = gr.Markdown("Upload an image, or take one of those at the left.", elem_id="hint")
 
     def _add_person(self) -> None:
         with gr.Column(scale=4):
             self.table = gr.Dataframe(
                 headers=["keypoint", "x", "y", "score"],
-                label="Keypoints, in pixels of the photograph: click one",
+                label="Keypoints, in pixels of the image: click one",
                 interactive=False,
                 max_height=700,
                 column_widths=["40%", "20%", "20%", "20%"],
@@ -97,7 +99,7 @@ class Page:
             self.asked = gr.Markdown(elem_id="asked")
 
     def _add_settings(self) -> None:
-        largest, step = self.ask.threshold_range
+        largest, step = self.session.threshold_range
         self.mode = gr.Radio(list(MODES), value="dependency", label="Map", elem_id="mode")
         self.threshold = gr.Slider(0, largest, 0, step=step, label="Leave out weights below", elem_id="threshold")
 
@@ -118,7 +120,7 @@ class Page:
             (self.threshold.input, [self.scene], self.on_settings, answer),
         ):
             event(
-                _telling(function),
+                _warning(function),
                 [*how, *given],
                 changed,
                 api_visibility="private",
@@ -129,31 +131,31 @@ class Page:
     # What each part answers. `how` is a mode of MODES and a threshold.
 
     def on_upload(self, mode: str, threshold: float, content: bytes) -> dict:
-        return self._photograph(web_session.uploaded(content, self.max_pixels), None)
+        return self._image(web_session.uploaded(content, self.max_pixels), None)
 
     def on_sample(self, event: gr.SelectData, mode: str, threshold: float) -> dict:
         scene = self.samples[event.index].scene()
-        return self._people(scene, ANNOTATED, scene.annotated, mode, threshold)
+        return self._result(scene, ANNOTATED, scene.annotated, mode, threshold)
 
     def on_boxes(self, mode: str, threshold: float, scene: Scene | None, chosen: str) -> dict:
         scene = _there(scene)
         if chosen == DRAWN:
-            return self._photograph(replace(scene, people=None, explanation=None), DRAWN)
+            return self._image(replace(scene, result=None, explanation=None), DRAWN)
         boxes = {ANNOTATED: scene.annotated, WHOLE: [scene.whole], DETECTOR: None}[chosen]
-        return self._people(scene, chosen, boxes, mode, threshold)
+        return self._result(scene, chosen, boxes, mode, threshold)
 
     def on_typed(self, mode: str, threshold: float, scene: Scene | None, text: str) -> dict:
-        return self._people(_there(scene), DRAWN, web_session.boxes_from(text), mode, threshold)
+        return self._result(_there(scene), DRAWN, web_session.boxes_from(text), mode, threshold)
 
     def on_picture(
         self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None, chosen: str | None
     ) -> dict:
         scene, (x, y) = _there(scene), event.index
         if chosen != DRAWN:
-            return self._person(self.ask.choose(scene, scene.person_at(x, y)), mode, threshold)
+            return self._person(self.session.choose(scene, scene.person_at(x, y)), mode, threshold)
         if scene.corner is None:
-            return self._photograph(replace(scene, corner=(x, y), people=None, explanation=None), DRAWN)
-        return self._people(scene, DRAWN, [scene.box_to(x, y)], mode, threshold)
+            return self._image(replace(scene, corner=(x, y), result=None, explanation=None), DRAWN)
+        return self._result(scene, DRAWN, [scene.box_to(x, y)], mode, threshold)
 
     def on_crop(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
         return self._answer(_there(scene).at(*event.index), mode, threshold)
@@ -164,14 +166,14 @@ class Page:
     def on_settings(self, mode: str, threshold: float, scene: Scene | None) -> dict:
         return gr.skip() if scene is None or scene.explanation is None else self._answer(scene, mode, threshold)
 
-    # What of the page changes: with another photograph, other people, another person, another question.
+    # What of the page changes: with another image, another result, another person, another question.
 
-    def _photograph(self, scene: Scene, chosen: str | None) -> dict:
+    def _image(self, scene: Scene, chosen: str | None) -> dict:
         empty: dict[Any, Any] = {self.crop: None, self.asked: "", self.maps: None, self.table: []}
         return empty | {self.scene: scene, self.picture: scene.picture()} | self._choices(scene, chosen)
 
-    def _people(self, scene: Scene, chosen: str, boxes: Any, mode: str, threshold: float) -> dict:
-        scene = self.ask.find(scene, boxes)
+    def _result(self, scene: Scene, chosen: str, boxes: Any, mode: str, threshold: float) -> dict:
+        scene = self.session.find(scene, boxes)
         return self._person(scene, mode, threshold) | self._choices(scene, chosen)
 
     def _choices(self, scene: Scene, chosen: str | None) -> dict:
@@ -233,21 +235,21 @@ def _thumbnail(sample: Sample) -> np.ndarray:
 
 
 def _there(scene: Scene | None) -> Scene:
-    """Raises UserError if there is no photograph, or none any more."""
+    """Raises UserError if there is no image, or none any more."""
     if scene is None:
-        raise UserError("there is no photograph yet, or it was forgotten after a while: upload or choose one")
+        raise UserError("there is no image yet, or it was forgotten after a while: upload or choose one")
     return scene
 
 
-def _telling(function: Callable) -> Callable:
+def _warning(function: Callable) -> Callable:
     """The same, but a visitor's mistake becomes a sentence on the page, which stays as it is."""
 
     @functools.wraps(function)
-    def told(*given: Any) -> dict:
+    def answer(*given: Any) -> dict:
         try:
             return function(*given)
         except UserError as error:
             gr.Warning(html.escape(str(error)), duration=None)
             return gr.skip()
 
-    return told
+    return answer

@@ -1,6 +1,6 @@
-"""What a visitor of the web page looks at, without the page: a photograph, its people, what one of them depends on.
+"""A visitor's session, without the page: an image, its persons, and what the network attends to on one of them.
 
-Boxes are x, y, w, h in pixels of the photograph; places on its picture are its pixels; a crop's picture has its own.
+Boxes are x, y, w, h in pixels of the image; places on its picture are its pixels; a crop's picture has its own.
 """
 
 import logging
@@ -24,42 +24,42 @@ from .result import PoseResult
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 25_000_000  # of a visitor's photograph
-MOST_PERSONS = 30
+MAX_PIXELS = 25_000_000  # of a visitor's image
+MAX_PERSONS = 30
 MAP_HEIGHT = 360  # pixels, of each layer's
-LEAST_SIDE = 4  # pixels, of a drawn box: two clicks on one place are no box
+MIN_SIDE = 4  # pixels, of a drawn box: two clicks on one place are no box
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A photograph (H, W, 3), uint8 BGR, and how far a visitor has come with it; never changed, but replaced.
+    """An image (H, W, 3), uint8 BGR, and how far a visitor has come with it; never changed, but replaced.
 
-    `annotated` are the boxes that came with the photograph; `corner` is the first of a box that is being drawn;
+    `annotated` are the boxes that came with the image; `corner` is the first of a box that is being drawn;
     `explanation` is of `person`, and `place`, a keypoint or a point in crop pixels, what of it is asked.
     """
 
     pixels: np.ndarray
     annotated: np.ndarray | None = None
     corner: tuple[int, int] | None = None
-    people: PoseResult | None = None
+    result: PoseResult | None = None
     person: int = 0
     explanation: Explanation | None = None
     place: Place = ""
 
     @property
     def whole(self) -> list[float]:
-        """The box of one person who fills the photograph."""
+        """The box of one person who fills the image."""
         height, width = self.pixels.shape[:2]
         return [0, 0, width, height]
 
     def picture(self) -> np.ndarray:
-        """The photograph with skeletons and the chosen person's box, (H, W, 3) uint8 RGB."""
+        """The image with skeletons and the chosen person's box, (H, W, 3) uint8 RGB."""
         shown = self.pixels
-        if self.people is not None and len(self.people):
-            shown = draw.persons(shown, self.people.keypoints, self.people.scores, self.people.skeleton)
-            shown = draw.box(shown, self.people.boxes[self.person])
+        if self.result is not None and len(self.result):
+            shown = draw.persons(shown, self.result.keypoints, self.result.scores, self.result.skeleton)
+            shown = draw.box(shown, self.result.boxes[self.person])
         if self.corner:
-            side = max(self.pixels.shape[:2]) // 100 + LEAST_SIDE
+            side = max(self.pixels.shape[:2]) // 100 + MIN_SIDE
             shown = draw.box(shown, np.array([*np.subtract(self.corner, side // 2), side, side]))
         return shown[..., ::-1].copy()
 
@@ -106,18 +106,18 @@ class Scene:
         return self.explanation
 
     def table(self) -> list[list[Any]]:
-        """Name, x, y and score of the chosen person's keypoints, in pixels of the photograph."""
-        if self.people is None or not len(self.people):
+        """Name, x, y and score of the chosen person's keypoints, in pixels of the image."""
+        if self.result is None or not len(self.result):
             return []
-        points, scores = self.people.keypoints[self.person], self.people.scores[self.person]
-        rows = zip(self.people.names, points.tolist(), scores.tolist(), strict=True)
+        points, scores = self.result.keypoints[self.person], self.result.scores[self.person]
+        rows = zip(self.result.names, points.tolist(), scores.tolist(), strict=True)
         return [[name, round(x, 1), round(y, 1), round(score, 3)] for name, (x, y), score in rows]
 
     def person_at(self, x: float, y: float) -> int:
         """Whose box a place on the picture lies in, the smallest of several. Raises UserError if in nobody's."""
-        if self.people is None:
-            raise UserError("nobody was looked for in this photograph yet; say first where the boxes come from")
-        corners, sides = self.people.boxes[:, :2], self.people.boxes[:, 2:]
+        if self.result is None:
+            raise UserError("nobody was looked for in this image yet; say first where the boxes come from")
+        corners, sides = self.result.boxes[:, :2], self.result.boxes[:, 2:]
         inside = ((corners <= (x, y)) & ((x, y) < corners + sides)).all(1)
         if not inside.any():
             raise UserError("there is no person's box at this place")
@@ -128,7 +128,7 @@ class Scene:
         assert self.corner is not None
         left, right = sorted((self.corner[0], x))
         top, bottom = sorted((self.corner[1], y))
-        if min(right - left, bottom - top) < LEAST_SIDE:
+        if min(right - left, bottom - top) < MIN_SIDE:
             raise UserError("this is too near to the first corner for a box; click the opposite corner")
         return [left, top, right - left + 1, bottom - top + 1]
 
@@ -140,7 +140,7 @@ def uploaded(content: bytes, max_pixels: int = MAX_PIXELS) -> Scene:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A photograph to begin with, and the boxes of its people, the largest first."""
+    """An image to begin with, and the boxes of its people, the largest first."""
 
     path: Path
     boxes: np.ndarray
@@ -150,14 +150,12 @@ class Sample:
 
 
 def samples(annotations: Path, images: Path) -> list[Sample]:
-    """The photographs of a COCO annotation file that show annotated persons. Raises UserError if it is broken."""
-    people = annotated_instances(read_annotations(annotations))
-    largest_first = np.argsort(-people.boxes[:, 2:].prod(1), kind="stable")
-    return [
-        Sample(images / name, people.boxes[[person for person in largest_first if people.image[person] == i]])
-        for i, name in enumerate(people.images.names)
-        if (people.image == i).any()
-    ]
+    """The images of a COCO annotation file that show annotated persons. Raises UserError if it is broken."""
+    instances = annotated_instances(read_annotations(annotations))
+    largest_first = np.argsort(-instances.boxes[:, 2:].prod(1), kind="stable")
+    boxes, image = instances.boxes[largest_first], instances.image[largest_first]
+    names = enumerate(instances.images.names)
+    return [Sample(images / name, boxes[image == i]) for i, name in names if (image == i).any()]
 
 
 def boxes_from(text: str) -> list[list[float]]:
@@ -167,7 +165,7 @@ def boxes_from(text: str) -> list[list[float]]:
     except ValueError:
         boxes = []
     if not boxes or any(len(box) != 4 for box in boxes):
-        raise UserError("a box is four numbers, X,Y,W,H in pixels of the photograph; one box a line")
+        raise UserError("a box is four numbers, X,Y,W,H in pixels of the image; one box a line")
     return boxes
 
 
@@ -190,7 +188,7 @@ class DetectorOnDemand:
         return self._detector(image)
 
 
-class Explorer:
+class WebSession:
     """A predictor that answers a visitor's questions: each answer is a new `Scene`.
 
     Raises UserError for an exported file, which does not show its attention.
@@ -205,16 +203,16 @@ class Explorer:
 
     def find(self, scene: Scene, boxes: Any = None) -> Scene:
         """The people in these boxes, else in the detector's. Raises UserError if there is nobody, or it fails."""
-        people = self.predictor(scene.pixels, boxes, color="BGR")
-        assert isinstance(people, PoseResult)
-        if not len(people):
-            raise UserError("the detector finds no person in this photograph; draw a box, or take the whole image")
-        return self.choose(replace(scene, people=people, corner=None), 0)
+        result = self.predictor(scene.pixels, boxes, color="BGR")
+        assert isinstance(result, PoseResult)
+        if not len(result):
+            raise UserError("the detector finds no person in this image; draw a box, or take the whole image")
+        return self.choose(replace(scene, result=result, corner=None), 0)
 
     def choose(self, scene: Scene, person: int) -> Scene:
         """Look into the network on this person; its surest keypoint is asked for first."""
-        assert scene.people is not None
-        explanation = next(self.predictor.explain(scene.pixels, scene.people.boxes[[person]], color="BGR"))
+        assert scene.result is not None
+        explanation = next(self.predictor.explain(scene.pixels, scene.result.boxes[[person]], color="BGR"))
         surest = explanation.names[int(explanation.scores.argmax())]
         place = scene.place if isinstance(scene.place, str) and scene.place in explanation.found() else surest
         return replace(scene, person=person, explanation=explanation, place=place)

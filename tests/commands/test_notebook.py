@@ -2,16 +2,14 @@
 
 import base64
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from helpers.goldens import ROOT
-from helpers.places import sentence, surroundings
+from helpers.places import run_anew, sentence
 
 NOTEBOOK = ROOT / "demo.ipynb"
 
@@ -25,19 +23,13 @@ def pictures(path) -> list[np.ndarray]:
     return [cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR) for text in shown]
 
 
-def run_notebook(*arguments: str, folder: Path, path: str = "") -> subprocess.CompletedProcess:
-    """`python docs/run_notebook.py <arguments>` in a folder, with PYTHONPATH `path` before the clone's."""
-    command = [sys.executable, str(ROOT / "docs/run_notebook.py"), *arguments]
-    environment = surroundings() | {"PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT / "tools")]))}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_it_runs_with_drawn_weights(run, tmp_path):
+def test_it_runs_with_random_weights(run, tmp_path):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     out = tmp_path / "run.ipynb"
     before = NOTEBOOK.read_bytes()
-    done = run_notebook("--model", str(run), "--out", str(out), folder=tmp_path)
+    command = [sys.executable, str(ROOT / "docs/run_notebook.py"), "--model", str(run), "--out", str(out)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [cell["source"] for cell in cells(out)] == [cell["source"] for cell in cells(NOTEBOOK)]
     assert [cell["execution_count"] for cell in cells(out)] == list(range(1, len(cells(out)) + 1))
@@ -56,13 +48,13 @@ def test_what_is_kept_was_run_in_order_and_is_light():
 
 
 def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
-    outcome = run_notebook(
-        "--model", str(run), "--out", "none/run.ipynb", folder=tmp_path, path=without_torch["PYTHONPATH"]
+    outcome = run_anew(
+        "../docs/run_notebook", ["--model", str(run), "--out", "none/run.ipynb"], tmp_path, without_torch
     )
     assert sentence(outcome) == "none/run.ipynb: there is no folder none to write it into"
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    outcome = run_notebook("--model", "nothing", "--out", "run.ipynb", folder=tmp_path)
+    outcome = run_anew("../docs/run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
     assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
     # Before it the kernel may say how it talks.
     assert outcome.stderr.splitlines()[-1].startswith("error: nothing: there is no such file or folder")
@@ -72,5 +64,5 @@ def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
 def test_an_untrained_demo_is_said(tmp_path, without_torch):
     if (ROOT / "output/coco/transpose_r/demo").exists():
         pytest.skip("the demo is trained")
-    outcome = run_notebook(folder=tmp_path, path=without_torch["PYTHONPATH"])
+    outcome = run_anew("../docs/run_notebook", [], tmp_path, without_torch)
     assert "the demo is not trained yet; make demo does it" in sentence(outcome)

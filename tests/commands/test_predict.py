@@ -7,12 +7,16 @@ import io
 import json
 import resource
 import shutil
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -27,7 +31,7 @@ from transpose.dataset import coco
 from transpose.errors import UserError
 from transpose.predictor import detector, inputs, video
 from transpose.predictor.predictor import Predictor
-from transpose.predictor.video import Recording, Video
+from transpose.predictor.video import Camera, Recording, Video
 from transpose.runtime import log
 
 BOXES = {785: [[280.8, 44.7, 218.7, 346.7]], 388056: [[79.8, 68.6, 148.5, 244.7], [393.9, 94.8, 106.1, 206.7]]}
@@ -35,9 +39,9 @@ RATE, SIZE, FRAMES = 12.5, (96, 64), 7
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """Three photographs; there are boxes in two of them."""
-    folder = tmp_path / "photographs"
+def images(tmp_path: Path) -> Path:
+    """Three images; there are boxes in two of them."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in (785, 388056, 21167):
         shutil.copy(IMAGES / f"{number:012}.jpg", folder)
@@ -59,8 +63,13 @@ def written(path: Path, frames: int = FRAMES, codec: str = "mp4v") -> Path:
 def brightness(path: Path) -> list[float]:
     """Of each frame of a video in its lower right corner, where nothing is drawn."""
     film = Video(path)
-    assert film.rate == pytest.approx(RATE)
-    return [float(frame[-4:, -4:].mean()) for frame in film.frames()]
+    assert float(film.rate) == pytest.approx(RATE)
+    return [float(frame[-4:, -4:].mean()) for frame, _ in film.frames()]
+
+
+def times(path: Path) -> list[float]:
+    """Of each frame of a video, in seconds."""
+    return [seconds for _, seconds in Video(path).frames()]
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +97,14 @@ def command(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedP
     return start
 
 
-# Photographs
+# Images
 
 
-def test_a_folder_in_every_form(photographs, run, command, tmp_path):
-    arguments = [str(photographs), "--model", str(run), "--boxes", str(tmp_path / "boxes.json"), "--out", "out"]
+def test_a_folder_in_every_form(images, run, command, tmp_path):
+    arguments = [str(images), "--model", str(run), "--boxes", str(tmp_path / "boxes.json"), "--out", "out"]
     arguments += ["--device", "cpu", "--save", "image", "json", "csv", "coco"]
     outcome = run_anew("predict", arguments, tmp_path, {})
-    assert outcome.returncode == 0 and outcome.stdout == "out: 3 person(s) on 3 photograph(s)\n", outcome
+    assert outcome.returncode == 0 and outcome.stdout == "out: 3 person(s) in 3 image(s)\n", outcome
     out = tmp_path / "out"
     names = [f"{number:012}" for number in (785, 21167, 388056)]
     everything = [f"{name}{ending}" for name in names for ending in (".jpg", ".json")]
@@ -106,9 +115,9 @@ def test_a_folder_in_every_form(photographs, run, command, tmp_path):
         "keypoints.json",
     ]
 
-    files = [photographs / f"{name}.jpg" for name in names]
+    files = [images / f"{name}.jpg" for name in names]
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the command has: others add up in another order, which drawn weights magnify
+    torch.set_num_threads(1)  # as the command has: others add up in another order, which random weights magnify
     wanted = Predictor.from_pretrained(run, device="cpu")(
         files, [BOXES[785], [], BOXES[388056]], [[0.9], [], [0.9] * 2]
     )
@@ -141,12 +150,12 @@ def test_a_folder_in_every_form(photographs, run, command, tmp_path):
     assert (out / "keypoints.csv").read_text().startswith("image,person")
 
 
-def test_sources_of_one_name_do_not_clobber_each_other(photographs, run, command, tmp_path):
+def test_sources_of_one_name_do_not_clobber_each_other(images, run, command, tmp_path):
     same = []
     for name in ("a/x.jpg", "b/x.jpg", "b/X.png", "b/x-2.jpg", "b/keypoints.jpg"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        pixels = cv2.imread(str(photographs / "000000000785.jpg"))[: 100 + 10 * len(same)]
+        pixels = cv2.imread(str(images / "000000000785.jpg"))[: 100 + 10 * len(same)]
         cv2.imwrite(str(path), pixels)
         same.append(path)
     how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "json", "coco"]
@@ -169,15 +178,15 @@ def test_ids_are_the_annotations_or_the_numbers_of_the_names_or_running():
         inputs.numbering([Path("me.jpg")], ANNOTATIONS)
 
 
-def test_folders_patterns_and_cameras_each_once(photographs, tmp_path, monkeypatch):
+def test_folders_patterns_and_cameras_each_once(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    film = written(tmp_path / "photographs" / "film.mp4")
-    (photographs / "notes.txt").write_text("not looked at")
-    found = inputs.expand(["photographs", "1", "1"])
-    assert [path.name for path in found.photographs] == ["000000000785.jpg", "000000021167.jpg", "000000388056.jpg"]
-    assert found.videos == [Path("photographs/film.mp4")] and found.cameras == [1] and film.exists()
-    found = inputs.expand(["**/*5*.jpg", str(photographs)])
-    assert [path.name for path in found.photographs] == ["000000000785.jpg", "000000388056.jpg", "000000021167.jpg"]
+    film = written(tmp_path / "images" / "film.mp4")
+    (images / "notes.txt").write_text("not looked at")
+    found = inputs.expand(["images", "1", "1"])
+    assert [path.name for path in found.images] == ["000000000785.jpg", "000000021167.jpg", "000000388056.jpg"]
+    assert found.videos == [Path("images/film.mp4")] and found.cameras == [1] and film.exists()
+    found = inputs.expand(["**/*5*.jpg", str(images)])
+    assert [path.name for path in found.images] == ["000000000785.jpg", "000000388056.jpg", "000000021167.jpg"]
 
 
 # Videos
@@ -199,7 +208,7 @@ def bright(run) -> Predictor:
 
 def test_a_video_keeps_rate_size_length_and_its_empty_frames(bright, tmp_path):
     source = written(tmp_path / "film.mp4")
-    predict.film(given(), bright, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    predict.predict_video(given(), bright, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     found = brightness(tmp_path / "out" / "film.mp4")
     assert found == pytest.approx(brightness(source), abs=4) and len(found) == FRAMES
     film = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
@@ -217,13 +226,13 @@ def test_a_video_by_the_command(run, command, tmp_path):
     how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--threshold", "100"]
     outcome = command(source, *how)
     assert outcome.returncode == 0, outcome
-    assert outcome.stdout == f"predictions: {FRAMES} person(s) on {FRAMES} frame(s) of {source}\n"
+    assert outcome.stdout == f"predictions: {FRAMES} person(s) in {FRAMES} frame(s) of {source}\n"
     assert brightness(tmp_path / "predictions" / "film.mp4") == pytest.approx(brightness(source), abs=4)
 
 
 def test_a_tracked_video_has_ids(bright, tmp_path):
     source = written(tmp_path / "film.mp4")
-    predict.film(given(track=True), bright, Video(source), tmp_path / "film", ["json", "csv"], None)
+    predict.predict_video(given(track=True), bright, Video(source), tmp_path / "film", ["json", "csv"], None)
     lines = [json.loads(line) for line in (tmp_path / "film.jsonl").read_text().splitlines()]
     assert [[person["id"] for person in line["persons"]] for line in lines] == [[]] * 4 + [[1]] * 3
     assert {row["person"] for row in csv.DictReader(io.StringIO((tmp_path / "film.csv").read_text()))} == {"1"}
@@ -235,7 +244,7 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     monkeypatch.setattr(whole, "length", FRAMES + 3)
     said = []
     monkeypatch.setattr(log.logger, "warning", lambda text, *values: said.append(text % values))
-    predict.film(given(), bright, whole, tmp_path / "film", ["json"], None)
+    predict.predict_video(given(), bright, whole, tmp_path / "film", ["json"], None)
     wanted = (
         f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
     )
@@ -243,17 +252,17 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     assert len((tmp_path / "film.jsonl").read_text().splitlines()) == FRAMES and brightness(source)
 
 
-class Camera:
+class FakeCapture:
     """In place of cv2.VideoCapture: a few frames, then the user presses Ctrl-C."""
 
-    def __init__(self, source: int):
+    def __init__(self, number: int):
         self.left = 4
 
     def isOpened(self) -> bool:
         return True
 
     def get(self, key: int) -> float:
-        return {cv2.CAP_PROP_FPS: 0.0, cv2.CAP_PROP_FRAME_COUNT: -1.0}[key]
+        return {cv2.CAP_PROP_FPS: 0.0}[key]
 
     def read(self) -> tuple[bool, np.ndarray]:
         if not self.left:
@@ -266,58 +275,60 @@ class Camera:
 
 
 def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypatch):
-    of_files = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera(source) if source == 0 else of_files(source))
-    camera = Video(0)
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    camera = Camera(0)
     assert camera.rate == video.USUAL_RATE and camera.length is None
-    seconds = iter([0.0, 0.1, 0.1, 0.5, 1.0])
-    monkeypatch.setattr(predict.time, "monotonic", lambda: next(seconds))
-    predict.film(given(), bright, camera, tmp_path / "camera0", ["video", "json"], None)
-    monkeypatch.undo()
+    seconds = iter([7.0, 7.0, 7.1, 7.1, 8.0])
+    monkeypatch.setattr(video, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    predict.predict_video(given(), bright, camera, tmp_path / "camera0", ["video", "json"], None)
     assert len((tmp_path / "camera0.jsonl").read_text().splitlines()) == 4
-    assert sum(1 for _ in Video(tmp_path / "camera0.mp4").frames()) == 30  # a second: it shows things at their time
+    # Frames are shown at their times, and no two at one time.
+    assert times(tmp_path / "camera0.mp4") == pytest.approx([0, 0.1, 0.101, 1])
 
 
-def test_a_recording_is_whole_or_not_there(tmp_path, caplog):
-    frame = np.zeros((10, 20, 3), np.uint8)
+def test_a_camera_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(FakeCapture, "isOpened", lambda _: False)
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    with pytest.raises(UserError, match=r"^camera 3: cannot be opened; it is not there, or in use$"):
+        Camera(3)
+
+
+def record(path: Path, frames: Iterable[np.ndarray], rate: float = 10, **options: Any) -> Path:
+    with Recording(path, Fraction(rate).limit_denominator(1001), **options) as recording:
+        for number, frame in enumerate(frames):
+            recording.add(frame, number / rate)
+    return path
+
+
+BLACK = np.zeros((10, 20, 3), np.uint8)
+
+
+def test_a_recording_is_whole_or_not_there(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"what stood there")
-    with contextlib.suppress(ZeroDivisionError), Recording(tmp_path / "film.mp4", 10) as recording:
-        recording.add(frame)
+    with contextlib.suppress(ZeroDivisionError), Recording(tmp_path / "film.mp4", Fraction(10)) as recording:
+        recording.add(BLACK, 0)
         raise ZeroDivisionError
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what stood there"]
-    other_size = pytest.raises(UserError, match=r"frame 1 is \(10, 20\) in size, those before it are \(20, 10\)")
-    with other_size, Recording(tmp_path / "other.mp4", 10) as recording:
-        recording.add(frame)
-        recording.add(frame.transpose(1, 0, 2).copy())
-    with Recording(tmp_path / "nothing.mp4", 10):
-        pass
+    with pytest.raises(UserError, match=r"frame 1 is \(10, 20\) in size, those before it are \(20, 10\)"):
+        record(tmp_path / "other.mp4", [BLACK, BLACK.transpose(1, 0, 2).copy()])
+    record(tmp_path / "nothing.mp4", [])
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
-    with Recording(tmp_path / "odd.mp4", 10) as recording:
-        recording.add(np.zeros((11, 20, 3), np.uint8))
-    assert "odd.mp4: its format has even sizes alone" in caplog.text
     (tmp_path / "file").write_text("")
-    no_folder = pytest.raises(UserError, match=r"file/film.mp4: cannot write \((Not a directory|File exists)\)")
-    with no_folder, Recording(tmp_path / "file" / "film.mp4", 10) as recording:
-        recording.add(frame)
+    with pytest.raises(UserError, match=r"file/film.mp4: cannot write \((Not a directory|File exists)\)"):
+        record(tmp_path / "file" / "film.mp4", [BLACK])
 
 
-@pytest.mark.parametrize("missing", [1_000_000, 400, 100])  # most frames, some of the header, the last frame
+@pytest.mark.parametrize("missing", [1_000_000, 400, 100])  # most frames, some of the index, the last frame
 def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_path, capfd):
     noise = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), dtype=np.uint8)
-
-    def record(name: str) -> None:
-        with Recording(tmp_path / name, 10) as recording:
-            for frame in noise:
-                recording.add(frame)
-
-    record("whole.mp4")
+    whole = record(tmp_path / "whole.mp4", noise)
     (tmp_path / "film.mp4").write_bytes(b"what stood there")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    most = (tmp_path / "whole.mp4").stat().st_size - missing
+    most = whole.stat().st_size - missing
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))  # a file that grows further is refused by the system
     try:
-        with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 60 frames .* disk may be full"):
-            record("film.mp4")
+        with pytest.raises(UserError, match=r"film.mp4: cannot write \(File too large\); what stood there is "):
+            record(tmp_path / "film.mp4", noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "whole.mp4"]
@@ -328,26 +339,113 @@ def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_pa
 @pytest.mark.parametrize("rate", [0.5, 23.976, 30_000 / 1001, 240])
 @pytest.mark.parametrize("length", [1, 12, 13])
 def test_a_whole_recording_is_kept_whatever_its_rate_and_length(rate, length, tmp_path):
-    with Recording(tmp_path / "film.mp4", rate) as recording:
-        for _ in range(length):
-            recording.add(np.zeros((10, 20, 3), np.uint8))
-    assert sum(1 for _ in Video(tmp_path / "film.mp4").frames()) == length
+    path = record(tmp_path / "film.mp4", [BLACK] * length, rate)
+    assert times(path) == pytest.approx([number / rate for number in range(length)], abs=1e-4)
+    assert Video(path).length == length
+
+
+def test_a_recording_is_what_browsers_play(tmp_path):
+    path = record(tmp_path / "film.mp4", [BLACK] * 3)
+    with av.open(str(path)) as file:
+        (stream,) = file.streams
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+    content = path.read_bytes()
+    assert 0 < content.find(b"moov") < content.find(b"mdat")  # the index comes before the frames
+
+
+def test_odd_sides_grow_by_a_pixel_and_nothing_is_lost(tmp_path):
+    frame = np.zeros((11, 21, 3), np.uint8)
+    frame[6:], frame[:, 14:] = 200, 200
+    (found, _), *_ = Video(record(tmp_path / "film.mp4", [frame] * 2)).frames()
+    assert found.shape == (12, 22, 3)
+    wanted = cv2.copyMakeBorder(frame, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
+    assert np.abs(found.astype(int) - wanted).mean() < 8
+
+
+def test_uneven_times_are_kept(bright, tmp_path):
+    wanted = [0, 0.08, 0.1, 0.5, 0.51, 2, 2.2]
+    with Recording(tmp_path / "uneven.mp4", Fraction(10), Fraction(1, 1000)) as recording:
+        for seconds in wanted:
+            recording.add(np.full((64, 96, 3), 200, np.uint8), seconds)
+    assert times(tmp_path / "uneven.mp4") == pytest.approx(wanted)
+    predict.predict_video(given(), bright, Video(tmp_path / "uneven.mp4"), tmp_path / "film", ["video"], None)
+    assert times(tmp_path / "film.mp4") == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("degrees, matrix", [(90, (0, -1, 1, 0)), (180, (-1, 0, 0, -1)), (-90, (0, 1, -1, 0))])
+def test_a_video_is_turned_as_its_file_says(degrees, matrix, tmp_path):
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:32, :48], frame[32:, 48:] = 255, 100
+    path = record(tmp_path / "film.mp4", [frame] * 2)
+    (upright, _), *_ = Video(path).frames()
+    content = bytearray(path.read_bytes())
+    place = content.find(b"tkhd") + 44  # the display matrix of the track's header
+    a, b, c, d = (value << 16 for value in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    (turned, _), *_ = Video(path).frames()
+    np.testing.assert_array_equal(turned, np.rot90(upright, degrees // 90))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile film.mp4\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration'
+        '="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" minBufferTime="PT1S"><Period><AdaptationSet '
+        'mimeType="video/mp4"><Representation id="0" bandwidth="9" codecs="avc1" width="20" height="10">'
+        "<BaseURL>film.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    ],
+    ids=["concat", "DASH"],  # not every build of FFmpeg has DASH
+)
+def test_a_playlist_in_disguise_opens_no_other_file(content, tmp_path):
+    record(tmp_path / "film.mp4", [BLACK] * 3)
+    (tmp_path / "list.mp4").write_text(content)
+    with pytest.raises(UserError, match=r"list.mp4: cannot be opened as a video \(.+\)$"):
+        Video(tmp_path / "list.mp4")
+
+
+def test_a_name_is_no_address(tmp_path, monkeypatch):
+    record(tmp_path / "film.mp4", [BLACK] * 3)
+    monkeypatch.chdir(tmp_path)
+    name = Path("concat:film.mp4")
+    with pytest.raises(UserError, match=r"^concat:film.mp4: cannot be opened as a video \(No such file"):
+        Video(name)
+    assert times(record(name.with_suffix(".mov.mp4"), [BLACK] * 2)) == pytest.approx([0, 0.1])
+
+
+def test_a_file_without_pictures_is_told(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as file:
+        stream = file.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        file.mux([*stream.encode(sound), *stream.encode()])
+    with pytest.raises(UserError, match=r"sound.mp4: cannot be opened as a video \(it has only sound or text\)"):
+        Video(tmp_path / "sound.mp4")
+
+
+def test_damaged_frames_are_left_out_and_reported(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3), dtype=np.uint8)
+    whole = record(tmp_path / "whole.mp4", noise).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    cut = Video(tmp_path / "cut.mp4")
+    assert 5 < sum(1 for _ in cut.frames()) < 30 == cut.length
+    assert "cut.mp4: what 1 damaged packet(s) hold is left out" in caplog.text
+
+
+def test_without_pyav_one_sentence_says_how_to_get_it_and_images_need_none(images, run, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu"]
+    needs = 'reading and writing videos needs the package av: pip install "transpose-pose[video]", or pip install av'
+    assert sentence(command(written(images / "film.mp4"), *how)) == needs
+    assert command(*images.glob("*.jpg"), *how).returncode == 0
 
 
 def test_a_recording_that_cannot_take_its_place_is_told(tmp_path):
     (tmp_path / "film.mp4").mkdir()
-    with (
-        pytest.raises(UserError, match=r"film.mp4: cannot write \(Is a directory\)"),
-        Recording(tmp_path / "film.mp4", 9) as recording,
-    ):
-        recording.add(np.zeros((10, 20, 3), np.uint8))
+    with pytest.raises(UserError, match=r"film.mp4: cannot write \(Is a directory\)"):
+        record(tmp_path / "film.mp4", [BLACK])
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
-
-
-def test_a_camera_that_ends_before_its_first_frame_was_due_leaves_no_empty_video(tmp_path):
-    with Recording(tmp_path / "camera0.mp4", 10) as recording:
-        recording.add(np.zeros((10, 20, 3), np.uint8), until=0.01)
-    assert not list(tmp_path.iterdir())
 
 
 def test_frames_are_shown_until_q(monkeypatch):
@@ -370,14 +468,14 @@ def test_frames_are_shown_until_q(monkeypatch):
     "arguments, words",
     [
         (["nowhere"], ["nowhere: there is no such file or folder, and it is neither a pattern nor a camera's number"]),
-        (["empty"], ["empty: no photograph or video there; known endings are .jpg"]),
-        (["*.gif"], ["*.gif: no photograph or video there"]),
-        (["notes.txt"], ["notes.txt: neither a photograph nor a video by its name"]),
+        (["empty"], ["empty: no image or video there; known endings are .jpg"]),
+        (["*.gif"], ["*.gif: no image or video there"]),
+        (["notes.txt"], ["notes.txt: neither an image nor a video by its name"]),
         (["broken.jpg"], ["broken.jpg: not an image that can be decoded"]),
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
-        (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for photographs"]),
+        (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for images"]),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
         (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
         (["one.jpg", "--boxes", "far.json"], ["one.jpg: box 0", "lies outside of the image"]),
@@ -398,11 +496,11 @@ def test_frames_are_shown_until_q(monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_sentence(arguments, words, photographs, run, command, monkeypatch, tmp_path):
+def test_bad_input_is_one_sentence(arguments, words, images, run, command, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("notes.txt", "broken.jpg", "broken.mp4"):
         (tmp_path / name).write_text("these are no pixels " * 100)
-    shutil.copy(photographs / "000000000785.jpg", tmp_path / "one.jpg")
+    shutil.copy(images / "000000000785.jpg", tmp_path / "one.jpg")
     written(tmp_path / "film.mp4")
     for name, content in (
         ("far.json", '[{"image_id": 1, "category_id": 1, "bbox": [9000, 0, 9, 9], "score": 1}]'),
@@ -418,9 +516,9 @@ def test_bad_input_is_one_sentence(arguments, words, photographs, run, command, 
 
 
 @pytest.mark.parametrize("options", ["--max-pixels 0", "--batch 0", "--kernel 4", "--precision half", "--box-score 2"])
-def test_options_are_checked_before_a_detector_is_fetched(options, photographs, run, command, monkeypatch):
+def test_options_are_checked_before_a_detector_is_fetched(options, images, run, command, monkeypatch):
     monkeypatch.setattr(detector, "network", None)
-    outcome = command(photographs / "000000000785.jpg", "--model", run, "--device", "cpu", *options.split())
+    outcome = command(images / "000000000785.jpg", "--model", run, "--device", "cpu", *options.split())
     assert "must" in sentence(outcome) or "there is no precision" in sentence(outcome)
 
 
@@ -441,34 +539,34 @@ def detected(monkeypatch, *arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("option", ["--score 2", "--batch 0", "--max-pixels 0"])
-def test_options_of_detect_are_checked_before_its_network_is_fetched(option, photographs, tmp_path, monkeypatch):
+def test_options_of_detect_are_checked_before_its_network_is_fetched(option, images, tmp_path, monkeypatch):
     monkeypatch.setattr(detector, "network", None)
-    line = ["detect.py", str(photographs), "--out", str(tmp_path / "none.json"), "--device", "cpu", *option.split()]
+    line = ["detect.py", str(images), "--out", str(tmp_path / "none.json"), "--device", "cpu", *option.split()]
     monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(UserError, match="must"):
         detect.main()
 
 
-def test_detections_are_ready_for_the_test_and_for_predict(photographs, tmp_path, monkeypatch):
+def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, monkeypatch):
     out = tmp_path / "new" / "boxes.json"
-    detected(monkeypatch, photographs, "--out", out, "--batch", 2, "--score", 0.6)
+    detected(monkeypatch, images, "--out", out, "--batch", 2, "--score", 0.6)
     table = coco.detected_instances(out, sample_annotations(), 17, threshold=0)
     assert len(table) == 3 and table.boxes.tolist() == [[10, 20, 30, 60]] * 3
     assert table.scores.tolist() == pytest.approx([0.9] * 3)
     listed = coco.read_annotations(tmp_path / "new" / "boxes_images.json", image_info=True)
     assert listed.images.ids.tolist() == [785, 21167, 388056] and listed.images.sizes[2].tolist() == [500, 332]
-    known = inputs.numbering(sorted(photographs.iterdir()))
+    known = inputs.numbering(sorted(images.iterdir()))
     (boxes, scores), *_ = inputs.read_boxes(out, known, threshold=0.5)
     assert boxes.tolist() == [[10, 20, 30, 60]] and scores.tolist() == pytest.approx([0.9])
 
     with pytest.raises(UserError, match=r"boxes.json: there already; --overwrite replaces it"):
-        detected(monkeypatch, photographs, "--out", out)
-    detected(monkeypatch, photographs, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
+        detected(monkeypatch, images, "--out", out)
+    detected(monkeypatch, images, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
     assert len(coco.detected_instances(out, sample_annotations(), 17, threshold=0)) == 9
 
 
-def test_detections_of_large_photographs_are_refused(photographs, tmp_path, monkeypatch):
-    one, out = photographs / "000000000785.jpg", tmp_path / "found.json"
+def test_detections_of_large_images_are_refused(images, tmp_path, monkeypatch):
+    one, out = images / "000000000785.jpg", tmp_path / "found.json"
     with pytest.raises(UserError, match=r"785.jpg: refused .* 640 x 425 and --max-pixels .* allows 271,999 pixels$"):
         detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425 - 1)
     with pytest.raises(UserError, match="--max-pixels must be 1 or more, not 0"):
@@ -477,16 +575,16 @@ def test_detections_of_large_photographs_are_refused(photographs, tmp_path, monk
     assert len(json.loads(out.read_bytes())) == 3
 
 
-def test_detections_of_no_photographs_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"film.mp4: boxes are found in photographs; predict.py reads videos"):
+def test_detections_of_no_images_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"film.mp4: boxes are found in images; predict.py reads videos"):
         detected(monkeypatch, written(tmp_path / "film.mp4"), "--out", tmp_path / "boxes.json")
     assert not (tmp_path / "boxes.json").exists()
 
 
 @pytest.fixture
-def mixed(photographs, tmp_path) -> Path:
-    """A folder of five photographs, of which the fourth is cut off."""
-    first = sorted(photographs.glob("*.jpg"))[0]
+def mixed(images, tmp_path) -> Path:
+    """A folder of five images, of which the fourth is cut off."""
+    first = sorted(images.glob("*.jpg"))[0]
     folder = tmp_path / "mixed"
     folder.mkdir()
     for name in "abcde":
@@ -496,11 +594,11 @@ def mixed(photographs, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
-def test_what_was_found_before_a_broken_photograph_is_saved(by, mixed, run, command, tmp_path, monkeypatch):
+def test_what_was_found_before_a_broken_image_is_saved(by, mixed, run, command, tmp_path, monkeypatch):
     monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
     arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
     said = command(*arguments, "--save", "json", "csv", "coco").stderr
-    assert "d.jpg" in said and "the 3 photograph(s) before it are saved, the rest is not looked at" in said
+    assert "d.jpg" in said and "the 3 image(s) before it are saved, the rest is not looked at" in said
     kept = tmp_path / "kept"
     own = ["a.json", "b.json", "c.json"]
     assert sorted(path.name for path in kept.iterdir()) == [*own, "images.json", "keypoints.csv", "keypoints.json"]
@@ -510,7 +608,7 @@ def test_what_was_found_before_a_broken_photograph_is_saved(by, mixed, run, comm
     assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_nothing_is_written_if_the_first_photograph_is_broken(mixed, run, command, tmp_path, monkeypatch):
+def test_nothing_is_written_if_the_first_image_is_broken(mixed, run, command, tmp_path, monkeypatch):
     arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "csv", "coco"]
     said = sentence(command(mixed / "d.jpg", mixed / "a.jpg", *arguments))
     assert said.endswith("the JPEG is truncated") and not (tmp_path / "predictions").exists()
@@ -520,9 +618,9 @@ def test_nothing_is_written_if_the_first_photograph_is_broken(mixed, run, comman
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_detections_before_a_broken_photograph_are_saved(batch, mixed, tmp_path, monkeypatch):
+def test_detections_before_a_broken_image_are_saved(batch, mixed, tmp_path, monkeypatch):
     out = tmp_path / "found.json"
-    says = r"d.jpg: the JPEG is truncated; the 3 photograph\(s\) before it are saved, the rest is not looked at$"
+    says = r"d.jpg: the JPEG is truncated; the 3 image\(s\) before it are saved, the rest is not looked at$"
     with pytest.raises(UserError, match=says):
         detected(monkeypatch, mixed, "--out", out, "--batch", batch)
     assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3]
@@ -540,7 +638,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
     says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
     with pytest.raises(UserError, match=says):
-        predict.film(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+        predict.predict_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
     assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 5
     assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
@@ -549,32 +647,29 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     with pytest.raises(
         UserError, match=r"most_persons 1 \(--most-persons\); leave out the least sure ones, or allow more$"
     ):
-        predict.film(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
+        predict.predict_video(
+            given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None
+        )
     assert not (tmp_path / "none").exists()
 
 
-class Silent:
-    """In place of cv2.VideoWriter: writes nothing and says nothing, as that does on a full disk."""
-
-    fourcc = cv2.VideoWriter.fourcc
-
-    def __init__(self, path: str, *_: Any):
-        Path(path).touch()
-
-    def isOpened(self) -> bool:
-        return True
-
-    def write(self, image: np.ndarray) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
-
-
 def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
-    source = Video(written(tmp_path / "film.mp4"))
-    monkeypatch.setattr(cv2, "VideoWriter", Silent)
-    with pytest.raises(UserError, match=r"film.mp4: cannot write, not all of the 7 frames are there"):
-        predict.film(given(), bright, source, tmp_path / "out" / "film", ["video", "json", "csv"], None)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.csv", "film.jsonl"]
-    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == FRAMES
+    source, out, forms = written(tmp_path / "film.mp4"), tmp_path / "out", ["video", "json", "csv"]
+    (out / "film.mp4").mkdir(parents=True)
+    says = rf"film.mp4: cannot write \(Is a directory\); .* untouched; what was found in {FRAMES} frame\(s\) is saved$"
+    with pytest.raises(UserError, match=says):
+        predict.predict_video(given(), bright, Video(source), out / "film", forms, None)
+    assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
+    assert len((out / "film.jsonl").read_text().splitlines()) == FRAMES
+
+    def fails_at_4(recording: Recording, *frame: Any) -> None:
+        if recording.length == 4:
+            raise UserError("the disk is full")
+        add(recording, *frame)
+
+    add = Recording.add
+    monkeypatch.setattr(Recording, "add", fails_at_4)
+    with pytest.raises(UserError, match=r"^the disk is full; what was found in 4 frame\(s\) is saved$"):
+        predict.predict_video(given(), bright, Video(source), out / "short", forms, None)
+    assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
+    assert len((out / "short.jsonl").read_text().splitlines()) == 4

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import visualize
 from helpers.goldens import IMAGES, ROOT, fill_from_names, sample_people
 from helpers.networks import BOTH, images, small_h, small_r
 from helpers.people import BOXES, PHOTOGRAPH
@@ -23,6 +22,7 @@ from helpers.places import Run, sentence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from transpose.commands import visualize
 from transpose.core.predict import TestOptions
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import TopDownDataset
@@ -359,7 +359,7 @@ def test_broken_weights_are_refused(predictor):
     with torch.no_grad():
         network.final_layer.bias.fill_(float("nan"))
     broken = type(predictor)(replace(predictor.trained, network=network), device="cpu")
-    with pytest.raises(UserError, match="no finite numbers"):
+    with pytest.raises(UserError, match="NaN or infinite"):
         next(broken.explain(PHOTOGRAPH, BOXES))
 
 
@@ -386,7 +386,7 @@ def test_even_attention_has_even_figures():
         for layer in network.global_encoder.layers:
             layer.self_attn.in_proj_weight.zero_()
             layer.self_attn.in_proj_bias.zero_()
-    measured = stats.statistics(sample(network, [0, 9]), least_score=-1.0)
+    measured = stats.statistics(sample(network, [0, 9]), min_score=-1.0)
     seen = measured.persons > 0
     assert seen.any()
     for layer in range(2):
@@ -430,13 +430,13 @@ def test_figures_are_the_means_of_what_each_person_shows():
 
 def test_nothing_found_is_said():
     with pytest.raises(UserError, match="nothing to measure"):
-        stats.statistics(sample(named_network(), [0]), least_score=1e9)
+        stats.statistics(sample(named_network(), [0]), min_score=1e9)
 
 
 # Pictures
 
 
-def test_weights_below_the_threshold_leave_the_photograph_as_it_is(person):
+def test_weights_below_the_threshold_leave_the_image_as_it_is(person):
     weights = person.maps(["nose"]).values[0, 0]
     plain = figures.overlay(person, np.zeros_like(weights))
     assert np.ptp(plain.astype(int), axis=2).max() == 0  # grey
@@ -605,9 +605,8 @@ def test_bad_input_is_one_sentence(options, said, run, run_preloaded: Run, tmp_p
 
 def test_without_matplotlib_one_sentence_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *arguments(tmp_path)])
     with pytest.raises(UserError, match="pip install matplotlib"):
-        visualize.main()
+        visualize.main(arguments(tmp_path))
 
 
 def test_the_figures_of_a_set_are_the_same_twice(run, run_preloaded: Run, tmp_path):

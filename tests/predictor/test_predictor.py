@@ -1,4 +1,4 @@
-"""From an image, whatever holds it, to its people: equal to testing, and one sentence for what cannot be used."""
+"""From an image, whatever holds it, to its result: equal to testing, and one sentence for what cannot be used."""
 
 import importlib
 import json
@@ -22,10 +22,10 @@ from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation, results
 from transpose.models import zoo
 from transpose.pose import skeleton
-from transpose.predictor import export, result
+from transpose.predictor import export
 from transpose.predictor.image import InputImage
 from transpose.predictor.predictor import Predictor
-from transpose.predictor.result import PoseResult
+from transpose.predictor.result import COLUMNS, PoseResult
 from transpose.runtime import checkpoint
 
 
@@ -54,7 +54,7 @@ def smooth() -> Predictor:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    """The photograph, RGB."""
+    """The image, RGB."""
     return cv2.imread(str(PHOTOGRAPH))[..., ::-1].copy()
 
 
@@ -90,14 +90,14 @@ def test_the_same_boxes_give_the_keypoints_scores_and_results_of_the_test(annota
     )
     order = np.concatenate(of_image)
     np.testing.assert_allclose(
-        np.concatenate([people.keypoints for people in found]), tested.keypoints[order], rtol=0, atol=1e-3
+        np.concatenate([result.keypoints for result in found]), tested.keypoints[order], rtol=0, atol=1e-3
     )
-    np.testing.assert_allclose(np.concatenate([people.scores for people in found]), tested.scores[order], rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate([result.scores for result in found]), tested.scores[order], rtol=1e-5)
 
     how = {"sigmas": skeleton.COCO.sigmas, "score_threshold": evaluation.options.score_threshold, "oks_threshold": 2.0}
     written = results(table, tested, category_id=1, **how)  # no OKS is above 1, so all of them
     ids = table.images.ids.tolist()
-    own = [entry for people, number in zip(found, ids, strict=True) for entry in people.to_coco(number)]
+    own = [entry for result, number in zip(found, ids, strict=True) for entry in result.to_coco(number)]
     assert len(own) == len(written)
     by_place = {(entry["image_id"], *np.round(entry["keypoints"][:6], 1)): entry for entry in written}
     for entry in own:
@@ -115,11 +115,11 @@ def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size, smo
     shared = Predictor(TrainedModel(Smooth(), skeleton.COCO, Path(), batch_size=batch_size), device="cpu")
     images, boxes = [PHOTOGRAPH, IMAGES / "000000000785.jpg", PHOTOGRAPH], [BOXES, [], BOXES[:1]]
     found = shared(images, boxes)
-    assert [len(people) for people in found] == [3, 0, 1]
-    for image, own, people in zip(images, boxes, found, strict=True):
+    assert [len(result) for result in found] == [3, 0, 1]
+    for image, own, result in zip(images, boxes, found, strict=True):
         if own:
             wanted = smooth(image, own)
-            assert largest_difference(people, wanted) < 1e-3 and np.ptp(wanted.keypoints[0, :, 0]) > 20
+            assert largest_difference(result, wanted) < 1e-3 and np.ptp(wanted.keypoints[0, :, 0]) > 20
 
 
 def test_a_stream_holds_few_images(run, pixels):
@@ -132,8 +132,8 @@ def test_a_stream_holds_few_images(run, pixels):
             yield pixels
 
     few = Predictor.from_pretrained(run, device="cpu", batch_size=2)
-    for number, people in enumerate(few.stream(images(), ([BOXES[0]] if i == 0 else [] for i in range(50)))):
-        assert len(people) == (number == 0) and read <= number + 4
+    for number, result in enumerate(few.stream(images(), ([BOXES[0]] if i == 0 else [] for i in range(50)))):
+        assert len(result) == (number == 0) and read <= number + 4
     assert number == 49
 
 
@@ -154,13 +154,13 @@ def test_the_program_of_the_page_runs(run, tmp_path):
 
 
 def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
-    png = tmp_path / "photograph.png"
+    png = tmp_path / "image.png"
     cv2.imwrite(str(png), pixels[..., ::-1])
     wanted = smooth(str(png), BOXES)
     assert wanted.size == (500, 332)
     kinds = [png, pixels, PIL.Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)]
-    for people in smooth(kinds, [BOXES] * 4):
-        assert largest_difference(people, wanted) < 1e-3
+    for result in smooth(kinds, [BOXES] * 4):
+        assert largest_difference(result, wanted) < 1e-3
     assert largest_difference(smooth(pixels[..., ::-1], BOXES, color="BGR"), wanted) < 1e-3
     bgr = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
     assert largest_difference(smooth(bgr, BOXES, color="BGR"), wanted) < 1e-3
@@ -169,7 +169,7 @@ def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
     assert largest_difference(smooth(grey, BOXES), smooth(np.dstack([grey] * 3), BOXES)) < 1e-3
 
 
-def test_users_photographs_are_turned_as_exif_says(smooth, pixels, tmp_path):
+def test_users_images_are_turned_as_exif_says(smooth, pixels, tmp_path):
     path, exif = tmp_path / "turned.jpg", PIL.Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter turn clockwise
     PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
@@ -209,7 +209,7 @@ def test_what_is_no_image_is_told(image, sentence, predictor):
         predictor(image, [[0, 0, 2, 2]])
 
 
-def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
+def test_a_image_that_is_cut_off_is_told(predictor, tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(PHOTOGRAPH.read_bytes()[:20_000])
     with pytest.raises(UserError, match=r"cut.jpg: the JPEG is truncated"):
@@ -226,10 +226,10 @@ def test_a_photograph_that_is_cut_off_is_told(predictor, tmp_path):
     [
         ([[0, 0, 0, 3]], None, r"box 0 .* must have a positive width and height"),
         ([*BOXES, [5, 5, 3, -3]], None, r"box 3 \(counted from 0\), \[5.0, 5.0, 3.0, -3.0\], .* positive width"),
-        ([[0, float("nan"), 3, 3]], None, "box 0 .* is not made of finite numbers"),
-        ([[0, 0, float("inf"), 3]], None, "box 0 .* is not made of finite numbers"),
-        ([[0, 0, 1e300, 3]], None, "box 0 .* is not made of finite numbers, or one of them is absurdly large"),
-        (BOXES, [1, float("nan"), 1], "box 1 .* is not made of finite numbers"),
+        ([[0, float("nan"), 3, 3]], None, "box 0 .* holds a value that is NaN, infinite or absurdly large"),
+        ([[0, 0, float("inf"), 3]], None, "box 0 .* holds a value that is NaN, infinite or absurdly large"),
+        ([[0, 0, 1e300, 3]], None, "box 0 .* holds a value that is NaN, infinite or absurdly large"),
+        (BOXES, [1, float("nan"), 1], "box 1 .* holds a value that is NaN, infinite or absurdly large"),
         ([[500, 0, 30, 30]], None, "box 0 .* lies outside of the image, which is 500 x 332 pixels"),
         ([[-30, 0, 30, 30]], None, "box 0 .* lies outside of the image"),
         ([[9, 9, 0.8, 0.1]], None, "is too small or too far from the image to be cropped"),
@@ -261,7 +261,7 @@ def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predict
         predictor.explain(pixels, outside)
 
 
-def test_a_photograph_says_how_it_is_to_be_read(run, predictor, pixels):
+def test_a_image_says_how_it_is_to_be_read(run, predictor, pixels):
     turned = InputImage(np.ascontiguousarray(pixels[..., ::-1]), "the turned one", "BGR")
     assert np.array_equal(predictor(turned, BOXES).keypoints, predictor(pixels, BOXES).keypoints)
     assert len(list(predictor.explain(turned, BOXES[:1]))) == 1
@@ -315,7 +315,7 @@ def test_any_function_is_a_detector(run, pixels):
 
     own = Predictor.from_pretrained(run, device="cpu", detector=detector)
     found = own([pixels, pixels], [None, BOXES])
-    assert [len(people) for people in found] == [2, 3]
+    assert [len(result) for result in found] == [2, 3]
     (image,) = seen
     assert np.array_equal(image, pixels) and image.flags.writeable  # RGB
     assert found[0].box_scores.tolist() == [0.9, 0.5] and found[0].boxes.tolist() == BOXES[:2]
@@ -325,7 +325,7 @@ def test_any_function_is_a_detector(run, pixels):
 
 def test_what_a_detector_gives_is_checked(run):
     for answer, sentence in (
-        (([[0, 0, float("nan"), 1]], [1]), "box 0 .* is not made of finite numbers"),
+        (([[0, 0, float("nan"), 1]], [1]), "box 0 .* holds a value that is NaN, infinite or absurdly large"),
         (([[0, 0, 3, 3]], []), "1 boxes need as many scores"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -341,26 +341,26 @@ def test_no_people_are_a_result_too(predictor, pixels):
     assert none.boxes.shape == (0, 4) and none.person_scores.shape == none.box_scores.shape == (0,)
     assert np.array_equal(none.draw(), pixels)
     assert none.to_coco(1) == [] and json.loads(none.to_json())["persons"] == []
-    assert none.to_csv().splitlines() == [",".join(result.COLUMNS)]
+    assert none.to_csv().splitlines() == [",".join(COLUMNS)]
 
 
 def test_the_forms_tell_the_same(predictor, pixels):
-    people = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
-    assert people.names == skeleton.COCO.names and people.skeleton == skeleton.COCO
-    told = json.loads(people.to_json())
+    result = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
+    assert result.names == skeleton.COCO.names and result.skeleton == skeleton.COCO
+    told = json.loads(result.to_json())
     assert (told["image"], told["width"], told["height"]) == (str(PHOTOGRAPH), 500, 332)
-    assert told["names"] == list(people.names) and len(told["limbs"]) == 19
+    assert told["names"] == list(result.names) and len(told["limbs"]) == 19
     for i, person in enumerate(told["persons"]):
         assert person["box"] == BOXES[i] and person["box_score"] == [1, 0.5, 0.25][i]
-        assert np.array_equal(np.array(person["keypoints"])[:, :2], people.keypoints[i].astype(float))
-        assert np.array_equal(np.array(person["keypoints"])[:, 2], people.scores[i].astype(float))
-    head, *lines = people.to_csv().splitlines()
-    assert head.split(",") == list(result.COLUMNS) and len(lines) == 3 * 17
+        assert np.array_equal(np.array(person["keypoints"])[:, :2], result.keypoints[i].astype(float))
+        assert np.array_equal(np.array(person["keypoints"])[:, 2], result.scores[i].astype(float))
+    head, *lines = result.to_csv().splitlines()
+    assert head.split(",") == list(COLUMNS) and len(lines) == 3 * 17
     image, person, _, name, x, y, score = lines[17 + 3].split(",")
     assert (image, person, name) == (str(PHOTOGRAPH), "1", "left_ear")
-    assert [float(x), float(y)] == pytest.approx(people.keypoints[1, 3].tolist(), abs=1e-3)
-    assert float(score) == pytest.approx(float(people.scores[1, 3]), abs=1e-4)
-    (first, *_) = people.to_coco(388056, category_id=3)
+    assert [float(x), float(y)] == pytest.approx(result.keypoints[1, 3].tolist(), abs=1e-3)
+    assert float(score) == pytest.approx(float(result.scores[1, 3]), abs=1e-4)
+    (first, *_) = result.to_coco(388056, category_id=3)
     assert (first["image_id"], first["category_id"]) == (388056, 3) and len(first["keypoints"]) == 51
 
 
@@ -369,24 +369,24 @@ def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
     assert np.array_equal(predictor(pixels[..., ::-1], BOXES, color="BGR").draw(threshold=0), rgb[..., ::-1])
     assert not np.array_equal(rgb, pixels) and rgb.shape == pixels.shape
     assert np.array_equal(predictor(pixels, BOXES).draw(threshold=1e9), pixels)
-    people = predictor(PIL.Image.fromarray(pixels), BOXES)
-    people.save(tmp_path / "new" / "drawn.png", threshold=0)
+    result = predictor(PIL.Image.fromarray(pixels), BOXES)
+    result.save(tmp_path / "new" / "drawn.png", threshold=0)
     assert np.array_equal(cv2.imread(str(tmp_path / "new" / "drawn.png"))[..., ::-1], rgb)
     with pytest.raises(UserError, match="no picture can be written under this name"):
-        people.save(tmp_path / "drawn.txt")
+        result.save(tmp_path / "drawn.txt")
 
 
 def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
-    people = predictor(PHOTOGRAPH, BOXES)
+    result = predictor(PHOTOGRAPH, BOXES)
     monkeypatch.setitem(importlib.sys.modules, "supervision", None)
     with pytest.raises(UserError, match="pip install supervision"):
-        people.to_supervision()
+        result.to_supervision()
     monkeypatch.undo()
     pytest.importorskip("supervision")
-    converted = people.to_supervision()
-    assert np.array_equal(converted.xy, people.keypoints) and len(converted) == 3
-    assert np.array_equal(converted.keypoint_confidence, people.scores)
-    assert converted.detection_confidence == pytest.approx(people.person_scores)
+    converted = result.to_supervision()
+    assert np.array_equal(converted.xy, result.keypoints) and len(converted) == 3
+    assert np.array_equal(converted.keypoint_confidence, result.scores)
+    assert converted.detection_confidence == pytest.approx(result.person_scores)
     assert len(predictor(PHOTOGRAPH, []).to_supervision()) == 0
 
 
@@ -397,7 +397,7 @@ def test_what_is_no_number_never_comes_out(run, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     checkpoint.save(tmp_path / "final_state.pth", state)
     with pytest.raises(
-        UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*person 0 .* are no finite numbers: the weights are broken"
+        UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*person 0 .* are NaN or infinite: the weights are broken"
     ):
         Predictor.from_pretrained(tmp_path, device="cpu")([PHOTOGRAPH] * 2, [[], BOXES])
 

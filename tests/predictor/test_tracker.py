@@ -13,7 +13,7 @@ from transpose.predictor.tracker import Tracker
 RATE = 25.0
 
 
-def people(boxes: list, keypoints: np.ndarray | None = None) -> PoseResult:
+def result(boxes: list, keypoints: np.ndarray | None = None) -> PoseResult:
     count = len(boxes)
     if keypoints is None:
         keypoints = np.array([np.tile([box[0], box[1]], (17, 1)) for box in boxes], np.float32).reshape(count, 17, 2)
@@ -24,7 +24,7 @@ def people(boxes: list, keypoints: np.ndarray | None = None) -> PoseResult:
 
 
 def ids(tracker: Tracker, boxes: list) -> list[int]:
-    return tracker(people(boxes)).ids.tolist()
+    return tracker(result(boxes)).ids.tolist()
 
 
 def test_persons_keep_their_ids_whatever_their_order():
@@ -60,7 +60,7 @@ def path_of(tracker: Tracker, places: np.ndarray) -> np.ndarray:
     found = []
     for place in places:
         keypoints = np.tile(place, (1, 17, 1)).astype(np.float32)
-        found.append(tracker(people([[place[0] - 50, place[1] - 100, 100, 200]], keypoints)).keypoints[0, 0])
+        found.append(tracker(result([[place[0] - 50, place[1] - 100, 100, 200]], keypoints)).keypoints[0, 0])
     return np.array(found)
 
 

@@ -18,14 +18,14 @@ from helpers.places import run_anew, sentence, surroundings
 from transpose.errors import UserError
 from transpose.predictor import detector, web_session
 from transpose.predictor.predictor import Predictor
-from transpose.predictor.web_session import Explorer, Sample, Scene
+from transpose.predictor.web_session import Sample, Scene, WebSession
 
 CONTENT = PHOTOGRAPH.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def ask(predictor) -> Explorer:
-    return Explorer(predictor)
+def ask(predictor) -> WebSession:
+    return WebSession(predictor)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def found(ask) -> Scene:
 
 def test_people_are_the_predictors_and_the_explanation_is_of_the_chosen_one(ask, found, predictor):
     wanted = predictor(PHOTOGRAPH, BOXES)
-    np.testing.assert_array_equal(found.people.keypoints, wanted.keypoints)
+    np.testing.assert_array_equal(found.result.keypoints, wanted.keypoints)
     second = ask.choose(found, 1)
     for scene, person in ((found, 0), (second, 1)):
         (own,) = predictor.explain(PHOTOGRAPH, [BOXES[person]])
@@ -102,7 +102,7 @@ def test_two_corners_in_any_order_make_a_box():
     assert (corner.picture() != 0).any()
 
 
-def test_samples_are_the_photographs_with_annotated_people_the_largest_first():
+def test_samples_are_the_images_with_annotated_people_the_largest_first():
     samples = web_session.samples(ANNOTATIONS, IMAGES)
     people = sample_people()
     assert len(samples) == 29 and sum(len(sample.boxes) for sample in samples) == len(people) == 105
@@ -110,7 +110,7 @@ def test_samples_are_the_photographs_with_annotated_people_the_largest_first():
         areas = sample.boxes[:, 2:].prod(1)
         assert sample.path.exists() and (np.diff(areas) <= 0).all()
     scene = samples[0].scene()
-    assert scene.annotated is samples[0].boxes and scene.people is None
+    assert scene.annotated is samples[0].boxes and scene.result is None
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_boxes_that_cannot_be_are_told_without_a_number_of_the_image(ask, boxes,
 
 
 def test_nobody_found_is_said(run):
-    blind = Explorer(Predictor.from_pretrained(run, device="cpu", detector=lambda image: ([], [])))
-    with pytest.raises(UserError, match="the detector finds no person in this photograph; draw a box"):
+    blind = WebSession(Predictor.from_pretrained(run, device="cpu", detector=lambda image: ([], [])))
+    with pytest.raises(UserError, match="the detector finds no person in this image; draw a box"):
         blind.find(web_session.uploaded(CONTENT))
 
 
@@ -148,7 +148,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
 
     monkeypatch.setattr(detector.download, "fetch", unreachable)
     monkeypatch.setattr(detector, "FOLDER", "models/nowhere")
-    offline = Explorer(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
+    offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
     with pytest.raises(UserError, match="there is no detector here") as caught:
         offline.find(web_session.uploaded(CONTENT))
     assert "/" not in str(caught.value)
@@ -163,9 +163,9 @@ def test_the_detector_is_loaded_once(run, monkeypatch):
         return loaded[-1]
 
     monkeypatch.setattr(detector, "network", network)
-    ask = Explorer(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
+    ask = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
     for _ in range(2):
-        assert len(ask.find(web_session.uploaded(CONTENT)).people) == 2
+        assert len(ask.find(web_session.uploaded(CONTENT)).result) == 2
     assert len(loaded) == 1 and len(loaded[0].batches) == 2
 
 
@@ -176,7 +176,7 @@ def test_boxes_that_are_no_numbers(text):
     assert web_session.boxes_from("1,2,3,4.5\n\n 5, 6,7,8") == [[1, 2, 3, 4.5], [5, 6, 7, 8]]
 
 
-def test_a_photograph_is_turned_and_too_large_a_one_refused():
+def test_a_image_is_turned_and_too_large_a_one_refused():
     upright = cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
     exif = (
         b"\xff\xe1\x00\x22Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06"
@@ -210,18 +210,18 @@ def page(ask) -> Iterator:
 HOW = "dependency", 0.0
 
 
-def test_answers_of_the_page_lead_from_a_photograph_to_maps(page):
+def test_answers_of_the_page_lead_from_a_image_to_maps(page):
     uploaded = page.on_upload(*HOW, CONTENT)
     scene = uploaded[page.scene]
     assert uploaded[page.maps] is None and uploaded[page.table] == []
     assert uploaded[page.boxes].value is None and "annotated" not in dict(uploaded[page.boxes].choices)
     corner = page.on_picture(Click([80, 69]), *HOW, scene, "drawn")
     drawn = page.on_picture(Click([227, 312]), *HOW, corner[page.scene], "drawn")
-    assert drawn[page.scene].people.boxes.tolist() == [[80, 69, 148, 244]] and drawn[page.scene].corner is None
+    assert drawn[page.scene].result.boxes.tolist() == [[80, 69, 148, 244]] and drawn[page.scene].corner is None
     typed = page.on_typed(*HOW, scene, "80,69,148,244")
     np.testing.assert_array_equal(drawn[page.maps], typed[page.maps])
     whole = page.on_boxes(*HOW, scene, "whole image")
-    assert whole[page.scene].people.boxes.tolist() == [[0, 0, 500, 332]]
+    assert whole[page.scene].result.boxes.tolist() == [[0, 0, 500, 332]]
 
     sample = page.on_sample(Click(0), *HOW)
     assert dict(sample[page.boxes].choices)["annotated"] == sample[page.boxes].value == "annotated"
@@ -248,7 +248,7 @@ def test_mistakes_are_warnings_and_leave_the_page_as_it_is(page, monkeypatch):
         (page.on_crop, (Click([1, 2]), *HOW, scene)),
         (page.on_keypoint, (Click([1, 2]), *HOW, scene)),
     ):
-        assert web._telling(function)(*arguments) == web.gr.skip()
+        assert web._warning(function)(*arguments) == web.gr.skip()
     assert len(said) == 6 and all(said) and not any("<" in message for message in said)
     assert page.on_settings(*HOW, scene) == web.gr.skip()
 

@@ -56,7 +56,7 @@ def address(run, tmp_path_factory) -> Iterator[str]:
     yield url
     server.terminate()
     server.wait()
-    assert not list(folder.glob("transpose-web-*"))  # visitors' photographs go with the program
+    assert not list(folder.glob("transpose-web-*"))  # visitors' images go with the program
     assert "Traceback" not in log.read_text()
 
 
@@ -192,7 +192,7 @@ def test_an_upload_a_drawn_box_and_the_whole_image(page):
 @pytest.mark.parametrize(
     "name, content, sentence",
     [
-        ("a.jpg", b"this is no photograph", "this file: not an image that can be decoded"),
+        ("a.jpg", b"this is no image", "this file: not an image that can be decoded"),
         ("cut.jpg", (IMAGES / SKIER).read_bytes()[:9000], "this file: the JPEG is truncated"),
         ("empty.png", b"", "empty"),
         ("wide.png", cv2.imencode(".png", np.zeros((2001, 2000), np.uint8))[1].tobytes(), "this page allows 4,000,000"),
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_used_gives_a_sentence_and_the_page_goes_on(page, 
 def test_other_mistakes_are_sentences(page):
     page.locator("#typed").get_by_role("textbox").fill("1,2,3,4")
     page.locator("#typed").get_by_role("textbox").press("Enter")
-    told(page, "there is no photograph yet")
+    told(page, "there is no image yet")
     page.locator("#samples img").nth(1).click()
     changed(page, "maps", [])
     page.locator("#typed").get_by_role("textbox").fill("<img src=x onerror=alert(1)>")
