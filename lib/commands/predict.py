@@ -1,4 +1,4 @@
-"""Find people: python tools/predict.py SOURCE… --model NAME|FOLDER|FILE [--boxes FILE] [--out DIR] [--save FORM …]"""
+"""Find persons: python tools/predict.py SOURCE… --model NAME|FOLDER|FILE [--boxes FILE] [--out DIR]"""
 
 import argparse
 import contextlib
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from ..predictor.inputs import Numbering, Sources
     from ..predictor.predictor import Predictor
-    from ..predictor.video import Camera, Video, Window
+    from ..predictor.video import Camera, Video
+    from .window import Window
 
 OF_IMAGES = {"image": ".jpg", "json": ".json"}  # a file each
 OF_ALL_IMAGES = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.json"]}
@@ -63,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
 
     from ..predictor import inputs
-    from ..predictor.video import Camera, Video, Window
+    from ..predictor.video import Camera, Video
     from ..runtime import log
+    from .window import Window
 
     log.start()
     sources = inputs.expand(given.sources)

@@ -256,17 +256,12 @@ class Exported:
         return tuple(torch.cat(tensors).to(batch.device) for tensors in found)
 
 
-def is_exported(path: Path) -> bool:
-    """Whether a file's name is one of an exported network."""
-    return path.suffix in SUFFIXES
-
-
 def load(path: Path) -> Exported:
     """An exported file and what it says of itself.
 
     Raises UserError for a file that is missing, damaged or not of ours, and for a runtime that is not installed.
     """
-    if not is_exported(path):
+    if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: not the name of an exported network, which ends in {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"{path}: there is no such exported network")
@@ -391,7 +386,7 @@ def export(
 
     Raises UserError where the drift on `sample` is more than it may be; then nothing is left at `path`.
     """
-    if not is_exported(path):
+    if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: an exported network's name ends in {', '.join(SUFFIXES)}")
     about = card(trained, decodes=decodes, half=half, any_batch=any_batch)
     width, height = about.image_size

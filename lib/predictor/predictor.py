@@ -353,7 +353,7 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
             f"{source}: there is no such file or folder, and the zoo has no model of this name, but "
             f"{', '.join(zoo.RELEASED)}"
         )
-    if export.is_exported(path):
+    if path.suffix in export.SUFFIXES:
         if yaml_file:
             raise UserError(f"{source}: an exported network has no configuration file")
         return export.load(path)

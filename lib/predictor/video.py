@@ -6,7 +6,6 @@ Frames are uint8 BGR (H, W, 3), upright; times are seconds since the first frame
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -206,31 +205,3 @@ def predict_video(
     if track or smooth:
         results = map(Tracker(float(video.rate), smooth=smooth), results)
     return ((result, times.popleft()) for result in results)
-
-
-class Window:
-    """A window that shows pictures until q is pressed. Raises UserError where there is none to be had."""
-
-    TITLE = "TransPose (q closes)"
-
-    def __init__(self) -> None:
-        # Without a display the toolkit would not complain but end the process.
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise UserError("--show: there is no display here (DISPLAY is not set); leave it out and look at the files")
-        try:
-            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
-        except cv2.error:
-            raise UserError(
-                "--show: this OpenCV was built without windows; pip uninstall opencv-python-headless, then "
-                "pip install opencv-python"
-            ) from None
-        self.closed = False
-
-    def show(self, picture: np.ndarray, wait: bool = False) -> None:
-        """Show a picture, until a key is pressed if it is to `wait`; nothing once the window is closed."""
-        if self.closed:
-            return
-        cv2.imshow(self.TITLE, picture)
-        if cv2.waitKey(0 if wait else 1) & 0xFF == ord("q"):
-            cv2.destroyWindow(self.TITLE)
-            self.closed = True

@@ -140,7 +140,7 @@ def uploaded(content: bytes, max_pixels: int = MAX_PIXELS) -> Scene:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image to begin with, and the boxes of its people, the largest first."""
+    """An image to begin with, and the boxes of its persons, the largest first."""
 
     path: Path
     boxes: np.ndarray
@@ -202,7 +202,7 @@ class WebSession:
         self.predictor, self.grid = predictor, predictor.trained.network.grid
 
     def find(self, scene: Scene, boxes: Any = None) -> Scene:
-        """The people in these boxes, else in the detector's. Raises UserError if there is nobody, or it fails."""
+        """The persons in these boxes, else in the detector's. Raises UserError if there are none."""
         result = self.predictor(scene.pixels, boxes, color="BGR")
         assert isinstance(result, PoseResult)
         if not len(result):

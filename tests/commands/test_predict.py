@@ -26,7 +26,7 @@ from helpers.people import Stub
 from helpers.places import run_anew, sentence
 
 from transpose import cli
-from transpose.commands import detect, predict
+from transpose.commands import detect, predict, window
 from transpose.dataset import coco
 from transpose.errors import UserError
 from transpose.predictor import detector, inputs, video
@@ -455,10 +455,10 @@ def test_frames_are_shown_until_q(monkeypatch):
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
     monkeypatch.setattr(cv2, "destroyWindow", lambda _: None)
-    window = video.Window()
+    shows = window.Window()
     for number in range(4):
-        window.show(np.full((2, 2, 3), number))
-    assert len(shown) == 2 and window.closed
+        shows.show(np.full((2, 2, 3), number))
+    assert len(shown) == 2 and shows.closed
 
 
 # What cannot be used
