@@ -1,1 +1,1 @@
-"""From annotation files and photographs to batches of crops."""
+"""From annotation files and images to batches of crops."""

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
 DETECTION_FILE = "detection file (TEST.COCO_BBOX_FILE)"
 NUM_JOINTS = 17  # of COCO's persons
+PUBLISHED_BOXES = {"COCO_val2017_detections_AP_H_56_person.json": 104_125}
 NOT_STATED = -1  # num_keypoints of an annotation that does not have it
 
 CATEGORY = dataclasses.replace(NUMBER, selecting=True)
@@ -363,78 +364,67 @@ def annotated_instances(source: Annotations) -> Instances:
 # ---- detections -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Detections:
-    """A detection file, a COCO results list, as columns of N boxes for the images and the category of `source`."""
+def detected_instances(path: Path, source: Annotations, num_joints: int, threshold: float) -> Instances:
+    """A detector's person boxes scored `threshold` or more, in file order, not clipped.
 
-    path: Path
-    source: Annotations
-    table: Table
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """(N) index into the source's images, or -1."""
-        return self.source.images.find(self.table)
-
-    @cached_property
-    def person(self) -> np.ndarray:
-        """(N) bool: of the category."""
-        return self.table["category_id"] == self.source.category.get("id")
-
-    @cached_property
-    def empty(self) -> np.ndarray:
-        """(N) bool: without width and height."""
-        return self.table["bbox"][:, 2:].max(1) <= 0
-
-    @cached_property
-    def usable(self) -> np.ndarray:
-        """(N) bool: of the category, in a listed image, not empty."""
-        return self.person & (self.image >= 0) & ~self.empty
+    The file is a COCO results list. Boxes of images that the annotation file does not list are counted and skipped.
+    Raises UserError when the file is malformed or no box is left.
+    """
+    findings, instances = check_detections(path, source, num_joints, threshold)
+    findings.refuse(path)
+    for finding in findings:
+        if finding.check == "boxes":
+            logger.warning("%s: of its boxes, %s", path, finding.says)
+    return instances
 
 
-def parse_detections(path: Path, source: Annotations) -> Detections:
-    """Read a detection file in any format. Raises UserError for a file that is missing, no JSON or no list."""
+def check_detections(path: Path, source: Annotations, num_joints: int, threshold: float) -> tuple[Findings, Instances]:
+    """What is wrong with a detection file of any format, and the instances that are taken from it.
+
+    Raises UserError for a file that is missing, no JSON or no list.
+    """
     content = read_json(path, DETECTION_FILE, _DETECTION_FILE, otherwise=Any)
     if not isinstance(content, list):
         raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
-    return Detections(path, source, Table.read(content, "detection", DETECTION))
+    table, findings = Table.read(content, "detection", DETECTION), Findings()
+    total = many(len(table), "box")
+    published = PUBLISHED_BOXES.get(path.name, len(table))
+    expected = f"; COCO's file has {published:,}" if published != len(table) else ""
+    findings.add(NOTE if expected else OK, "counts", f"{total}{expected}")
+    findings += table.check()
 
-
-def check_detections(found: Detections, threshold: float) -> Findings:
-    """What is wrong with a detector's boxes, of which those scored `threshold` or more are taken."""
-    table, person, listed, scores = found.table, found.person, found.image >= 0, found.table["score"]
-    findings, boxes, source = table.check(), many(len(table), "box"), found.source
+    person = table["category_id"] == source.category.get("id")
     if source.category and not person.all():
-        wanted = source.category["id"]
-        others = np.unique(table["category_id"][~person])
+        wanted, others = source.category["id"], np.unique(table["category_id"][~person])
+        says = f"{(~person).sum():,} of {total} are not of category {wanted} and are left out"
         error = f"none of its {len(person)} boxes has the category_id {wanted} that '{source.category['name']}' has in "
-        findings.add(
-            NOTE if person.any() else ERROR,
-            "categories",
-            f"{(~person).sum():,} of {boxes} are not of category {wanted} and are left out",
-            (f"{other:g}" for other in others),
-            error="" if person.any() else f"{error}{source.path}",
-        )
+        level, error = (NOTE, "") if person.any() else (ERROR, f"{error}{source.path}")
+        findings.add(level, "categories", says, (f"{other:g}" for other in others), error=error)
 
+    image = source.images.find(table)
+    listed = image >= 0
     unknown = np.unique(table["image_id"][~listed & ~table.malformed("image_id")])
     if len(unknown) or not len(table):
-        says = f"{(~listed).sum():,} of {boxes} are of images that the annotation file does not list"
-        error = f"none of its {person.sum()} person boxes is of an image of {source.path}; "
+        says = f"{(~listed).sum():,} of {total} are of images that the annotation file does not list"
+        error = (
+            f"none of its {person.sum()} person boxes is of an image of {source.path}; "
+            "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
+        )
         stops = not (person & listed).any() and (person.any() or not len(table))
-        error += "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
-        examples: Iterable[str] = map(str, unknown)
-        findings.add(ERROR if stops else NOTE, "images", says, examples, error=error if stops else "")
+        findings.add(ERROR if stops else NOTE, "images", says, map(str, unknown), error=error if stops else "")
     else:
         findings.add(OK, "images", "all listed in the annotation file")
 
-    if found.empty.any():
-        says = f"{found.empty.sum():,} without width and height are left out"
-        examples = (f"{plain(table['bbox'][i])} in number {table.places[i] + 1}" for i in np.flatnonzero(found.empty))
-        stops = (person & listed).any() and not found.usable.any()
+    boxes, scores = table["bbox"], table["score"]
+    empty = boxes[:, 2:].max(1) <= 0
+    usable = person & listed & ~empty
+    if empty.any():
+        says = f"{empty.sum():,} without width and height are left out"
+        examples = (f"{plain(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(empty))
+        stops = (person & listed).any() and not usable.any()
         error = "none of its person boxes has a width and a height" if stops else ""
         findings.add(ERROR if stops else NOTE, "boxes", says, examples, error=error)
-    counted = scores[found.usable] if found.usable.any() else scores
-    enough = int((counted >= threshold).sum())
+    enough = int((scores[usable] >= threshold).sum()) if usable.any() else int((scores >= threshold).sum())
     says = f"{enough:,} of {len(scores):,} are {threshold:g} (TEST.IMAGE_THRE) or more"
     if enough:
         findings.add(OK, "scores", says)
@@ -442,36 +432,16 @@ def check_detections(found: Detections, threshold: float) -> Findings:
         best = f", the best is {np.nanmax(scores, initial=-np.inf):.3g}" if len(scores) else ""
         error = f"no person box is scored {threshold} (TEST.IMAGE_THRE) or more"
         findings.add(ERROR, "scores", f"{says}{best}", error=error)
-    return findings
-
-
-def detected_instances(path: Path, source: Annotations, num_joints: int, threshold: float) -> Instances:
-    """A detector's person boxes scored `threshold` or more, in file order, not clipped.
-
-    Boxes of images that the annotation file does not list are counted and skipped. Raises UserError when the file is
-    malformed or no box is left.
-    """
-    found = parse_detections(path, source)
-    check_detections(found, threshold).refuse(path)
-    return instances_of(found, num_joints, threshold)
-
-
-def instances_of(found: Detections, num_joints: int, threshold: float) -> Instances:
-    """The instances of checked detections."""
-    empty = int((found.person & found.empty).sum())
-    if empty:
-        logger.warning("%s: %d boxes without an area are skipped", found.path, empty)
-    scores = found.table["score"]
-    keep = np.flatnonzero(found.usable & (scores >= threshold))
-    return Instances(
-        images=found.source.images,
+    keep = np.flatnonzero(usable & (scores >= threshold))
+    return findings, Instances(
+        images=source.images,
         ids=keep,
-        image=found.image[keep],
-        boxes=found.table["bbox"][keep],
+        image=image[keep],
+        boxes=boxes[keep],
         scores=scores[keep],
         keypoints=np.zeros((len(keep), num_joints, 2), np.float32),
         visible=np.ones((len(keep), num_joints), np.float32),
-        unlisted=int((found.person & (found.image < 0)).sum()),
+        unlisted=int((person & ~listed).sum()),
     )
 
 

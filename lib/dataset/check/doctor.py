@@ -21,8 +21,6 @@ from ..topdown import refuse_without_crop
 from . import statistics
 from .report import TEST, TRAIN, Report, short
 
-PUBLISHED_BOXES = {"COCO_val2017_detections_AP_H_56_person.json": 104_125}
-
 
 @dataclass(frozen=True)
 class SetToCheck:
@@ -88,12 +86,17 @@ def examine(
         testing = labelled if images.tests else None
         if images.tests:
             testing = _check_boxes(report, images, source, choose_boxes) or labelled
-        reader = _open(report, images)
-        if reader is not None:
-            if report.reader is None and labelled is not None:
-                report.instances, report.reader = labelled, reader
-            needed = _check_crops(report, len(source.images.ids), training, testing, aspect)
-            _check_images(report, source.images, reader, needed, number, follow)
+        try:
+            reader = images.open_images()
+        except UserError as error:
+            report.begin(f"images of {images}", images.tools)
+            report.fail("there", error)
+            continue
+        report.begin(f"images of {images}: {short(reader.source)}", images.tools)
+        if report.reader is None and labelled is not None:
+            report.instances, report.reader = labelled, reader
+        needed = _check_crops(report, len(source.images.ids), training, testing, aspect)
+        _check_images(report, source.images, reader, needed, number, follow)
     return report
 
 
@@ -152,32 +155,16 @@ def _check_boxes(
         report.findings.add(NOTE, "file", "missing, and not needed as long as TEST.USE_GT_BBOX is True")
         return None
     try:
-        found = coco.parse_detections(path, source)
+        joints = report.skeleton.num_joints if report.skeleton is not None else 0
+        findings, detected = coco.check_detections(path, source, joints, boxes.threshold)
     except UserError as error:
         report.fail("file", error, path)
         return None
-    count = len(found.table)
-    published = PUBLISHED_BOXES.get(path.name, count)
-    expected = f"; COCO's file has {published:,}" if published != count else ""
-    report.findings.add(NOTE if expected else OK, "counts", f"{many(count, 'box')}{expected}")
-    findings = coco.check_detections(found, boxes.threshold)
     report.add(findings, path)
     if any(finding.error for finding in findings) or not source.category:
         return None
-    detected = coco.instances_of(found, report.skeleton.num_joints if report.skeleton else 0, boxes.threshold)
     statistics.check_cover(report.findings, source, detected)
     return detected if boxes.used else None
-
-
-def _open(report: Report, images: SetToCheck) -> ImageReader | None:
-    try:
-        reader = images.open_images()
-    except UserError as error:
-        report.begin(f"images of {images}", images.tools)
-        report.fail("there", error)
-        return None
-    report.begin(f"images of {images}: {short(reader.source)}", images.tools)
-    return reader
 
 
 def _check_crops(
