@@ -168,7 +168,7 @@ def claiming(folder: Path, seconds: int, regardless: bool = False, then: str = "
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    process = claiming(tmp_path, 60)
+    process = claiming(tmp_path, 600)
     assert process.stdout.readline() == "claimed\n"
     yield process
     process.kill()
@@ -177,11 +177,11 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 def test_a_second_run_in_a_folder_is_refused_unless_told(owner: subprocess.Popen, tmp_path: Path) -> None:
     second = claiming(tmp_path, 0)
-    _, error = second.communicate(timeout=60)
+    _, error = second.communicate(timeout=600)
     assert second.returncode == 2 and error.count("\n") == 1
     assert f"process {owner.pid} on " in error and "TRAIN.IGNORE_LOCK True" in error and str(tmp_path) in error
     told = claiming(tmp_path, 0, regardless=True)
-    assert told.communicate(timeout=60)[0] == "shared\n"
+    assert told.communicate(timeout=600)[0] == "shared\n"
 
 
 def test_who_only_shares_a_folder_leaves_what_the_owner_is_writing(
@@ -201,10 +201,10 @@ def test_a_killed_run_leaves_its_folder_free_though_a_child_of_it_lives(tmp_path
     assert owner.stdout.readline() == "claimed\n"
     child = int(owner.stdout.readline())
     try:
-        assert claiming(tmp_path, 0).wait(timeout=60) == 2
+        assert claiming(tmp_path, 0).wait(timeout=600) == 2
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
-        assert claiming(tmp_path, 0).communicate(timeout=60)[0] == "claimed\n"
+        assert claiming(tmp_path, 0).communicate(timeout=600)[0] == "claimed\n"
         os.kill(child, 0)  # it lives
     finally:
         owner.kill()
@@ -215,7 +215,7 @@ def test_a_killed_run_leaves_its_folder_free_though_a_child_of_it_lives(tmp_path
 def test_a_killed_run_leaves_its_folder_free(owner: subprocess.Popen, tmp_path: Path) -> None:
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
-    assert claiming(tmp_path, 0).communicate(timeout=60)[0] == "claimed\n"
+    assert claiming(tmp_path, 0).communicate(timeout=600)[0] == "claimed\n"
 
 
 def test_a_folder_that_turns_read_only_keeps_its_states(folder: Path) -> None:

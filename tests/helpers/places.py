@@ -95,7 +95,7 @@ class Place:
 Run = Callable[[str, list[str], Path, dict[str, str]], subprocess.CompletedProcess]
 
 
-MOST_SECONDS = 300
+MOST_SECONDS = 600
 
 
 def surroundings() -> dict[str, str]:
