@@ -317,8 +317,9 @@ def as_table(requirements: list[str]) -> dict[str, str]:
     return {canonicalize_name(one.name): str(one.specifier) for one in parsed if one.name != PROJECT["name"]}
 
 
-def test_the_requirements_of_a_clone_are_those_of_the_package_and_of_training():
-    assert read_requirements("requirements.txt") == as_table(PROJECT["dependencies"] + EXTRAS["train"])
+def test_the_requirements_of_a_clone_are_those_of_the_package_of_training_and_of_video():
+    wanted = PROJECT["dependencies"] + EXTRAS["train"] + EXTRAS["video"]
+    assert read_requirements("requirements.txt") == as_table(wanted)
     assert set(FOR_TRAINING) == {Requirement(text).name for text in EXTRAS["train"]}
 
 

@@ -167,9 +167,6 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
             f"{where}: {shown(twice)} stands in two of the `pairs`; left and right must be exchanged one to one"
         )
 
-    alone = [name for i, name in enumerate(names) if i not in paired and re.search("left|right", name, re.IGNORECASE)]
-    if alone and content.get("pairs") is None:
-        _warn(f"{where}: {', '.join(alone)} stand in no left/right pair: name the pairs in DATASET.SKELETON")
     told = {frozenset(pair) for pair in pairs_from_names(names)}
     odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
     if odd:
@@ -189,7 +186,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
                 raise UserError(f"{where}: `{key}` of {shown(name)} must be a positive number, not {shown(value)}")
         return tuple(float(value) for value in values)
 
-    return Skeleton(
+    skeleton = Skeleton(
         names=tuple(names),
         pairs=pairs,
         limbs=couples("limbs", content.get("limbs") or []),
@@ -198,6 +195,17 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
         sigmas=numbers("sigmas", DEFAULT_SIGMA),
         joint_weights=numbers("joint_weights", 1.0),
     )
+    alone = unpaired_sides(skeleton)
+    if alone and content.get("pairs") is None:
+        _warn(f"{where}: {', '.join(alone)} stand in no left/right pair: name the pairs in DATASET.SKELETON")
+    return skeleton
+
+
+def unpaired_sides(skeleton: Skeleton) -> list[str]:
+    """Keypoints whose names hold left or right, and that are in no pair."""
+    paired = {joint for pair in skeleton.pairs for joint in pair}
+    sided = [name for name in skeleton.names if re.search("left|right", name, re.IGNORECASE)]
+    return [name for name in sided if skeleton.names.index(name) not in paired]
 
 
 def to_mapping(skeleton: Skeleton) -> dict[str, Any]:

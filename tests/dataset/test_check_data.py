@@ -546,6 +546,10 @@ def test_some_photographs_are_read_evenly_spread(patient: Patient):
 WRONG_PAIRS = dataclasses.replace(COCO, pairs=(*COCO.pairs[:4], (9, 16), (15, 10), *COCO.pairs[5:7]))
 
 
+# A side in the middle of a name tells no pair.
+UNPAIRED = tuple({"left_eye": "wing_left_tip", "right_eye": "wing_right_tip"}.get(name, name) for name in COCO.names)
+
+
 @pytest.mark.parametrize(
     ("kind", "wanted", "says"),
     [
@@ -554,6 +558,7 @@ WRONG_PAIRS = dataclasses.replace(COCO, pairs=(*COCO.pairs[:4], (9, 16), (15, 10
         (dataclasses.replace(COCO, pairs=((2, 1), *COCO.pairs[1:])), NOTE, "right stands before left"),
         (dataclasses.replace(COCO, pairs=()), NOTE, "does not exchange them"),
         (dataclasses.replace(COCO, pairs=(), names=tuple("abcdefghijklmnopq")), NOTE, "none: a flip exchanges nothing"),
+        (dataclasses.replace(COCO, pairs=COCO.pairs[1:], names=UNPAIRED), NOTE, "wing_left_tip; wing_right_tip"),
     ],
 )
 def test_pairs_that_contradict_their_names(patient: Patient, kind: Skeleton, wanted: str, says: str):

@@ -268,16 +268,20 @@ def check_skeleton(findings: Findings, kind: Skeleton) -> None:
     given = {names[a]: names[b] for a, b in kind.pairs} | {names[b]: names[a] for a, b in kind.pairs}
     wrong = [f"{a}/{b}" for a, b in ((names[a], names[b]) for a, b in kind.pairs) if partner.get(a, b) != b]
     missing = [f"{a}/{b}" for a, b in told.items() if a not in given and b not in given]
+    alone = [name for name in skeletons.unpaired_sides(kind) if name not in partner]
     turned = [f"{names[a]}/{names[b]}" for a, b in kind.pairs if told.get(names[b]) == names[a]]
     if wrong:
         findings.add(ERROR, "pairs", "left and right do not belong together by their names", wrong)
     if missing:
         findings.add(NOTE, "pairs", "left and right by their names, but a flip does not exchange them", missing)
+    if alone:
+        remedy = "name the pairs in a yaml: DATASET.SKELETON"
+        findings.add(NOTE, "pairs", "left or right by their names, but in no pair: a flip keeps them", alone, remedy)
     if turned:
         findings.add(NOTE, "pairs", "right stands before left: drawn in each other's colour", turned)
     if not kind.pairs and not missing:
         findings.add(NOTE, "pairs", "none: a flip exchanges nothing")
-    if kind.pairs and not (wrong or missing or turned):
+    if kind.pairs and not (wrong or missing or alone or turned):
         says = f"{len(kind.pairs)} left/right of {many(kind.num_joints, 'keypoint')}, as their names say"
         findings.add(OK, "pairs", says)
     if set(kind.sigmas) == {skeletons.DEFAULT_SIGMA}:
