@@ -21,7 +21,7 @@ from ..build.model import CONFIG_FILE, TrainedModel, read_trained_model
 from ..core.predict import predict_batch, to_image
 from ..dataset.images import MAX_PIXELS
 from ..dataset.topdown import crop_instance
-from ..errors import UserError
+from ..errors import UserError, until_error
 from ..evaluation.nms import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
@@ -303,14 +303,6 @@ class Predictor:
             box_scores=crops.scores,
             skeleton=self.skeleton,
         )
-
-
-def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
-    """The items before the first UserError, which is appended to `errors`: what came before it is not lost."""
-    try:
-        yield from items
-    except UserError as error:
-        errors.append(error)
 
 
 def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:

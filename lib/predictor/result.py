@@ -4,7 +4,6 @@ N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the imag
 """
 
 import csv
-import importlib
 import io
 import json
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import needs
 from ..pose import draw
 from ..pose.skeleton import Skeleton
 from ..runtime.files import write_atomically
@@ -111,11 +110,7 @@ class PoseResult:
 
     def to_supervision(self) -> Any:
         """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""
-        try:
-            supervision = importlib.import_module("supervision")
-        except ModuleNotFoundError:
-            raise UserError("the package supervision is not installed: pip install supervision") from None
-        return supervision.KeyPoints(
+        return needs("supervision", extra="supervision").KeyPoints(
             xy=self.keypoints,
             keypoint_confidence=self.scores,
             detection_confidence=self.person_scores.astype(np.float32),

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, needs
 from .image import InputImage
 from .predictor import Predictor
 from .result import PoseResult
@@ -28,17 +28,6 @@ logger = logging.getLogger(__name__)
 # FFmpeg's names for the formats of `inputs.VIDEOS`. It knows text formats too, which name other files or hosts to open.
 FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
 USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
-
-
-def pyav() -> Any:
-    """The package av. Raises UserError that says how to get it."""
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise UserError(
-            'reading and writing videos needs the package av: pip install "transpose-pose[video]", or pip install av'
-        ) from None
-    return av
 
 
 def _usable(rate: Any) -> Fraction:
@@ -52,7 +41,7 @@ class Video:
 
     def __init__(self, path: Path):
         self.name = str(path)
-        self._av = pyav()
+        self._av = needs("av", extra="video")
         try:
             self._file = self._av.open(
                 f"file:{path}",  # or a name such as "concat:a|b.mp4" would be an order
@@ -129,7 +118,7 @@ class Recording:
 
     def __init__(self, path: Path, rate: Fraction, time_base: Fraction = Fraction(1, 90_000)):
         self.path, self.rate, self.time_base, self.length = path, rate, time_base, 0
-        self._av = pyav()
+        self._av = needs("av", extra="video")
         self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
         self._file: Any = None
         self._size = (0, 0)

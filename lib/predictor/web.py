@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, missing
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
 try:  # before anything heavy
     import gradio as gr
 except ModuleNotFoundError:
-    raise UserError("the web page needs the package gradio: pip install 'gradio>=6.31,<7'") from None
+    raise missing("gradio", extra="web") from None
 
 from ..explain.maps import MODES
 from ..pose import draw
