@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.model,
         given.cfg,
         device=given.device,
-        detector=web_session.DetectorOnDemand(given.device),
+        detector=web_session.detector_on_demand(given.device),
         most_persons=web_session.MAX_PERSONS,
     )
     session = web_session.WebSession(predictor)

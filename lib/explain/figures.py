@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError, needs
-from ..pose import draw, geometry
+from ..pose import draw
 from ..runtime.files import write_atomically
 from .maps import MODES, Explanation, Maps, Query
 from .stats import Statistics
@@ -191,11 +191,9 @@ def single(explanation: Explanation, weights: np.ndarray, query: Query, threshol
 
 def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, with the keypoints scored `threshold` or more."""
-    factor = explanation.picture.shape[0] / explanation.size[1]
-    to_picture = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
-    points = geometry.apply(to_picture, explanation.keypoints)
+    points = explanation.factor * explanation.keypoints + (explanation.factor - 1) / 2
     in_bgr = explanation.picture[..., ::-1].copy()
-    drawn = draw.skeleton(in_bgr, points, explanation.scores, explanation.skeleton, threshold)
+    drawn = draw.persons(in_bgr, points, explanation.scores, explanation.skeleton, threshold)
     return drawn[..., ::-1].copy()
 
 

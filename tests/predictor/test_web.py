@@ -148,7 +148,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
     monkeypatch.setattr(detector.download, "fetch", unreachable)
     monkeypatch.setattr(detector, "FOLDER", "nowhere")
     monkeypatch.setenv("TRANSPOSE_HOME", "models/nowhere")
-    offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
+    offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
     with pytest.raises(UserError, match="there is no detector here") as caught:
         offline.find(web_session.uploaded(CONTENT))
     assert "/" not in str(caught.value)
@@ -163,7 +163,7 @@ def test_the_detector_is_loaded_once(run, monkeypatch):
         return loaded[-1]
 
     monkeypatch.setattr(detector, "network", network)
-    ask = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.DetectorOnDemand("cpu")))
+    ask = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
     for _ in range(2):
         assert len(ask.find(web_session.uploaded(CONTENT)).result) == 2
     assert len(loaded) == 1 and len(loaded[0].batches) == 2
