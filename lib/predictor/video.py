@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -109,7 +108,7 @@ class Camera:
             raise UserError(f"{self.name}: not a single frame can be read")
 
 
-class Recording:
+class Recording(contextlib.AbstractContextManager):
     """An .mp4 (H.264) that appears at `path` when it is finished, and not at all if an exception ends it. No sound.
 
     `rate` is in frames per second, about; `time_base` is the unit, in seconds, to which times are rounded.
@@ -123,9 +122,6 @@ class Recording:
         self._file: Any = None
         self._size = (0, 0)
         self._last = -1  # time of the last frame, in units
-
-    def __enter__(self) -> "Recording":
-        return self
 
     def add(self, frame: np.ndarray, seconds: float) -> None:
         """Append a frame, as large as the first, to be shown from this time on. An odd side grows by one pixel."""
@@ -152,9 +148,7 @@ class Recording:
         self._stream = self._file.add_stream("libx264", rate=self.rate, width=width, height=height, pix_fmt="yuv420p")
         self._stream.codec_context.time_base = self.time_base
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if self._file is None:
             return
         try:
