@@ -232,6 +232,12 @@ def test_a_file_that_drifts_is_not_left_behind(decodes, trained, sample, tmp_pat
     assert path.read_text() == "what stood there" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_nan_in_a_files_heatmaps_is_a_fault(trained, sample):
+    about = export.card(trained, decodes=False, half=False, any_batch=True)
+    file = export.Exported(Path("nan.onnx"), about, lambda crops: (torch.full((len(crops), 17, 24, 16), torch.nan),))
+    assert any(fault.startswith("heatmaps nan") for fault in export.drift(file, trained, sample).faults())
+
+
 # Bad input
 
 
