@@ -2,6 +2,7 @@
 
 import importlib
 import reprlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _FROM_WORKER = "Caught UserError in DataLoader worker"
@@ -18,6 +19,14 @@ class UserError(ValueError):
         if message.startswith(_FROM_WORKER):
             message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
         super().__init__(message)
+
+
+def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
+    """The items before the first UserError, which is appended to `errors`: what came before it is not lost."""
+    try:
+        yield from items
+    except UserError as error:
+        errors.append(error)
 
 
 _short = reprlib.Repr()

@@ -15,7 +15,7 @@ from ..config.changes import config_changes, plain
 from ..engine.monitor import Monitor, Pictures
 from ..engine.resume import claim_folder, saved_state
 from ..engine.trainer import Trainer
-from ..explain import figures
+from ..errors import needs
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime import distributed
@@ -137,7 +137,7 @@ def _build_monitor(cfg: CfgNode, skeleton: Skeleton, log_folder: Path, folder: P
             debug.SAVE_ATTENTION,
         )
         if wanted.attention:
-            figures.check_package()
+            needs("matplotlib", extra="explain")
     return Monitor(log_folder, folder / "pictures", wanted, skeleton, cfg.DATASET.COLOR_RGB)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from .. import cli
-from ..errors import UserError
+from ..errors import UserError, needs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..runtime import distributed, log
     from ..runtime.files import write_atomically
 
-    figures.check_package()
+    needs("matplotlib", extra="explain")
     device = distributed.start(cfg.GPUS)
     folder = run_folder(cfg, Path(arguments.cfg).stem)
     trained = read_tested_model(cfg, folder)

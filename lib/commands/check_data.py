@@ -86,7 +86,7 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
                 pair = crops[index], crops.mirrored(index)
             except UserError:
                 continue
-            drawn = [draw.skeleton(c["image"], c["keypoints"], c["visible"], report.skeleton, 0.5) for c in pair]
+            drawn = [draw.persons(c["image"], c["keypoints"], c["visible"], report.skeleton, 0.5) for c in pair]
             pictures.append(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
             image = report.instances.images.names[report.instances.image[index]]
             labels.append(f"{image}, annotation {report.instances.ids[index]}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, until_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..predictor import inputs
     from ..predictor.detector import Detector
     from ..predictor.image import InputImage
-    from ..predictor.predictor import until_error
     from ..runtime import log
     from ..runtime.files import write_atomically
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..errors import UserError, until_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +179,6 @@ def predict_images(
     What comes before an image that cannot be used is saved before the error is raised.
     """
     from ..predictor import inputs
-    from ..predictor.predictor import until_error
     from ..runtime import log
 
     files = list(plan.images)
@@ -225,7 +224,6 @@ def predict_video(
     What comes before a frame that cannot be used is saved before the error is raised.
     """
     from ..predictor import inputs
-    from ..predictor.predictor import until_error
     from ..predictor.video import Recording, predict_video
     from ..runtime import log
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import cli
-from ..errors import UserError
+from ..errors import UserError, needs
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..explain import figures
     from ..runtime import log
 
-    figures.check_package()
+    needs("matplotlib", extra="explain")
     figures.check_name(given.out)
     check_free([given.out], given.overwrite)
     predictor = make_predictor(given)

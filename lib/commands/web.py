@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, needs
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data/coco_sample"  # of a clone
 
@@ -35,18 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..predictor import web  # first, as it says so at once if Gradio is not installed
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files are deleted then too
-    from ..explain import figures
     from ..predictor import web_session
     from ..predictor.predictor import Predictor
     from ..runtime import log
 
-    figures.check_package()
+    needs("matplotlib", extra="explain")
     log.start()
     predictor = Predictor.from_pretrained(
         given.model,
         given.cfg,
         device=given.device,
-        detector=web_session.DetectorOnDemand(given.device),
+        detector=web_session.detector_on_demand(given.device),
         most_persons=web_session.MAX_PERSONS,
     )
     session = web_session.WebSession(predictor)

@@ -89,6 +89,7 @@ class Attention:
         assert not network.training
         self.network, self.grid, self.stride = network, network.grid, network.stride
         self._encoder_layers = cast(Sequence[EncoderLayer], network.global_encoder.layers)
+        self.num_layers, self.heads = len(self._encoder_layers), self._encoder_layers[0].self_attn.heads
         with _Watched():
             x = network.tokens(images)
             self._inputs = []
@@ -103,19 +104,11 @@ class Attention:
         with _Watched():
             return Projections(*self._encoder_layers[i].self_attn.projections(self._inputs[i], self._positions(i)))
 
-    @property
-    def num_layers(self) -> int:
-        return len(self._inputs)
-
     def _positions(self, layer: int) -> Tensor | None:
         return self.network.global_encoder.positions_of(layer, self.network.positions())
 
     def _head(self, x: Tensor) -> Tensor:
         return self.network.head(x.mT.unflatten(2, self.grid))
-
-    @property
-    def heads(self) -> int:
-        return self._encoder_layers[0].self_attn.heads
 
     def _as_maps(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, self.grid)

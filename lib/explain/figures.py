@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..errors import UserError
-from ..pose import draw, geometry
+from ..errors import UserError, needs
+from ..pose import draw
 from ..runtime.files import write_atomically
 from .maps import MODES, Explanation, Maps, Query
 from .stats import Statistics
@@ -47,17 +47,13 @@ STYLE: Any = {
 }
 
 
-def check_package() -> Any:
-    """The package matplotlib. Raises UserError if it is not installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError("pictures of attention need the package matplotlib: pip install matplotlib") from None
-    return matplotlib
+def _matplotlib(module: str = "") -> Any:
+    """The package, or a module of it. Raises UserError if it is not installed."""
+    return needs(f"matplotlib{module}", extra="explain")
 
 
 def _styled() -> Any:
-    return check_package().rc_context(STYLE)
+    return _matplotlib().rc_context(STYLE)
 
 
 def check_name(path: Path) -> None:
@@ -77,23 +73,18 @@ def save(figure: "Figure", path: str | Path) -> None:
 
 def rendered(figure: "Figure") -> np.ndarray:
     """The figure's pixels (h, w, 3), uint8 RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     with _styled():
-        canvas = FigureCanvasAgg(figure)
+        canvas = _matplotlib(".backends.backend_agg").FigureCanvasAgg(figure)
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _figure(width: float, height: float, dpi: float = DPI) -> "Figure":
-    check_package()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    return _matplotlib(".figure").Figure(figsize=(width, height), dpi=dpi, facecolor="white")
 
 
 def _colours() -> "Colormap":
-    return check_package().colormaps[COLOURS]
+    return _matplotlib().colormaps[COLOURS]
 
 
 def words(name: str) -> str:
@@ -200,11 +191,9 @@ def single(explanation: Explanation, weights: np.ndarray, query: Query, threshol
 
 def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, with the keypoints scored `threshold` or more."""
-    factor = explanation.picture.shape[0] / explanation.size[1]
-    to_picture = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
-    points = geometry.apply(to_picture, explanation.keypoints)
+    points = explanation.factor * explanation.keypoints + (explanation.factor - 1) / 2
     in_bgr = explanation.picture[..., ::-1].copy()
-    drawn = draw.skeleton(in_bgr, points, explanation.scores, explanation.skeleton, threshold)
+    drawn = draw.persons(in_bgr, points, explanation.scores, explanation.skeleton, threshold)
     return drawn[..., ::-1].copy()
 
 
@@ -227,10 +216,8 @@ def _star(place: "Axes", query: Query, size: float) -> None:
 
 
 def _note(place: "Axes", text: str) -> None:
-    from matplotlib.patheffects import withStroke
-
     corner: Any = {"transform": place.transAxes, "ha": "right", "va": "bottom"}
-    outline = withStroke(linewidth=1.2, foreground="black")
+    outline = _matplotlib(".patheffects").withStroke(linewidth=1.2, foreground="black")
     place.text(0.97, 0.02, text, fontsize=6, color="white", path_effects=[outline], **corner)
 
 
@@ -286,9 +273,6 @@ def measures(statistics: Statistics) -> "Figure":
 
 def pairs(statistics: Statistics) -> "Figure":
     """A K x K matrix for each layer: how much the query of a keypoint (row) attends to another's place (column)."""
-    check_package()
-    from matplotlib.colors import LogNorm
-
     joints, layers = len(statistics.names), len(statistics.pairs)
     rows = -(-layers // 4)
     columns = -(-layers // rows)
@@ -296,6 +280,7 @@ def pairs(statistics: Statistics) -> "Figure":
     width, height = label + columns * (side + 0.12) + 0.75, rows * (side + 0.3) + label
     figure = _figure(width, height)
     most = max(float(np.nanmax(statistics.pairs)), 4.0)
+    norm = _matplotlib(".colors").LogNorm(0.25, most)
     names = [words(name) for name in statistics.names]
     fontsize = min(7.5, 0.8 * 72 * side / joints)
     with _styled():
@@ -304,7 +289,7 @@ def pairs(statistics: Statistics) -> "Figure":
             left, bottom = label + column * (side + 0.12), height - (row + 1) * (side + 0.3)
             place = figure.add_axes((left / width, bottom / height, side / width, side / height))
             values = np.maximum(statistics.pairs[layer], 0.25)
-            image = place.imshow(values, cmap=COLOURS, norm=LogNorm(0.25, most), interpolation="nearest")
+            image = place.imshow(values, cmap=COLOURS, norm=norm, interpolation="nearest")
             place.set_title(f"layer {layer}", fontsize=8, pad=3)
             below = layer + columns >= layers
             place.set_xticks(range(joints), names if below else [], rotation=90, fontsize=fontsize)

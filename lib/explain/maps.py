@@ -82,16 +82,13 @@ class Explanation:
         return self.skeleton.names
 
     @property
-    def num_layers(self) -> int:
-        return self.attention.num_layers
-
-    @property
-    def num_heads(self) -> int:
-        return self.attention.heads
+    def factor(self) -> int:
+        """Pixels of the picture, in width and in height, for one of the crop."""
+        return self.picture.shape[0] // self.size[1]
 
     def in_crop(self, point: Sequence[float]) -> tuple[float, float]:
         """A point in image pixels -> crop pixels. Raises UserError for one outside of the crop."""
-        x, y = (self.to_crop[:, :2] @ point + self.to_crop[:, 2]).tolist()
+        x, y = geometry.apply(self.to_crop, np.asarray(point)).tolist()
         width, height = self.size
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             (left, top), (right, bottom) = self.in_image((-0.5, -0.5)), self.in_image((width - 0.5, height - 0.5))
@@ -145,7 +142,7 @@ class Explanation:
             raise UserError(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
         if mode in OVER_LAYERS and heads is not None:
             raise UserError(f"{mode} joins all heads: leave out the heads, or take dependency or affect")
-        layers = _counted("layer", layers, self.num_layers)
+        layers = _counted("layer", layers, self.attention.num_layers)
         queries = tuple(self.query(place) for place in (self.found() if places is None else places))
         if not queries:
             raise UserError("no keypoint was found on this person; name keypoints or points to explain")
@@ -159,7 +156,7 @@ class Explanation:
         elif heads is None:
             values, rows = values.mean(1), [f"layer {layer}" for layer in layers]
         else:
-            heads = _counted("head", heads, self.num_heads)
+            heads = _counted("head", heads, self.attention.heads)
             values = values[:, heads].flatten(0, 1)
             rows = [f"layer {layer}\nhead {head}" for layer in layers for head in heads]
         return Maps(values.numpy(force=True), tuple(rows), queries, mode)

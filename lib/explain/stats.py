@@ -5,20 +5,16 @@ K keypoints, L layers, M heads, N tokens, P persons. The query of a keypoint is 
 whom it is scored less than a threshold are left out. Distances are pixels of the network's input.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import UserError
+from ..runtime.files import csv_text
 from .maps import Explanation, cell_centers
-
-MIN_SCORE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +42,21 @@ class Statistics:
     def to_csv(self) -> str:
         """A line for each layer and keypoint."""
         rows = [
-            (label, name, int(self.persons[k]), *map(_text, values[:, k]))
+            (label, name, int(self.persons[k]), *(f"{value:.4f}" for value in values[:, k]))
             for label, values in self._layers()
             for k, name in enumerate(self.names)
         ]
-        return _csv(("layer", "keypoint", "persons", "distance", "entropy", "inside"), rows)
+        return csv_text([("layer", "keypoint", "persons", "distance", "entropy", "inside"), *rows])
 
     def pairs_to_csv(self) -> str:
         """A line for each layer and two keypoints."""
         rows = [
-            (layer, a, b, int(self.pair_persons[i, j]), _text(self.pairs[layer, i, j]))
+            (layer, a, b, int(self.pair_persons[i, j]), f"{self.pairs[layer, i, j]:.4f}")
             for layer in range(len(self.pairs))
             for i, a in enumerate(self.names)
             for j, b in enumerate(self.names)
         ]
-        return _csv(("layer", "of", "to", "persons", "times_even"), rows)
+        return csv_text([("layer", "of", "to", "persons", "times_even"), *rows])
 
     def to_markdown(self) -> str:
         """A table of the keypoints, the layers side by side, and their means."""
@@ -84,19 +80,7 @@ class Statistics:
         return [*((str(i), values) for i, values in enumerate(layers)), ("even", even)]
 
 
-def _text(number: float) -> str:
-    return f"{number:.4f}"
-
-
-def _csv(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def statistics(explanations: Iterable[Explanation], min_score: float = MIN_SCORE) -> Statistics:
+def statistics(explanations: Iterable[Explanation], min_score: float = 0.2) -> Statistics:
     """Raises UserError if no keypoint of any person is scored `min_score` or more."""
     total: dict[str, np.ndarray] = {}
     names: tuple[str, ...] = ()
@@ -107,22 +91,16 @@ def statistics(explanations: Iterable[Explanation], min_score: float = MIN_SCORE
         names, tokens = explanation.names, explanation.in_box().size
     if not total or not total["persons"].any():
         raise UserError(f"no keypoint of any person is scored {min_score:g} or more: there is nothing to measure")
-    persons, pair_persons = total.pop("persons"), total.pop("pair_persons")
-    pairs = total.pop("pairs")
+    counts = {name: total.pop(name) for name in ("persons", "pair_persons")}
     with np.errstate(invalid="ignore"):
-        return Statistics(
-            names=names,
-            tokens=tokens,
-            persons=persons,
-            pair_persons=pair_persons,
-            pairs=pairs / pair_persons * tokens,
-            **{name: values / persons for name, values in total.items()},
-        )
+        pairs = total.pop("pairs") / counts["pair_persons"] * tokens
+        means = {name: values / counts["persons"] for name, values in total.items()}
+    return Statistics(names=names, tokens=tokens, pairs=pairs, **counts, **means)
 
 
 def _of_person(explanation: Explanation, min_score: float) -> dict[str, np.ndarray]:
     """What one person adds to the sums, zero for keypoints that were not found."""
-    attention, joints, layers = explanation.attention, len(explanation.names), explanation.num_layers
+    attention, joints, layers = explanation.attention, len(explanation.names), explanation.attention.num_layers
     found = np.flatnonzero(explanation.scores >= max(min_score, 1e-9))
     queries = explanation.tokens[found]
     device = attention.heatmaps.device

@@ -28,21 +28,17 @@ TITLE, LABEL = (cv2.FONT_HERSHEY_SIMPLEX, 0.5), (cv2.FONT_HERSHEY_SIMPLEX, 0.4) 
 MAX_CROPS, MAX_HEATMAP_ROWS = 32, 8
 
 
-def skeleton(
-    image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton, threshold: float = 0.2
-) -> np.ndarray:
-    """A copy of the BGR image (H, W, 3) with one person: keypoints (K, 2) in its pixels scored `threshold` or more."""
-    return persons(image, keypoints[None], scores[None], skeleton, threshold)
-
-
 def persons(
     image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton, threshold: float = 0.2
 ) -> np.ndarray:
-    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels, scores (N, K).
+    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels scored `threshold` or more.
+
+    Of one person keypoints and scores may be (K, 2) and (K).
 
     Small persons are drawn last, over the large ones, which stay readable where something covers them.
     """
     canvas = image.copy()
+    keypoints, scores = keypoints.reshape(-1, *keypoints.shape[-2:]), np.atleast_2d(scores)
     shown = (scores >= threshold) & np.isfinite(keypoints).all(-1)
     extents = [_extent(points[seen]) for points, seen in zip(keypoints, shown, strict=True)]
     for i in np.argsort(extents, kind="stable")[::-1]:
@@ -80,14 +76,12 @@ def _person(canvas: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, skelet
     joints = [(keypoints[k], COLOURS[int(sides[k])], 0.75 * float(widths[k]) + 0.75) for k in np.flatnonzero(shown)]
 
     # First the outline of the whole person, so that none of it lies on a limb.
-    for start, end, _, width in limbs:
-        _line(canvas, start, end, OUTLINE, width + 2)
-    for center, _, radius in joints:
-        _dot(canvas, center, OUTLINE, radius + 1)
-    for start, end, colour, width in limbs:
-        _line(canvas, start, end, colour, width)
-    for center, colour, radius in joints:
-        _dot(canvas, center, colour, radius)
+    for outline in (1, 0):
+        for start, end, colour, width in limbs:
+            places, paint = (_fixed_point(start), _fixed_point(end)), OUTLINE if outline else colour
+            cv2.line(canvas, *places, paint, width + 2 * outline, cv2.LINE_AA, SUBPIXEL_BITS)
+        for center, colour, radius in joints:
+            _dot(canvas, center, OUTLINE if outline else colour, radius + outline)
 
 
 def _line_width(pixels: float) -> int:
@@ -97,10 +91,6 @@ def _line_width(pixels: float) -> int:
 def _fixed_point(point: np.ndarray) -> tuple[int, int]:
     x, y = np.rint(np.clip(point, -MAX_COORDINATE, MAX_COORDINATE) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
     return x, y
-
-
-def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
-    cv2.line(canvas, _fixed_point(start), _fixed_point(end), colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _dot(canvas: np.ndarray, center: np.ndarray, colour: tuple[int, int, int], radius: float) -> None:
@@ -123,7 +113,6 @@ def mosaic(
     columns: int,
     cell: tuple[int, int],
     labels: Sequence[str] | None = None,
-    background: tuple[int, int, int] = PAPER,
 ) -> np.ndarray:
     """A contact sheet, BGR: images (H, W, 3) of any sizes, each fitted into a cell, row by row.
 
@@ -132,7 +121,7 @@ def mosaic(
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     step_x, step_y = cell[0] + MARGIN, cell[1] + MARGIN + (LABEL_HEIGHT if labels else 0)
-    sheet = np.full((rows * step_y + MARGIN, columns * step_x + MARGIN, 3), background, np.uint8)
+    sheet = np.full((rows * step_y + MARGIN, columns * step_x + MARGIN, 3), PAPER, np.uint8)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         fitted, _ = fit(image, cell)
@@ -205,7 +194,7 @@ def crops_with_keypoints(
     Keypoints (B, K, 2) are in input pixels, visible (B, K) 0 or 1. At most `MAX_CROPS` are shown.
     """
     rows = zip(crops[:MAX_CROPS], keypoints, visible, strict=False)
-    drawn = [persons(crop, points[None], seen[None], skeleton, threshold=0.5) for crop, points, seen in rows]
+    drawn = [persons(crop, points, seen, skeleton, threshold=0.5) for crop, points, seen in rows]
     return mosaic(drawn, columns=8, cell=(crops.shape[2], crops.shape[1]))
 
 

@@ -4,13 +4,13 @@ N persons in an image. The predictor also takes any other function from an RGB i
 x, y, w, h) and scores (N).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import WeightsEnum, detection
+from torchvision.models import get_model, get_model_weights
 
 from ..config.paths import repository_root
 from ..errors import UserError
@@ -19,17 +19,8 @@ from ..runtime import checkpoint, download
 
 FOLDER = "models/pytorch/torchvision"  # under the repository's root
 PERSON = 1  # the category's number, in COCO and in these networks
-# Name -> network and trained weights; both give 100 boxes an image at most, scored 0.05 or more.
-DETECTORS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
-    "fasterrcnn": (
-        detection.fasterrcnn_resnet50_fpn_v2,
-        detection.FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
-    ),
-    "retinanet": (
-        detection.retinanet_resnet50_fpn_v2,
-        detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1,
-    ),
-}
+# torchvision's names; all give 100 boxes an image at most, scored 0.05 or more.
+DETECTORS = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}
 
 
 def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
@@ -40,14 +31,13 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
     """
     if name not in DETECTORS:
         raise UserError(f"there is no detector {name!r}; there are {', '.join(DETECTORS)}")
-    make, published = DETECTORS[name]
     if weights is None:
-        place = download.place(repository_root() / FOLDER / published.url.rsplit("/", 1)[1])
+        url = get_model_weights(DETECTORS[name])["COCO_V1"].url
         try:
-            weights = download.fetch(published.url, place)
+            weights = download.fetch(url, download.place(repository_root() / FOLDER / url.rsplit("/", 1)[1]))
         except UserError as error:
             raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
-    model = make(weights=None, weights_backbone=None)
+    model = get_model(DETECTORS[name], weights=None, weights_backbone=None)
     try:
         model.load_state_dict(checkpoint.read(weights))
     except RuntimeError:

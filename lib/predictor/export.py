@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..build.model import TrainedModel
-from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, normalise, to_image
+from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, predict_batch, to_image
 from ..errors import UserError, needs
 from ..models import backends
 from ..models.backends import Backend, folded, input_size
@@ -57,12 +58,13 @@ class Card:
     padding: float = geometry.PADDING
 
     @property
-    def options(self) -> TestOptions:
-        return TestOptions(self.flip_test, self.kernel_size, self.score_threshold, self.rgb)
-
-    @property
     def inputs(self) -> list[str]:
         return ["crops" if self.decodes else "images"]
+
+    @property
+    def text(self) -> str:
+        """As it stands in the file."""
+        return json.dumps(asdict(self))
 
     @property
     def outputs(self) -> list[str]:
@@ -135,7 +137,7 @@ def _to_crop(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> tupl
 
 def _write_onnx(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
     program = backends.exported(module, example, about.any_batch)
-    backends.write_onnx(program, path, about.inputs, about.outputs, {KEY: _text(about)})
+    backends.write_onnx(program, path, about.inputs, about.outputs, {KEY: about.text})
 
 
 def _read_onnx(path: Path) -> tuple[str | None, Run]:
@@ -154,7 +156,7 @@ def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path)
     model.input(0).set_names(set(about.inputs))
     for output, name in zip(model.outputs, about.outputs, strict=True):
         output.set_names({name})
-    model.set_rt_info(_text(about), [KEY])
+    model.set_rt_info(about.text, [KEY])
     openvino.save_model(model, path, compress_to_fp16=about.half)
 
 
@@ -173,15 +175,15 @@ def _read_openvino(path: Path) -> tuple[str | None, Run]:
 def _write_torchscript(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(module, example, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={KEY: _text(about)})
+    torch.jit.save(traced, str(path), _extra_files={KEY: about.text})
 
 
 def _write_torch_export(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
     program = backends.exported(module, example, about.any_batch)
-    torch.export.save(program, str(path), extra_files={KEY: _text(about)})
+    torch.export.save(program, str(path), extra_files={KEY: about.text})
 
 
-def _read_pytorch(path: Path) -> tuple[str | None, Run]:
+def _read_pytorch(path: Path) -> tuple[str | bytes, Run]:
     files: dict[str, Any] = {KEY: ""}
     if path.suffix == ".pt2":
         module = torch.export.load(str(path), extra_files=files).module()
@@ -193,12 +195,7 @@ def _read_pytorch(path: Path) -> tuple[str | None, Run]:
         found = module(batch.contiguous())
         return tuple(found) if isinstance(found, tuple | list) else (found,)
 
-    text = files[KEY]
-    return text.decode() if isinstance(text, bytes) else text, run
-
-
-def _text(about: Card) -> str:
-    return json.dumps(asdict(about))
+    return files[KEY], run
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ class Format:
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Card, Path], None]
-    read: Callable[[Path], tuple[str | None, Run]]
+    read: Callable[[Path], tuple[str | bytes | None, Run]]
 
 
 FORMATS = {
@@ -229,10 +226,29 @@ class Exported:
     path: Path
     card: Card
     run: Run
+    batch_size = 32  # persons; a file that takes one at a time is given them one by one
+
+    @property
+    def options(self) -> TestOptions:
+        return TestOptions(self.card.flip_test, self.card.kernel_size, self.card.score_threshold, self.card.rgb)
 
     @property
     def skeleton(self) -> Skeleton:
         return skeletons.from_mapping(self.card.skeleton, str(self.path))
+
+    @torch.inference_mode()
+    def predict(
+        self, batch: dict[str, Tensor], options: TestOptions, flip_order: Tensor, watch: Callable | None = None
+    ) -> Predictions:
+        """As `predict_batch`. A file with decoding has options of its own, and no heatmaps for `watch`."""
+        if not self.card.decodes:
+            return predict_batch(self.forward, batch, options, flip_order, watch)
+        keypoints, scores = self.keypoints(batch["image"])
+        if watch is not None:
+            watch(batch, torch.empty(0), keypoints)
+        places = to_image(keypoints, batch["to_image"]).float().numpy()
+        index, center, scale = (batch[name].numpy() for name in ("index", "center", "scale"))
+        return Predictions(index, places, scores.numpy(), center, scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, h, w) -> heatmaps (B, K, H, W), on the images' device; a file without decoding."""
@@ -332,39 +348,24 @@ MAX_AP = 0.002
 @torch.inference_mode()
 def drift(file: Exported, trained: TrainedModel, sample: "CocoEvaluation") -> Drift:
     """Run a file and PyTorch on the crops of a sample and compare them."""
-    blur = trained.options.blur_kernel
-    order = torch.from_numpy(trained.skeleton.flip_order) if trained.options.flip_test else None
+    order = torch.from_numpy(trained.skeleton.flip_order)
+    ways = partial(predict_batch, Backend()(trained.network)), file.predict
+    seen: list[tuple[Tensor, Tensor]] = []  # heatmaps and keypoints of each batch, PyTorch's and the file's in turn
 
-    def found_by(forward: Callable[[Tensor], Tensor], crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Heatmaps, keypoints in heatmap pixels and scores."""
-        maps = heatmaps_of(forward, normalise(crops, torch.device("cpu")), order)
-        return maps, *heatmap.decode(maps, blur)
+    def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
+        seen.append((maps, keypoints))
 
-    pytorch = Backend()(trained.network)
-    largest = difference = 0.0
-    distances: list[Tensor] = []
-    parts: tuple[list[Predictions], list[Predictions]] = ([], [])  # PyTorch's and the file's
-    for batch in sample.loader:
-        maps, *wanted = found_by(pytorch, batch["image"])
-        if file.card.decodes:
-            found = [*file.keypoints(batch["image"])]
-        else:
-            own_maps, *found = found_by(file.forward, batch["image"])
-            largest = max(largest, float(maps.abs().max()))
-            difference = max(difference, float((own_maps - maps).abs().max()))
-        distances.append((wanted[0] - found[0]).norm(dim=-1).flatten())
-        index, center, scale = (batch[name].numpy() for name in ("index", "center", "scale"))
-        for predictions, (keypoints, scores) in zip(parts, (wanted, found), strict=True):
-            places = to_image(keypoints, batch["to_image"]).float().numpy()
-            predictions.append(Predictions(index, places, scores.numpy(), center, scale))
+    parts = [[find(batch, trained.options, order, watch=watch) for find in ways] for batch in sample.loader]
+    (maps, wanted), (own_maps, found) = (map(torch.cat, zip(*seen[i::2], strict=True)) for i in range(2))
     aps: list[float | None] = [None, None]
     if trained.skeleton.names == sample.crops.skeleton.names:
-        aps = [sample.metrics(sample.detections(Predictions.merge(predictions)))["AP"] for predictions in parts]
-    moved = torch.cat(distances).numpy()
+        predictions = [Predictions.merge([*part]) for part in zip(*parts, strict=True)]
+        aps = [sample.metrics(sample.detections(part))["AP"] for part in predictions]
+    moved = (wanted - found).norm(dim=-1).numpy()
     return Drift(
-        crops=sum(len(part.index) for part in parts[0]),
+        crops=len(wanted),
         half=file.card.half,
-        heatmaps=None if file.card.decodes else difference / largest,
+        heatmaps=None if file.card.decodes else float((own_maps - maps).abs().max() / maps.abs().max()),
         most=float(moved.max()),
         p95=float(np.percentile(moved, 95)),
         median=float(np.median(moved)),

@@ -56,10 +56,9 @@ class InputImage:
             )
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)[..., ::-1].copy()
-        if isinstance(source, Tensor):
-            return self._ordered(self._of_tensor(source))
-        if isinstance(source, np.ndarray):
-            return self._ordered(self._of_array(source))
+        if isinstance(source, Tensor | np.ndarray):
+            array = self._of_tensor(source) if isinstance(source, Tensor) else self._of_array(source)
+            return np.ascontiguousarray(array if self.color == "BGR" else array[..., ::-1])  # as OpenCV needs it
         raise UserError(
             f"{self.label}: an image is a path, a NumPy array, a PIL image or a tensor, not a {type(source).__name__}"
         )
@@ -98,7 +97,3 @@ class InputImage:
                 hint = "; several images are a list"
             raise UserError(f"{self.label}: an array must be (H, W, 3), or (H, W) in grey, not {array.shape}{hint}")
         return array
-
-    def _ordered(self, pixels: np.ndarray) -> np.ndarray:
-        """BGR, in memory as OpenCV needs it."""
-        return np.ascontiguousarray(pixels if self.color == "BGR" else pixels[..., ::-1])

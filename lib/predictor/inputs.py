@@ -36,8 +36,9 @@ def expand(names: Sequence[str]) -> Sources:
     for name in names:
         if name.isdecimal() and not os.path.exists(name):
             cameras[int(name)] = None
-        for file in _files(name):
-            files.setdefault(os.path.realpath(file), file)
+        else:
+            for file in _files(name):
+                files.setdefault(os.path.realpath(file), file)
     found = list(files.values())
     return Sources(
         images=[file for file in found if file.suffix.lower() in IMAGES],
@@ -57,8 +58,6 @@ def _files(name: str) -> list[Path]:
         candidates = list(path.iterdir())
     elif glob.has_magic(name):
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
-    elif name.isdecimal():
-        return []
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is neither a pattern nor a camera's number")
     known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and file.is_file())

@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..build.model import CONFIG_FILE, TrainedModel, read_trained_model
-from ..core.predict import predict_batch, to_image
+from ..core.predict import Predictions, TestOptions, predict_batch
 from ..dataset.images import MAX_PIXELS
 from ..dataset.topdown import crop_instance
-from ..errors import UserError
+from ..errors import UserError, until_error
 from ..evaluation.nms import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
-from ..models.backends import Backend, Forward, input_size, usable_device
+from ..models.backends import Backend, input_size, usable_device
+from ..models.transpose import TransPose
 from ..models.weights import load_weights, unwrap
 from ..pose import geometry, skeleton
 from ..runtime import checkpoint
@@ -37,7 +39,6 @@ from .result import PoseResult
 
 MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels; float32 must hold its crop
-EXPORTED_BATCH_SIZE = 32  # persons; a file that takes one at a time is given them one by one
 # An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
 Detect = Callable[[np.ndarray], tuple[Any, Any]]
 Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; a detector finds None
@@ -81,14 +82,13 @@ class Predictor:
         max_pixels: int | None = None,
     ):
         self.trained, self.skeleton, self.detector = trained, trained.skeleton, detector
-        recipe = trained.card.options if isinstance(trained, Exported) else trained.options
-        own_batch_size = EXPORTED_BATCH_SIZE if isinstance(trained, Exported) else trained.batch_size
+        recipe = trained.options
         self.options = replace(
             recipe,
             flip_test=recipe.flip_test if flip_test is None else flip_test,
             blur_kernel=recipe.blur_kernel if kernel_size is None else kernel_size,
         )
-        self.batch_size = own_batch_size if batch_size is None else batch_size
+        self.batch_size = trained.batch_size if batch_size is None else batch_size
         self.most_persons, self.max_pixels = most_persons, MAX_PIXELS if max_pixels is None else max_pixels
         for name in ("batch_size", "most_persons", "max_pixels"):
             if getattr(self, name) < 1:
@@ -96,7 +96,8 @@ class Predictor:
         if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive, not {self.options.blur_kernel}")
         how = Backend(precision, backend, compiled)
-        self._forward: Forward | None = None
+        # A batch, how it is tested, the skeleton's flip order -> what is found.
+        self._find: Callable[[dict[str, Tensor], TestOptions, Tensor], Predictions]
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
                 raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
@@ -106,13 +107,12 @@ class Predictor:
                 )
             self.device = torch.device("cpu")
             width, height = trained.card.image_size
-            if not trained.card.decodes:
-                self._forward = trained.forward
+            self._find = trained.predict
         else:
             self.device = usable_device(device)
             width, height = input_size(trained.network)
-            self._forward = how(trained.network.to(self.device))
-        self.input_size = width, height
+            self._find = partial(predict_batch, how(trained.network.to(self.device)))
+        self.input_size, self.heatmap_size = (width, height), (width // 4, height // 4)
         self._flip_order = torch.from_numpy(self.skeleton.flip_order).to(self.device)
 
     @classmethod
@@ -189,9 +189,7 @@ class Predictor:
         Arguments and errors as in a call; an exported file has no network to look into. The network is run without
         flip test, in float64.
         """
-        if isinstance(self.trained, Exported):
-            raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
-        network = self.trained.network.eval()
+        network = self.network.eval()
         source = self._input_image(image, "the image", color, oriented)
         pixels = source.pixels()
         if boxes is None:
@@ -199,6 +197,13 @@ class Predictor:
             boxes = found[np.argsort(-scores, kind="stable")]
         boxes, _, _, _ = self._checked(source, pixels, boxes, None)
         return (explain(network, pixels, box, self.skeleton, self.options) for box in boxes)
+
+    @property
+    def network(self) -> TransPose:
+        """Raises UserError for an exported file, which does not show its attention."""
+        if isinstance(self.trained, Exported):
+            raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
+        return self.trained.network
 
     def _input_image(self, image: Source | InputImage, label: str, color: str, oriented: bool) -> InputImage:
         """The image with a label, a file's its path, and this predictor's `max_pixels` unless it has its own."""
@@ -230,22 +235,16 @@ class Predictor:
     def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
         """Every image's crops; what a detector is to find it finds in a few images at once."""
         at_once = self.detector.batch_size if isinstance(self.detector, Detector) else 1
-        width, height = self.input_size
+        how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
         while group := list(islice(rows, at_once)):
             missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
             detected = iter(self._detect(missing) if missing else ())
             for image, pixels, given, given_scores in group:
                 found, found_scores = next(detected) if given is None else (given, given_scores)
                 boxes, scores, centers, scales = self._checked(image, pixels, found, found_scores)
-                crop = partial(
-                    crop_instance,
-                    pixels,
-                    input_size=self.input_size,
-                    heatmap_size=(width // 4, height // 4),
-                    rgb=self.options.rgb,
-                )
-                geometries = enumerate(zip(centers, scales, strict=True))
-                samples = [crop(center, scale) | {"index": np.int64(i)} for i, (center, scale) in geometries]
+                samples: list[dict[str, Any]] = [
+                    crop_instance(pixels, centers[i], scales[i], **how) | {"index": i} for i in range(len(boxes))
+                ]
                 yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
     def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
@@ -273,12 +272,7 @@ class Predictor:
 
     def _predict(self, samples: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keypoints (K, 2) and scores (K) of each sample."""
-        batch = default_collate(samples)
-        if self._forward is None:
-            assert isinstance(self.trained, Exported)
-            places, scores = self.trained.keypoints(batch["image"])
-            return zip(to_image(places, batch["to_image"]).float().numpy(), scores.numpy(), strict=True)
-        found = predict_batch(self._forward, batch, self.options, self._flip_order)
+        found = self._find(default_collate(samples), self.options, self._flip_order)
         return zip(found.keypoints, found.scores, strict=True)
 
     def _result(self, crops: _Crops, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
@@ -303,14 +297,6 @@ class Predictor:
             box_scores=crops.scores,
             skeleton=self.skeleton,
         )
-
-
-def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
-    """The items before the first UserError, which is appended to `errors`: what came before it is not lost."""
-    try:
-        yield from items
-    except UserError as error:
-        errors.append(error)
 
 
 def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -347,7 +333,7 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
     if zoo.is_name(str(source)):
         if yaml_file:
             raise UserError(f"{source}: a model of the zoo has no configuration file")
-        return _released(zoo.pretrained(str(source)), zoo.weights(str(source)))
+        return TrainedModel(zoo.pretrained(str(source)), skeleton.COCO, zoo.weights(str(source)))
     if not path.exists():
         raise UserError(
             f"{source}: there is no such file or folder, and the zoo has no model of this name, but "
@@ -367,12 +353,8 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
         if shapes == {name: tensor.shape for name, tensor in own.items()}:
             network = entry.network()
             load_weights(network, state, source=str(path))
-            return _released(network, path)
+            return TrainedModel(network, skeleton.COCO, path)
     raise UserError(
         f"{path}: none of the zoo's networks has the shapes of this checkpoint, and no {CONFIG_FILE} lies beside "
         "it; name the yaml that it was trained with (--cfg, in Python config)"
     )
-
-
-def _released(network: Any, weights: Path) -> TrainedModel:
-    return TrainedModel(network, skeleton.COCO, weights)

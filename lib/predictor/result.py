@@ -3,9 +3,6 @@
 N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the image, turned as its EXIF says if asked.
 """
 
-import csv
-import importlib
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import needs
 from ..pose import draw
 from ..pose.skeleton import Skeleton
-from ..runtime.files import write_atomically
+from ..runtime.files import csv_text, write_atomically
 from .image import InputImage
 
 COLUMNS = ("image", "person", "person_score", "keypoint", "x", "y", "score")
@@ -65,22 +62,22 @@ class PoseResult:
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
-        triplets = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         return [
-            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
-            for keypoints, score in zip(
-                triplets.reshape(len(self), 3 * len(self.names)).tolist(), self.person_scores.tolist(), strict=True
-            )
+            {"image_id": image_id, "category_id": category_id, "keypoints": points.ravel().tolist(), "score": score}
+            for points, score in zip(self._points(), self.person_scores.tolist(), strict=True)
         ]
+
+    def _points(self) -> np.ndarray:
+        """(N, K, 3), float64: x, y and score."""
+        return np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the image and its size, the keypoints' names and limbs, and the persons."""
-        points = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         columns = {
             "box": self.boxes,
             "box_score": self.box_scores,
             "score": self.person_scores,
-            "keypoints": points,
+            "keypoints": self._points(),
         } | ({} if self.ids is None else {"id": self.ids})
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
@@ -98,24 +95,17 @@ class PoseResult:
 
     def to_csv(self, header: bool = True) -> str:
         """A line for each keypoint of each person: `COLUMNS`; the persons count from 0, or have the ids of tracking."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if header:
-            writer.writerow(COLUMNS)
         ids = range(len(self)) if self.ids is None else self.ids.tolist()
-        for person, total, keypoints, scores in zip(ids, self.person_scores, self.keypoints, self.scores, strict=True):
-            for name, (x, y), score in zip(self.names, keypoints, scores, strict=True):
-                numbers = (f"{x:.3f}", f"{y:.3f}", f"{score:.4f}")
-                writer.writerow((self.image.name, person, f"{total:.4f}", name, *numbers))
-        return text.getvalue()
+        rows = [
+            (self.image.name, person, f"{total:.4f}", name, f"{x:.3f}", f"{y:.3f}", f"{score:.4f}")
+            for person, total, points in zip(ids, self.person_scores, self._points(), strict=True)
+            for name, (x, y, score) in zip(self.names, points, strict=True)
+        ]
+        return csv_text([COLUMNS, *rows] if header else rows)
 
     def to_supervision(self) -> Any:
         """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""
-        try:
-            supervision = importlib.import_module("supervision")
-        except ModuleNotFoundError:
-            raise UserError("the package supervision is not installed: pip install supervision") from None
-        return supervision.KeyPoints(
+        return needs("supervision", extra="supervision").KeyPoints(
             xy=self.keypoints,
             keypoint_confidence=self.scores,
             detection_confidence=self.person_scores.astype(np.float32),

@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, needs
 from .image import InputImage
 from .predictor import Predictor
 from .result import PoseResult
@@ -28,17 +27,6 @@ logger = logging.getLogger(__name__)
 # FFmpeg's names for the formats of `inputs.VIDEOS`. It knows text formats too, which name other files or hosts to open.
 FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
 USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
-
-
-def pyav() -> Any:
-    """The package av. Raises UserError that says how to get it."""
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise UserError(
-            'reading and writing videos needs the package av: pip install "transpose-pose[video]", or pip install av'
-        ) from None
-    return av
 
 
 def _usable(rate: Any) -> Fraction:
@@ -52,7 +40,7 @@ class Video:
 
     def __init__(self, path: Path):
         self.name = str(path)
-        self._av = pyav()
+        self._av = needs("av", extra="video")
         try:
             self._file = self._av.open(
                 f"file:{path}",  # or a name such as "concat:a|b.mp4" would be an order
@@ -120,7 +108,7 @@ class Camera:
             raise UserError(f"{self.name}: not a single frame can be read")
 
 
-class Recording:
+class Recording(contextlib.AbstractContextManager):
     """An .mp4 (H.264) that appears at `path` when it is finished, and not at all if an exception ends it. No sound.
 
     `rate` is in frames per second, about; `time_base` is the unit, in seconds, to which times are rounded.
@@ -129,14 +117,11 @@ class Recording:
 
     def __init__(self, path: Path, rate: Fraction, time_base: Fraction = Fraction(1, 90_000)):
         self.path, self.rate, self.time_base, self.length = path, rate, time_base, 0
-        self._av = pyav()
+        self._av = needs("av", extra="video")
         self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
         self._file: Any = None
         self._size = (0, 0)
         self._last = -1  # time of the last frame, in units
-
-    def __enter__(self) -> "Recording":
-        return self
 
     def add(self, frame: np.ndarray, seconds: float) -> None:
         """Append a frame, as large as the first, to be shown from this time on. An odd side grows by one pixel."""
@@ -163,9 +148,7 @@ class Recording:
         self._stream = self._file.add_stream("libx264", rate=self.rate, width=width, height=height, pix_fmt="yuv420p")
         self._stream.codec_context.time_base = self.time_base
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if self._file is None:
             return
         try:

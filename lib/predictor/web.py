@@ -12,19 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ..errors import UserError
+from ..errors import UserError, missing
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
 try:  # before anything heavy
     import gradio as gr
 except ModuleNotFoundError:
-    raise UserError("the web page needs the package gradio: pip install 'gradio>=6.31,<7'") from None
+    raise missing("gradio", extra="web") from None
 
 from ..explain.maps import MODES
 from ..pose import draw
 from . import web_session
+from .detector import whole_image
 from .web_session import Sample, Scene, WebSession
 
 FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds, and files
@@ -56,7 +55,11 @@ class Page:
             with gr.Row():
                 self._add_images()
             with gr.Row():
-                self._add_settings()
+                largest, step = session.threshold_range
+                self.mode = gr.Radio(list(MODES), value="dependency", label="Map", elem_id="mode")
+                self.threshold = gr.Slider(
+                    0, largest, 0, step=step, label="Leave out weights below", elem_id="threshold"
+                )
             with gr.Row():
                 self._add_person()
             self._listen()
@@ -65,7 +68,7 @@ class Page:
         with gr.Column():
             self.upload = gr.UploadButton("Upload an image", type="binary", elem_id="upload")
             self.gallery = gr.Gallery(
-                [_thumbnail(sample) for sample in self.samples],
+                [draw.fit(sample.scene().pixels, THUMBNAIL)[0][..., ::-1] for sample in self.samples],
                 label="or take one of these",
                 visible=bool(self.samples),
                 interactive=False,
@@ -98,11 +101,6 @@ class Page:
             self.maps = _picture("Each layer", "maps", 560)
             self.asked = gr.Markdown(elem_id="asked")
 
-    def _add_settings(self) -> None:
-        largest, step = self.session.threshold_range
-        self.mode = gr.Radio(list(MODES), value="dependency", label="Map", elem_id="mode")
-        self.threshold = gr.Slider(0, largest, 0, step=step, label="Leave out weights below", elem_id="threshold")
-
     def _listen(self) -> None:
         answer = [self.scene, self.crop, self.asked, self.maps]
         person = [*answer, self.picture, self.table]
@@ -131,7 +129,7 @@ class Page:
     # What each part answers. `how` is a mode of MODES and a threshold.
 
     def on_upload(self, mode: str, threshold: float, content: bytes) -> dict:
-        return self._image(web_session.uploaded(content, self.max_pixels), None)
+        return self._image(web_session.uploaded(content, self.max_pixels), None, mode, threshold)
 
     def on_sample(self, event: gr.SelectData, mode: str, threshold: float) -> dict:
         scene = self.samples[event.index].scene()
@@ -140,8 +138,8 @@ class Page:
     def on_boxes(self, mode: str, threshold: float, scene: Scene | None, chosen: str) -> dict:
         scene = _there(scene)
         if chosen == DRAWN:
-            return self._image(replace(scene, result=None, explanation=None), DRAWN)
-        boxes = {ANNOTATED: scene.annotated, WHOLE: [scene.whole], DETECTOR: None}[chosen]
+            return self._image(replace(scene, result=None, explanation=None), DRAWN, mode, threshold)
+        boxes = {ANNOTATED: scene.annotated, WHOLE: whole_image(scene.pixels)[0], DETECTOR: None}[chosen]
         return self._result(scene, chosen, boxes, mode, threshold)
 
     def on_typed(self, mode: str, threshold: float, scene: Scene | None, text: str) -> dict:
@@ -154,7 +152,7 @@ class Page:
         if chosen != DRAWN:
             return self._person(self.session.choose(scene, scene.person_at(x, y)), mode, threshold)
         if scene.corner is None:
-            return self._image(replace(scene, corner=(x, y), result=None, explanation=None), DRAWN)
+            return self._image(replace(scene, corner=(x, y), result=None, explanation=None), DRAWN, mode, threshold)
         return self._result(scene, DRAWN, [scene.box_to(x, y)], mode, threshold)
 
     def on_crop(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
@@ -168,24 +166,21 @@ class Page:
 
     # What of the page changes: with another image, another result, another person, another question.
 
-    def _image(self, scene: Scene, chosen: str | None) -> dict:
-        empty: dict[Any, Any] = {self.crop: None, self.asked: "", self.maps: None, self.table: []}
-        return empty | {self.scene: scene, self.picture: scene.picture()} | self._choices(scene, chosen)
-
-    def _result(self, scene: Scene, chosen: str, boxes: Any, mode: str, threshold: float) -> dict:
-        scene = self.session.find(scene, boxes)
-        return self._person(scene, mode, threshold) | self._choices(scene, chosen)
-
-    def _choices(self, scene: Scene, chosen: str | None) -> dict:
+    def _image(self, scene: Scene, chosen: str | None, *how: Any) -> dict:
         choices = BOXES[1:] if scene.annotated is None else BOXES
         typed = {} if chosen == DRAWN else {self.typed: ""}
-        return typed | {self.boxes: gr.Radio(choices, value=chosen), self.hint: HINTS[chosen]}
+        changed = typed | {self.boxes: gr.Radio(choices, value=chosen), self.hint: HINTS[chosen]}
+        return changed | self._person(scene, *how)
 
-    def _person(self, scene: Scene, mode: str, threshold: float) -> dict:
-        changed = {self.picture: scene.picture(), self.table: scene.table()}
-        return changed | self._answer(scene, mode, threshold)
+    def _result(self, scene: Scene, chosen: str, boxes: Any, *how: Any) -> dict:
+        return self._image(self.session.find(scene, boxes), chosen, *how)
+
+    def _person(self, scene: Scene, *how: Any) -> dict:
+        return {self.picture: scene.picture(), self.table: scene.table()} | self._answer(scene, *how)
 
     def _answer(self, scene: Scene, mode: str, threshold: float) -> dict:
+        if scene.explanation is None:
+            return {self.scene: scene, self.crop: None, self.asked: "", self.maps: None}
         return {
             self.maps: scene.maps(mode, threshold),
             self.scene: scene,
@@ -228,10 +223,6 @@ def private_folder() -> tempfile.TemporaryDirectory:
 
 def _picture(label: str, name: str, height: int) -> gr.Image:
     return gr.Image(label=label, elem_id=name, format="jpeg", height=height, interactive=False, buttons=["fullscreen"])
-
-
-def _thumbnail(sample: Sample) -> np.ndarray:
-    return draw.fit(sample.scene().pixels, THUMBNAIL)[0][..., ::-1]
 
 
 def _there(scene: Scene | None) -> Scene:

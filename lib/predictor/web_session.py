@@ -6,6 +6,7 @@ Boxes are x, y, w, h in pixels of the image; places on its picture are its pixel
 import logging
 import math
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from ..explain import figures
 from ..explain.maps import Explanation, Place
 from ..pose import draw
 from .detector import Detector
-from .export import Exported
-from .predictor import Predictor
+from .predictor import Detect, Predictor
 from .result import PoseResult
 
 logger = logging.getLogger(__name__)
@@ -46,12 +46,6 @@ class Scene:
     explanation: Explanation | None = None
     place: Place = ""
 
-    @property
-    def whole(self) -> list[float]:
-        """The box of one person who fills the image."""
-        height, width = self.pixels.shape[:2]
-        return [0, 0, width, height]
-
     def picture(self) -> np.ndarray:
         """The image with skeletons and the chosen person's box, (H, W, 3) uint8 RGB."""
         shown = self.pixels
@@ -68,7 +62,7 @@ class Scene:
         explanation = self._explained()
         picture, attention = figures.with_skeleton(explanation), explanation.attention
         row, column = divmod(explanation.query(self.place).token, attention.grid[1])
-        cell = attention.stride * picture.shape[0] // explanation.size[1]
+        cell = attention.stride * explanation.factor
         return draw.box(picture, np.array([column * cell, row * cell, cell, cell]))
 
     def question(self) -> str:
@@ -92,8 +86,7 @@ class Scene:
 
     def at(self, x: float, y: float) -> "Scene":
         """Asked for a pixel of the crop's picture. Raises UserError if there is no crop yet."""
-        explanation = self._explained()
-        factor = explanation.picture.shape[0] / explanation.size[1]
+        factor = self._explained().factor
         return replace(self, place=((x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5))
 
     def of_keypoint(self, number: int) -> "Scene":
@@ -169,23 +162,22 @@ def boxes_from(text: str) -> list[list[float]]:
     return boxes
 
 
-class DetectorOnDemand:
+def detector_on_demand(device: str | None = None) -> Detect:
     """torchvision's detector, loaded when it is first asked. What keeps it away is for the log, not for visitors."""
+    load = cache(partial(Detector, device=device))
 
-    def __init__(self, device: str | None = None):
-        self.device = device
-        self._detector: Detector | None = None
-
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `Detector`. Raises UserError if its weights cannot be had."""
         try:
-            self._detector = self._detector or Detector(device=self.device)
+            detector = load()
         except UserError as error:
             logger.warning("the detector: %s", error)
             raise UserError(
                 "there is no detector here, as its weights could not be had; draw a box, or take the whole image"
             ) from None
-        return self._detector(image)
+        return detector(image)
+
+    return detect
 
 
 class WebSession:
@@ -195,11 +187,7 @@ class WebSession:
     """
 
     def __init__(self, predictor: Predictor):
-        if isinstance(predictor.trained, Exported):
-            raise UserError(
-                f"{predictor.trained.path}: an exported file does not show its attention; take the checkpoint"
-            )
-        self.predictor, self.grid = predictor, predictor.trained.network.grid
+        self.predictor, self.grid = predictor, predictor.network.grid
 
     def find(self, scene: Scene, boxes: Any = None) -> Scene:
         """The persons in these boxes, else in the detector's. Raises UserError if there are none."""

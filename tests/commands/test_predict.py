@@ -28,7 +28,7 @@ from helpers.places import run_anew, sentence
 from transpose import cli
 from transpose.commands import detect, predict, window
 from transpose.dataset import coco
-from transpose.errors import UserError
+from transpose.errors import UserError, missing
 from transpose.predictor import detector, inputs, video
 from transpose.predictor.predictor import Predictor
 from transpose.predictor.video import Camera, Recording, Video
@@ -436,8 +436,7 @@ def test_damaged_frames_are_left_out_and_reported(tmp_path, caplog):
 def test_without_pyav_one_sentence_says_how_to_get_it_and_images_need_none(images, run, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     how = ["--model", run, "--detector", "whole-image", "--device", "cpu"]
-    needs = 'reading and writing videos needs the package av: pip install "transpose-pose[video]", or pip install av'
-    assert sentence(command(written(images / "film.mp4"), *how)) == needs
+    assert sentence(command(written(images / "film.mp4"), *how)) == str(missing("av", extra="video"))
     assert command(*images.glob("*.jpg"), *how).returncode == 0
 
 

@@ -38,7 +38,7 @@ def spread_out(width: float, height: float, joints: int = COCO.num_joints) -> np
 def test_a_person_is_drawn_on_a_copy():
     image = np.random.default_rng(1).integers(0, 256, (100, 160, 3), np.uint8)
     before, points = image.copy(), spread_out(160, 100)
-    drawn = draw.skeleton(image, points, np.ones(17), COCO)
+    drawn = draw.persons(image, points, np.ones(17), COCO)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (image == before).all()
     for x, y in points.round().astype(int):
@@ -46,7 +46,7 @@ def test_a_person_is_drawn_on_a_copy():
 
 
 def test_sides_have_their_colours_and_limbs_lead_from_joint_to_joint():
-    drawn = draw.skeleton(GREY, HAND_POINTS, np.ones(5), HAND)
+    drawn = draw.persons(GREY, HAND_POINTS, np.ones(5), HAND)
     for (x, y), side in zip(HAND_POINTS.astype(int), ("MIDDLE", "LEFT", "RIGHT", "LEFT", "RIGHT"), strict=True):
         assert tuple(drawn[y, x]) == draw.COLOURS[getattr(draw, side)]
     for (x, y), side in (((90, 70), "LEFT"), ((30, 70), "RIGHT"), ((75, 35), "LEFT"), ((45, 35), "RIGHT")):
@@ -56,25 +56,25 @@ def test_sides_have_their_colours_and_limbs_lead_from_joint_to_joint():
 
 def test_joints_below_the_threshold_are_left_out_with_their_limbs():
     scores = np.array([0.9, 0.9, 0.1, 0.5, 0.9])
-    drawn = changed(GREY, draw.skeleton(GREY, HAND_POINTS, scores, HAND, threshold=0.5))
+    drawn = changed(GREY, draw.persons(GREY, HAND_POINTS, scores, HAND, threshold=0.5))
     assert not drawn[40:60, 20:40].any()
     assert not drawn[70, 30] and drawn[90, 30]
     assert drawn[90, 90] and drawn[70, 90]
-    assert not changed(GREY, draw.skeleton(GREY, HAND_POINTS, np.zeros(5), HAND)).any()
+    assert not changed(GREY, draw.persons(GREY, HAND_POINTS, np.zeros(5), HAND)).any()
 
 
 def test_drawing_is_finer_than_a_pixel():
-    one, other = (draw.skeleton(GREY, HAND_POINTS + shift, np.ones(5), HAND) for shift in (0, 0.25))
+    one, other = (draw.persons(GREY, HAND_POINTS + shift, np.ones(5), HAND) for shift in (0, 0.25))
     assert changed(one, other).any()
 
 
 def test_points_outside_the_image_are_harmless():
     points = HAND_POINTS.copy()
     points[3], points[4] = (90, 1e12), (np.nan, 50)
-    drawn = changed(GREY, draw.skeleton(GREY, points, np.ones(5), HAND))
+    drawn = changed(GREY, draw.persons(GREY, points, np.ones(5), HAND))
     assert drawn[119, 90]
     assert not drawn[70, 30]
-    assert not changed(GREY, draw.skeleton(GREY, HAND_POINTS + 500, np.ones(5), HAND)).any()
+    assert not changed(GREY, draw.persons(GREY, HAND_POINTS + 500, np.ones(5), HAND)).any()
 
 
 def test_small_persons_lie_over_large_ones_whatever_their_order():
@@ -100,7 +100,7 @@ def test_large_persons_have_wider_lines():
     def share(size: int) -> float:
         image = np.zeros((2 * size, 2 * size, 3), np.uint8)
         points = np.array([[0.5, 0.2], [0.8, 0.5], [0.2, 0.5], [0.8, 1.2], [0.2, 1.2]]) * size
-        drawn = draw.skeleton(image, points, np.ones(5), HAND)
+        drawn = draw.persons(image, points, np.ones(5), HAND)
         return changed(image, drawn)[round(0.85 * size)].sum() / 2
 
     assert 2 <= share(30) < share(300) <= 12
@@ -123,9 +123,9 @@ def test_fit_keeps_the_aspect_and_its_map_follows_the_pixels(shape):
 
 def test_mosaic_has_a_cell_for_each_image_and_shows_it():
     images = [np.full((*shape, 3), 10 * i, np.uint8) for i, shape in enumerate([(30, 60), (60, 30), (9, 9), (50, 50)])]
-    sheet = draw.mosaic(images, columns=3, cell=(80, 60), background=(1, 2, 3))
+    sheet = draw.mosaic(images, columns=3, cell=(80, 60))
     assert sheet.shape == (2 * 60 + 3 * draw.MARGIN, 3 * 80 + 4 * draw.MARGIN, 3)
-    assert tuple(sheet[0, 0]) == (1, 2, 3)
+    assert tuple(sheet[0, 0]) == draw.PAPER
     for i in range(4):
         row, column = divmod(i, 3)
         y, x = (draw.MARGIN + 30 + row * (60 + draw.MARGIN), draw.MARGIN + 40 + column * (80 + draw.MARGIN))

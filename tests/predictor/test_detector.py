@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.people import Stub
 from torch import nn
+from torchvision.models import get_model, get_model_weights
 
 from transpose.errors import UserError
 from transpose.predictor import detector
@@ -35,11 +36,11 @@ def test_images_of_any_size_in_batches_as_rgb_from_0_to_1():
 @pytest.mark.parametrize("name", detector.DETECTORS)
 def test_torchvisions_networks(name):
     """With random weights that like persons: what such a network finds lies in the image."""
-    make, published = detector.DETECTORS[name]
-    assert published.meta["categories"][detector.PERSON] == "person"
+    categories = get_model_weights(detector.DETECTORS[name])["COCO_V1"].meta["categories"]
+    assert categories[detector.PERSON] == "person"
     torch.manual_seed(22)
-    model = make(weights=None, weights_backbone=None, min_size=64, max_size=96)
-    person = slice(detector.PERSON, None, len(published.meta["categories"]))
+    model = get_model(detector.DETECTORS[name], weights=None, weights_backbone=None, min_size=64, max_size=96)
+    person = slice(detector.PERSON, None, len(categories))
     likes = (
         model.roi_heads.box_predictor.cls_score if name == "fasterrcnn" else model.head.classification_head.cls_logits
     )
@@ -60,12 +61,11 @@ def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
         asked.append((url, path, known))
         torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, file)
 
-    published = detector.DETECTORS["retinanet"][1]
     monkeypatch.setattr(download, "_transfer", transfer)
     monkeypatch.setattr(download, "SUM_IN_NAME", re.compile("no name"))
     monkeypatch.setattr(detector, "repository_root", lambda: tmp_path / "elsewhere")
     monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(detector.DETECTORS, "retinanet", (lambda weights, weights_backbone: nn.Linear(3, 2), published))
+    monkeypatch.setattr(detector, "get_model", lambda name, weights, weights_backbone: nn.Linear(3, 2))
     for _ in range(2):
         assert detector.network("retinanet").weight.sum() == 6
     name = "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"

@@ -19,7 +19,7 @@ from transpose.build.evaluation import build_sample_evaluation
 from transpose.build.model import TrainedModel, read_trained_model
 from transpose.commands import export as command
 from transpose.core.predict import TestOptions, normalise, to_image
-from transpose.errors import UserError
+from transpose.errors import UserError, missing
 from transpose.evaluation.evaluate import CocoEvaluation
 from transpose.models.encoder import EncoderConfig
 from transpose.models.transpose import TransPoseR
@@ -232,6 +232,12 @@ def test_a_file_that_drifts_is_not_left_behind(decodes, trained, sample, tmp_pat
     assert path.read_text() == "what stood there" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_nan_in_a_files_heatmaps_is_a_fault(trained, sample):
+    about = export.card(trained, decodes=False, half=False, any_batch=True)
+    file = export.Exported(Path("nan.onnx"), about, lambda crops: (torch.full((len(crops), 17, 24, 16), torch.nan),))
+    assert any(fault.startswith("heatmaps nan") for fault in export.drift(file, trained, sample).faults())
+
+
 # Bad input
 
 
@@ -257,15 +263,14 @@ def test_a_network_that_is_not_ours_is_named(card, tmp_path):
         export.load(tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("name, suffix", [("onnxruntime", ".onnx"), ("openvino", ".xml")])
-def test_a_missing_package_is_named_with_the_way_to_get_it(name, suffix, trained, sample, tmp_path, monkeypatch):
-    def missing(package: str) -> None:
-        raise ModuleNotFoundError(package)
-
-    monkeypatch.setattr(export.backends.importlib, "import_module", missing)
-    with pytest.raises(UserError, match=rf"{name} needs the package .* pip install {export.backends.PACKAGES[name]}"):
+@pytest.mark.parametrize("package, suffix, extra", [("onnx", ".onnx", "onnxruntime"), ("openvino", ".xml", "openvino")])
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    package, suffix, extra, trained, sample, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError) as error:
         export.export(trained, tmp_path / f"small{suffix}", sample)
-    assert list(tmp_path.iterdir()) == []
+    assert str(error.value) == str(missing(package, extra)) and list(tmp_path.iterdir()) == []
 
 
 def tool(*arguments: str, folder: Path) -> subprocess.CompletedProcess:

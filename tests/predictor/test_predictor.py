@@ -432,7 +432,7 @@ def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_pa
 
 def test_a_name_of_the_zoo(monkeypatch, tmp_path):
     checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
-    monkeypatch.setattr(zoo, "_in_repository", lambda folder: tmp_path)
+    monkeypatch.setattr(zoo, "_place", lambda folder, in_clone, file: tmp_path / file)
     named = Predictor.from_pretrained("tp_r_a3", device="cpu")
     assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.options.blur_kernel == 11
     with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):
