@@ -88,7 +88,6 @@ RULES: dict[str, Rule] = {
     "TEST.PRECISION": precision,
     "TEST.BLUR_KERNEL": must("be odd", lambda value: value > 0 and value % 2 == 1),
     "TEST.OKS_THRE": positive,
-    "TEST.SCORER": one_of("pycocotools", "faster-coco-eval"),
     "DEBUG.SAVE_ATTENTION": not_negative,
 }
 VARIANT_RULES: dict[str, dict[str, Rule]] = {
@@ -135,7 +134,7 @@ LEGACY: dict[str, dict[str, Any]] = {
     "TEST.BBOX_THRE": {},
 }
 # Keys of earlier versions, which files and checkpoints may still hold, and what to do instead.
-REMOVED: dict[str, str] = {}
+REMOVED = {"TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 0.5 s of a test of 104,125 boxes"}
 
 
 def _lookup(cfg: CfgNode, key: str) -> Any:

@@ -28,7 +28,7 @@ from ..runtime import distributed
 from ..runtime.files import write_atomically
 from ..runtime.log import Progress
 from . import nms, submission
-from .coco_eval import average_precision, scorer_of
+from .coco_eval import average_precision
 
 logger = logging.getLogger(__name__)
 
@@ -158,13 +158,8 @@ class CocoEvaluation(Evaluation):
     has_truth: bool
     oks_threshold: float
     soft_nms: bool
-    scorer: str
 
     main: ClassVar[str] = "AP"
-
-    def __post_init__(self) -> None:
-        # Before hours of predicting, not after them.
-        scorer_of(self.scorer)
 
     @property
     def sigmas(self) -> Sequence[float]:
@@ -193,7 +188,7 @@ class CocoEvaluation(Evaluation):
 
     def metrics(self, detections: list[dict[str, Any]]) -> dict[str, float]:
         """COCO's ten numbers of results for the annotated persons."""
-        return average_precision(detections, self.annotations, self.sigmas, self.scorer)
+        return average_precision(detections, self.annotations, self.sigmas)
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = self.detections(predictions)
