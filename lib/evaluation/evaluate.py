@@ -194,9 +194,8 @@ class CocoEvaluation(Evaluation):
         detections = self.detections(predictions)
         path = self.write_results(folder, detections)
         if not self.has_truth:
-            ids = self.annotations.images.ids.tolist()
-            archive = submission.write(path.parent, self.name, folder.name, detections, ids, len(self.sigmas))
-            logger.info("checked and ready for COCO's server: %s", archive)
+            archive = submission.write(path.parent, self.name, folder.name, detections)
+            logger.info("ready for COCO's server: %s", archive)
             logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
         metrics = self.metrics(detections)
