@@ -36,9 +36,19 @@ not_negative = must("not be negative", lambda value: value >= 0)
 probability = must("be between 0 and 1", lambda value: 0 <= value <= 1)
 width_and_height = must("be width and height", lambda value: len(value) == 2)
 precision = one_of("float32", "bfloat16", "float16")
-block = one_of("BASIC", "BOTTLENECK")
-two_numbers = must("list 2 positive numbers", lambda value: len(value) == 2 and min(value) > 0)
-three_numbers = must("list 3 positive numbers", lambda value: len(value) == 3 and min(value) > 0)
+
+
+def stage_rules(stage: str, branches: int) -> dict[str, Rule]:
+    """The rules of one of HRNet's stages, by their keys."""
+    one_each = must(f"list {branches} positive numbers", lambda value: len(value) == branches and min(value) > 0)
+    return {
+        f"{stage}.NUM_MODULES": positive,
+        f"{stage}.NUM_BRANCHES": must(f"be {branches}", lambda value: value == branches),
+        f"{stage}.BLOCK": one_of("BASIC", "BOTTLENECK"),
+        f"{stage}.NUM_BLOCKS": one_each,
+        f"{stage}.NUM_CHANNELS": one_each,
+    }
+
 
 RULES: dict[str, Rule] = {
     "GPUS": must("list GPU numbers, (0,) for one", lambda value: len(value) > 0 and min(value) >= 0),
@@ -95,18 +105,7 @@ VARIANT_RULES: dict[str, dict[str, Rule]] = {
         "MODEL.EXTRA.NUM_LAYERS": one_of(18, 34, 50, 101, 152),
         "MODEL.EXTRA.NUM_DECONV_LAYERS": must("be 1 to give heatmaps of a quarter of the input", lambda n: n == 1),
     },
-    "transpose_h": {
-        "MODEL.EXTRA.STAGE2.NUM_MODULES": positive,
-        "MODEL.EXTRA.STAGE2.NUM_BRANCHES": must("be 2", lambda value: value == 2),
-        "MODEL.EXTRA.STAGE2.BLOCK": block,
-        "MODEL.EXTRA.STAGE2.NUM_BLOCKS": two_numbers,
-        "MODEL.EXTRA.STAGE2.NUM_CHANNELS": two_numbers,
-        "MODEL.EXTRA.STAGE3.NUM_MODULES": positive,
-        "MODEL.EXTRA.STAGE3.NUM_BRANCHES": must("be 3", lambda value: value == 3),
-        "MODEL.EXTRA.STAGE3.BLOCK": block,
-        "MODEL.EXTRA.STAGE3.NUM_BLOCKS": three_numbers,
-        "MODEL.EXTRA.STAGE3.NUM_CHANNELS": three_numbers,
-    },
+    "transpose_h": stage_rules("MODEL.EXTRA.STAGE2", 2) | stage_rules("MODEL.EXTRA.STAGE3", 3),
 }
 
 # Keys that the original's files set and nothing reads, unless another key has the value beside it.
