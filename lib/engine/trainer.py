@@ -163,7 +163,7 @@ class Trainer:
                     self._refuse_broken(taken, step.number)
                     taken.clear()
                 if reports and meter.samples:
-                    progress.show(self._report(meter, time.perf_counter() - began))
+                    progress.set_postfix_str(self._report(meter, time.perf_counter() - began), refresh=False)
                     self.monitor.pictures("train", batch, output, target, self.step - 1)
                 if saves:
                     self._save()

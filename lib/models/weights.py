@@ -45,11 +45,6 @@ BACKBONES = {
 }
 
 
-def imagenet_source(model: str) -> str:
-    """Where to get the ImageNet weights of a variant."""
-    return next(backbone.source for backbone in BACKBONES.values() if backbone.model == model)
-
-
 def initialise(
     model: TransPose, imagenet: Mapping[str, Tensor] | None, stages: Sequence[str] = ("*",), source: str = ""
 ) -> None:
