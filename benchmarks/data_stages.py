@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib.util
 import io
 import subprocess
 import sys
@@ -233,12 +232,12 @@ def test_sample_detected(size: Size, folder: Path) -> Stage:
 # Evaluation
 
 
-def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
+def predicted(size: Size, root: Path) -> tuple[Any, Any]:
     """An evaluation and predictions for `size.persons` detected boxes of images as many as COCO's share."""
     share = size.persons / scale.VAL_BOXES
     ids = scale.make_set(root, "val2017", scale.VAL, share, images=False).ids
     synthetic.detections(root / "boxes.json", ids, boxes=size.persons)
-    overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0", *options]
+    overrides = ["TEST.USE_GT_BBOX", "False", "TEST.IMAGE_THRE", "0.0"]
     evaluation = build_evaluation(scale.settings(root, *overrides), torch.device("cpu"))
     crops, persons = evaluation.crops, evaluation.crops.instances
     if size.persons < 1000:  # for AP other than 0, where it costs little
@@ -247,23 +246,19 @@ def predicted(size: Size, root: Path, *options: str) -> tuple[Any, Any]:
     return evaluation, synthetic.predictions(persons, crops.center, crops.scale)
 
 
-def evaluation_stage(size: Size, folder: Path, scorer: str = "pycocotools") -> Stage:
-    evaluation, predictions = predicted(size, folder, "TEST.SCORER", scorer)
+def evaluation_stage(size: Size, folder: Path) -> Stage:
+    evaluation, predictions = predicted(size, folder)
     scores = evaluation.crops.instances.scores
 
     return Stage(
-        title=f"evaluation from predictions to results file and AP, {size.persons:,} persons, {scorer}",
+        title=f"evaluation from predictions to results file and AP, {size.persons:,} persons",
         original="47 s",
-        wanted="≥ 12×" if scorer == "pycocotools" else "≥ 25×",
+        wanted="≥ 12×",
         plain=lambda: protocol.plainly(evaluation, predictions, scores, folder / "plain.json"),
         ours=lambda: list(evaluation.evaluate(predictions, folder / "run", "none").values()),
         difference=largest,
         tolerance=1e-12,
     )
-
-
-def evaluation_faster(size: Size, folder: Path) -> Stage:
-    return evaluation_stage(size, folder, "faster-coco-eval")
 
 
 # Files
@@ -368,7 +363,6 @@ STAGES: dict[str, Maker] = {
     "test-sample": test_sample,
     "test-sample-detected": test_sample_detected,
     "evaluation": evaluation_stage,
-    **({"evaluation-faster": evaluation_faster} if importlib.util.find_spec("faster_coco_eval") else {}),
     "detections": detections,
     "train-index": train_index,
     "train-index-cached": train_index_cached,

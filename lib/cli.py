@@ -30,9 +30,10 @@ def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentPars
 def configuration(arguments: argparse.Namespace) -> "CfgNode":
     """The checked configuration that the arguments ask for; also starts the console's log."""
     from .config.load import load_config
-    from .runtime import distributed, log
+    from .runtime import log
 
-    log.start(quiet=distributed.rank() > 0)
+    # As `distributed.rank`, which comes with PyTorch: a wrong configuration must not take seconds to be found.
+    log.start(quiet=int(os.environ.get("RANK", 0)) > 0)
     return load_config(
         arguments.cfg,
         arguments.opts,

@@ -78,7 +78,6 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         has_truth=has_truth(name),
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
-        scorer=test.SCORER,
         **_common(cfg, device, build_dataset(cfg, persons, reader, skeleton)),
     )
 

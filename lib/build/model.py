@@ -64,9 +64,10 @@ def check_start_weights(cfg: CfgNode) -> None:
     if m.INIT_FROM and not Path(m.INIT_FROM).is_file():
         raise UserError(f"{m.INIT_FROM}: the weights to start from (MODEL.INIT_FROM) are missing")
     if not m.INIT_FROM and m.INIT_WEIGHTS and m.PRETRAINED and not Path(m.PRETRAINED).is_file():
+        source = next(backbone.source for backbone in weights.BACKBONES.values() if backbone.model == m.NAME)
         raise UserError(
             f"{m.PRETRAINED}: the ImageNet weights (MODEL.PRETRAINED) are missing; get them from "
-            f"{weights.imagenet_source(m.NAME)}, or train without them: MODEL.PRETRAINED ''"
+            f"{source}, or train without them: MODEL.PRETRAINED ''"
         )
 
 

@@ -25,10 +25,8 @@ def build_targets(
     cfg: CfgNode, skeleton: Skeleton, device: torch.device
 ) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
     """From a batch of crops to target maps (B, K, H, W) and the loss's weights (B, K), on the device."""
-    joint_weights = torch.ones(skeleton.num_joints)
-    if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT:
-        joint_weights = torch.tensor(skeleton.joint_weights)
-    joint_weights = joint_weights.to(device, torch.float32)
+    weights = skeleton.joint_weights if cfg.LOSS.USE_DIFFERENT_JOINTS_WEIGHT else [1.0] * skeleton.num_joints
+    joint_weights = torch.tensor(weights, dtype=torch.float32, device=device)
     size, sigma = tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA
 
     def make(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

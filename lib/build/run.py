@@ -97,10 +97,9 @@ def build_trainer(
     model.to(device)
     if cfg.TRAIN.COMPILE:
         model.compile()
-    monitor = None
-    if distributed.rank() == 0:
+    first = distributed.rank() == 0
+    if first:
         describe_run(cfg, skeleton, folder)
-        monitor = _build_monitor(cfg, skeleton, logs, folder) if logs else None
     trainer = Trainer(
         name=name,
         folder=folder,
@@ -113,7 +112,7 @@ def build_trainer(
         optimizer=build_optimizer(cfg, model),
         learning_rate=build_learning_rate(cfg),
         evaluation=evaluation,
-        monitor=monitor,
+        monitor=_build_monitor(cfg, skeleton, logs if first else None, folder),
         device=device,
         options=options,
         epoch=cfg.TRAIN.BEGIN_EPOCH,
@@ -123,22 +122,22 @@ def build_trainer(
     return trainer
 
 
-def _build_monitor(cfg: CfgNode, skeleton: Skeleton, log_folder: Path, folder: Path) -> Monitor:
-    """TensorBoard in `log_folder`, and the pictures that DEBUG asks for in `folder`/pictures."""
-    make_writable(log_folder, "--logDir")
-    debug = cfg.DEBUG
-    wanted = Pictures()
+def _build_monitor(cfg: CfgNode, skeleton: Skeleton, logs: Path | None, folder: Path) -> Monitor:
+    """TensorBoard in `logs`, and the pictures that DEBUG asks for in `folder`/pictures."""
+    debug, wanted = cfg.DEBUG, Pictures()
     if debug.DEBUG:
         wanted = Pictures(
-            debug.SAVE_BATCH_IMAGES_GT,
-            debug.SAVE_BATCH_IMAGES_PRED,
-            debug.SAVE_HEATMAPS_GT,
-            debug.SAVE_HEATMAPS_PRED,
-            debug.SAVE_ATTENTION,
+            images_gt=debug.SAVE_BATCH_IMAGES_GT,
+            images_pred=debug.SAVE_BATCH_IMAGES_PRED,
+            heatmaps_gt=debug.SAVE_HEATMAPS_GT,
+            heatmaps_pred=debug.SAVE_HEATMAPS_PRED,
+            attention=debug.SAVE_ATTENTION,
         )
+    if logs:
+        make_writable(logs, "--logDir")
         if wanted.attention:
             needs("matplotlib", extra="explain")
-    return Monitor(log_folder, folder / "pictures", wanted, skeleton, cfg.DATASET.COLOR_RGB)
+    return Monitor(logs, folder / "pictures", wanted, skeleton, cfg.DATASET.COLOR_RGB)
 
 
 def describe_run(cfg: CfgNode, skeleton: Skeleton, folder: Path) -> None:

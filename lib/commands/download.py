@@ -27,10 +27,35 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     log.start()
     if arguments.list:
-        print(zoo.table(arguments.folder))
+        print(table(arguments.folder))
         return
     clone = repository_root()
     for name in arguments.names:
         get, place = (zoo.backbone, zoo.IMAGENET_FOLDER) if name in zoo.BACKBONES else (zoo.weights, zoo.FOLDER)
         folder = arguments.folder or (clone / place if (clone / "experiments").is_dir() else None)
         log.logger.info("%s: %s", name, get(name, folder))
+
+
+def table(folder: Path | None) -> str:
+    """What there is, in lines of text: names, sizes, published AP, and which files are in `folder` or where
+    `zoo.weights` looks."""
+    from ..models import zoo
+
+    def file(place: str, name: str) -> str:
+        path = zoo.place(folder, place, name)
+        return f"{path}  (here)" if path.exists() else name
+
+    lines = [
+        "COCO, released by the authors; AP on val2017 with detected and with annotated boxes as published",
+        f"{'name':10} {'parameters':>11} {'GFLOPs':>7} {'published':>9} {'AP':>5} {'AP gt':>5}  file",
+    ]
+    for name, entry in zoo.RELEASED.items():
+        lines.append(
+            f"{name:10} {entry.parameters:11,} {entry.gflops:7.2f} {entry.published_gflops:9.1f} "
+            f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {file(zoo.FOLDER, entry.file)}"
+        )
+    lines += ["(GFLOPs: a multiply-add is 2, measured; published: it is 1)", "", "ImageNet, to start training from"]
+    for name, backbone in zoo.BACKBONES.items():
+        line = f"{name:10} {file(zoo.IMAGENET_FOLDER, backbone.file)}"
+        lines.append(line if backbone.url else f"{line}; get it from {backbone.source}")
+    return "\n".join(lines)

@@ -36,9 +36,19 @@ not_negative = must("not be negative", lambda value: value >= 0)
 probability = must("be between 0 and 1", lambda value: 0 <= value <= 1)
 width_and_height = must("be width and height", lambda value: len(value) == 2)
 precision = one_of("float32", "bfloat16", "float16")
-block = one_of("BASIC", "BOTTLENECK")
-two_numbers = must("list 2 positive numbers", lambda value: len(value) == 2 and min(value) > 0)
-three_numbers = must("list 3 positive numbers", lambda value: len(value) == 3 and min(value) > 0)
+
+
+def stage_rules(stage: str, branches: int) -> dict[str, Rule]:
+    """The rules of one of HRNet's stages, by their keys."""
+    one_each = must(f"list {branches} positive numbers", lambda value: len(value) == branches and min(value) > 0)
+    return {
+        f"{stage}.NUM_MODULES": positive,
+        f"{stage}.NUM_BRANCHES": must(f"be {branches}", lambda value: value == branches),
+        f"{stage}.BLOCK": one_of("BASIC", "BOTTLENECK"),
+        f"{stage}.NUM_BLOCKS": one_each,
+        f"{stage}.NUM_CHANNELS": one_each,
+    }
+
 
 RULES: dict[str, Rule] = {
     "GPUS": must("list GPU numbers, (0,) for one", lambda value: len(value) > 0 and min(value) >= 0),
@@ -88,7 +98,6 @@ RULES: dict[str, Rule] = {
     "TEST.PRECISION": precision,
     "TEST.BLUR_KERNEL": must("be odd", lambda value: value > 0 and value % 2 == 1),
     "TEST.OKS_THRE": positive,
-    "TEST.SCORER": one_of("pycocotools", "faster-coco-eval"),
     "DEBUG.SAVE_ATTENTION": not_negative,
 }
 VARIANT_RULES: dict[str, dict[str, Rule]] = {
@@ -96,18 +105,7 @@ VARIANT_RULES: dict[str, dict[str, Rule]] = {
         "MODEL.EXTRA.NUM_LAYERS": one_of(18, 34, 50, 101, 152),
         "MODEL.EXTRA.NUM_DECONV_LAYERS": must("be 1 to give heatmaps of a quarter of the input", lambda n: n == 1),
     },
-    "transpose_h": {
-        "MODEL.EXTRA.STAGE2.NUM_MODULES": positive,
-        "MODEL.EXTRA.STAGE2.NUM_BRANCHES": must("be 2", lambda value: value == 2),
-        "MODEL.EXTRA.STAGE2.BLOCK": block,
-        "MODEL.EXTRA.STAGE2.NUM_BLOCKS": two_numbers,
-        "MODEL.EXTRA.STAGE2.NUM_CHANNELS": two_numbers,
-        "MODEL.EXTRA.STAGE3.NUM_MODULES": positive,
-        "MODEL.EXTRA.STAGE3.NUM_BRANCHES": must("be 3", lambda value: value == 3),
-        "MODEL.EXTRA.STAGE3.BLOCK": block,
-        "MODEL.EXTRA.STAGE3.NUM_BLOCKS": three_numbers,
-        "MODEL.EXTRA.STAGE3.NUM_CHANNELS": three_numbers,
-    },
+    "transpose_h": stage_rules("MODEL.EXTRA.STAGE2", 2) | stage_rules("MODEL.EXTRA.STAGE3", 3),
 }
 
 # Keys that the original's files set and nothing reads, unless another key has the value beside it.
@@ -135,7 +133,7 @@ LEGACY: dict[str, dict[str, Any]] = {
     "TEST.BBOX_THRE": {},
 }
 # Keys of earlier versions, which files and checkpoints may still hold, and what to do instead.
-REMOVED: dict[str, str] = {}
+REMOVED = {"TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 0.5 s of a test of 104,125 boxes"}
 
 
 def _lookup(cfg: CfgNode, key: str) -> Any:

@@ -143,7 +143,6 @@ _C.TEST.NMS_THRE = 0.6  # legacy
 _C.TEST.SOFT_NMS = False
 _C.TEST.OKS_THRE = 0.5  # OKS-NMS drops a person that overlaps a better one by more
 _C.TEST.IN_VIS_THRE = 0.0  # joints above this score count towards the person's
-_C.TEST.SCORER = "pycocotools"  # what computes AP; faster-coco-eval gives the same numbers sooner, if installed
 _C.TEST.MODEL_FILE = ""  # weights to test; '' takes final_state.pth of the run's folder
 
 _C.DEBUG = CfgNode()

@@ -4,6 +4,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,15 +34,15 @@ class Pictures:
 
 
 class Monitor:
-    """Writes scalars to TensorBoard, and pictures both there and as JPEG files."""
+    """Writes scalars to TensorBoard, and pictures both there and as JPEG files; nothing at all without a `log_dir`."""
 
-    def __init__(self, log_dir: Path, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
-        self.writer = SummaryWriter(str(log_dir))
+    def __init__(self, log_dir: Path | None, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
+        self.writer: Any = SummaryWriter(str(log_dir)) if log_dir else None
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
     def _writes(self) -> bool:
         """Whether TensorBoard's thread is alive: a full disk ends it, and who hands it more would wait for ever."""
-        return self.writer.file_writer.event_writer._worker.is_alive()
+        return self.writer is not None and self.writer.file_writer.event_writer._worker.is_alive()
 
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
         if not self._writes():
@@ -51,7 +52,7 @@ class Monitor:
             tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
             self.writer.add_scalar(f"{prefix}/{tag}", value, step)
 
-    def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor | None, step: int) -> None:
+    def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor, step: int) -> None:
         """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
         if not self._writes():
             return
@@ -59,21 +60,15 @@ class Monitor:
         if self.rgb:
             crops = crops[..., ::-1]
         visible = batch["visible"].numpy()
-        input_size = crops.shape[2], crops.shape[1]
-        heatmap_size = output.shape[3], output.shape[2]
-
-        def on_crops(points: np.ndarray) -> np.ndarray:
-            return geometry.heatmap_to_input(points, heatmap_size, input_size)
-
-        truth = on_crops(batch["keypoints"].numpy())
         found, scores = heatmap.peaks(output.float().cpu())
-        guess = on_crops(found.numpy())
+        sizes = (output.shape[3], output.shape[2]), (crops.shape[2], crops.shape[1])
+        truth, guess = (geometry.heatmap_to_input(p.numpy(), *sizes) for p in (batch["keypoints"], found))
         if self.wanted.images_gt:
             self._picture(f"{prefix}_gt", draw.crops_with_keypoints(crops, truth, visible, self.skeleton), step)
         if self.wanted.images_pred:
             seen = (scores > 0).float().numpy()
             self._picture(f"{prefix}_pred", draw.crops_with_keypoints(crops, guess, seen, self.skeleton), step)
-        if self.wanted.heatmaps_gt and target is not None:
+        if self.wanted.heatmaps_gt:
             self._picture(f"{prefix}_hm_gt", draw.heatmaps(crops, target.float().cpu().numpy(), truth), step)
         if self.wanted.heatmaps_pred:
             self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)

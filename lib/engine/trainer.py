@@ -55,7 +55,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]  # of an epoch
     evaluation: Evaluation
-    monitor: Monitor | None  # of the first process
+    monitor: Monitor
     device: torch.device
     options: TrainOptions
     epoch: int = 0
@@ -108,8 +108,7 @@ class Trainer:
             )
             return came
         finally:
-            if self.monitor is not None:
-                self.monitor.close()
+            self.monitor.close()
 
     def _run(self) -> None:
         wrapped: nn.Module = self.model
@@ -164,9 +163,8 @@ class Trainer:
                     self._refuse_broken(taken, step.number)
                     taken.clear()
                 if reports and meter.samples:
-                    progress.show(self._report(meter, time.perf_counter() - began))
-                    if self.monitor is not None:
-                        self.monitor.pictures("train", batch, output, target, self.step - 1)
+                    progress.set_postfix_str(self._report(meter, time.perf_counter() - began), refresh=False)
+                    self.monitor.pictures("train", batch, output, target, self.step - 1)
                 if saves:
                     self._save()
                 if stops:
@@ -183,8 +181,7 @@ class Trainer:
         )
         place = f"{self.title} step {self.epoch_step}/{self.plan.steps}"
         log.progress.info("%s  lr %.3g  %s", place, rate, line)
-        if self.monitor is not None:
-            self.monitor.scalars("train", numbers | {"lr": rate}, self.step - 1)
+        self.monitor.scalars("train", numbers | {"lr": rate}, self.step - 1)
         return line
 
     def _refuse_broken(self, taken: list[Step], number: int) -> None:
@@ -235,7 +232,7 @@ class Trainer:
         # Each process has its own batch norm statistics; the first one's are judged because they are saved.
         distributed.share(self.model.buffers())
         distributed.share(self.averaged.module.buffers() if self.averaged is not None else [])
-        predictions = self.evaluation.predict(self.result, self._watch if self.monitor else None)
+        predictions = self.evaluation.predict(self.result, self._watch)
         if distributed.rank() > 0:
             return
         epoch = self.epoch + 1
@@ -243,9 +240,8 @@ class Trainer:
         if metrics is None:
             return
         logger.info("epoch %d on %s\n%s", epoch, self.evaluation.name, markdown_table(self.name, metrics))
-        if self.monitor is not None:
-            self.monitor.scalars("valid", metrics, self.step)
-            self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.options, self.step)
+        self.monitor.scalars("valid", metrics, self.step)
+        self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.options, self.step)
         main = self.evaluation.main
         if metrics[main] > self.best[main]:
             self.best = {main: metrics[main], "epoch": epoch}
@@ -253,7 +249,7 @@ class Trainer:
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:
         """Pictures of the first batch that is validated."""
-        if self.monitor is not None and bool((batch["index"] == 0).any()):
+        if bool((batch["index"] == 0).any()):
             self.monitor.pictures("valid", batch, heatmaps, self.targets(batch)[0], self.step)
 
     def _save(self) -> None:

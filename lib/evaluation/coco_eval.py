@@ -14,22 +14,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..dataset.coco import Annotations
-from ..errors import UserError
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
-SCORERS = ("pycocotools", "faster-coco-eval")
 MAX_DETECTIONS = 20  # detections of an image that count
 ALMOST_ONE = 1 - 1e-10  # what pycocotools lets pass for a similarity of 1
 PAIRS_AT_ONCE = 1 << 16  # bounds the memory
 
 
 def average_precision(
-    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float], scorer: str = SCORERS[0]
+    detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
 ) -> dict[str, float]:
-    """The ten numbers named in `METRICS` for COCO results, by one of `SCORERS`; without any detection all are 0.
-
-    Raises UserError for a scorer that is not installed.
-    """
+    """The ten numbers named in `METRICS` for COCO results; without any detection all are 0."""
     if not detections:
         return dict.fromkeys(METRICS, 0.0)
     head = {
@@ -42,14 +37,15 @@ def average_precision(
     with contextlib.redirect_stdout(io.StringIO()):
         # Numbered anew, because pycocotools takes a person whose id is 0 for one that was not found.
         truth = [a | {"id": i} for i, a in enumerate(ground_truth.as_dicts(), 1)]
-        points = _points(detections, len(sigmas))
+        joints = len(sigmas)
+        numbers = chain.from_iterable(detection["keypoints"] for detection in detections)
+        points = np.fromiter(numbers, float, 3 * joints * len(detections)).reshape(-1, joints, 3)[..., :2]
         areas = (points.max(1) - points.min(1)).prod(1).tolist()
         found = [
             {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "area": area}
             for i, (detection, area) in enumerate(zip(detections, areas, strict=True), 1)
         ]
-        data, evaluate = scorer_of(scorer)
-        evaluation = evaluate(_indexed(data(), head, truth), _indexed(data(), head, found), "keypoints")
+        evaluation = KeypointEval(_indexed(head, truth), _indexed(head, found), "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
         evaluation.similarities = similarities(truth, found, points, np.asarray(sigmas))
         evaluation.evaluate()
@@ -58,34 +54,8 @@ def average_precision(
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
 
 
-def scorer_of(name: str) -> tuple[type, type]:
-    """The classes of data and of evaluation of one of `SCORERS`. Raises UserError if it is not installed."""
-    if name == SCORERS[0]:
-        return COCO, KeypointEval
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise UserError(f"TEST.SCORER {name} cannot be imported ({error}): pip install {name}") from None
-
-    class FasterKeypointEval(faster_coco_eval.COCOeval_faster):
-        """Matches and accumulates in C++, which is the same arithmetic, with `similarities` computed beforehand."""
-
-        similarities: dict[int, np.ndarray]
-
-        def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
-            return self.similarities.get(imgId, [])
-
-    return faster_coco_eval.COCO, FasterKeypointEval
-
-
-def _points(items: list[dict[str, Any]], joints: int) -> np.ndarray:
-    """Keypoints x, y (N, K, 2) of annotations or detections."""
-    numbers = chain.from_iterable(item["keypoints"] for item in items)
-    return np.fromiter(numbers, float, 3 * joints * len(items)).reshape(-1, joints, 3)[..., :2]
-
-
-def _indexed(data: Any, head: dict[str, Any], items: list[dict[str, Any]]) -> Any:
-    """An empty COCO object filled."""
+def _indexed(head: dict[str, Any], items: list[dict[str, Any]]) -> COCO:
+    data = COCO()
     data.dataset = head | {"annotations": items}
     data.createIndex()
     return data

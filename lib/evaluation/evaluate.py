@@ -28,7 +28,7 @@ from ..runtime import distributed
 from ..runtime.files import write_atomically
 from ..runtime.log import Progress
 from . import nms, submission
-from .coco_eval import average_precision, scorer_of
+from .coco_eval import average_precision
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +49,27 @@ def results(
     image = people.image[predictions.index]
     suppress = nms.soft if soft_nms else nms.hard
     kept = suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas))
-    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
-    columns = (
-        people.images.ids[image[kept]],
-        triplets[kept].reshape(len(kept), -1),
-        scores[kept],
-        predictions.center[kept],
-        predictions.scale[kept],
-    )
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_id,
-            "keypoints": keypoints,
-            "score": score,
-            "center": center,
-            "scale": scale,
-        }
-        for image_id, keypoints, score, center, scale in zip(*(c.tolist() for c in columns), strict=True)
-    ]
+    columns = {
+        "image_id": people.images.ids[image],
+        "category_id": np.full(len(image), category_id),
+        "keypoints": triplets(predictions),
+        "score": scores,
+        "center": predictions.center,
+        "scale": predictions.scale,
+    }
+    return as_dicts({name: column[kept] for name, column in columns.items()})
+
+
+def triplets(predictions: Predictions) -> np.ndarray:
+    """x, y and score of each keypoint (N, 3 K), as COCO's format lists them."""
+    parts = predictions.keypoints, predictions.scores[..., None]
+    return np.concatenate(parts, axis=2, dtype=np.float64).reshape(len(predictions.index), -1)
+
+
+def as_dicts(columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Columns (N, …) -> one dict a person, of plain values."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def refuse_broken(people: Instances, predictions: Predictions) -> None:
@@ -129,23 +131,19 @@ class Evaluation(ABC):
         `weights` is what the summary beside the results calls the weights.
         """
 
-    def _results_file(self, folder: Path) -> Path:
-        return folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
-
     def write_results(self, folder: Path, results: list[dict[str, Any]]) -> Path:
         """Into the run's `folder`; returns the file."""
-        path = self._results_file(folder)
+        path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
         write_atomically(path, lambda file: file.write(msgspec.json.encode(results)))
         logger.info("results: %s", path)
         return path
 
-    def write_summary(self, folder: Path, weights: str, metrics: dict[str, float]) -> None:
-        """The metrics, what was measured, and the results' checksum, beside the results."""
-        with self._results_file(folder).open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    def write_summary(self, results: Path, weights: str, metrics: dict[str, float]) -> None:
+        """The metrics, what was measured, and the checksum of the `results` file, beside it."""
+        checksum = hashlib.sha256(results.read_bytes()).hexdigest()
         content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
         summary = json_tricks.dumps(content, indent=2)
-        path = folder / "results" / f"metrics_{self.name}_{self.number}.json"
+        path = results.with_name(f"metrics_{self.name}_{self.number}.json")
         write_atomically(path, lambda file: file.write(summary.encode()))
 
 
@@ -158,13 +156,8 @@ class CocoEvaluation(Evaluation):
     has_truth: bool
     oks_threshold: float
     soft_nms: bool
-    scorer: str
 
     main: ClassVar[str] = "AP"
-
-    def __post_init__(self) -> None:
-        # Before hours of predicting, not after them.
-        scorer_of(self.scorer)
 
     @property
     def sigmas(self) -> Sequence[float]:
@@ -193,17 +186,16 @@ class CocoEvaluation(Evaluation):
 
     def metrics(self, detections: list[dict[str, Any]]) -> dict[str, float]:
         """COCO's ten numbers of results for the annotated persons."""
-        return average_precision(detections, self.annotations, self.sigmas, self.scorer)
+        return average_precision(detections, self.annotations, self.sigmas)
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = self.detections(predictions)
         path = self.write_results(folder, detections)
         if not self.has_truth:
-            ids = self.annotations.images.ids.tolist()
-            archive = submission.write(path.parent, self.name, folder.name, detections, ids, len(self.sigmas))
-            logger.info("checked and ready for COCO's server: %s", archive)
+            archive = submission.write(path.parent, self.name, folder.name, detections)
+            logger.info("ready for COCO's server: %s", archive)
             logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
         metrics = self.metrics(detections)
-        self.write_summary(folder, weights, metrics)
+        self.write_summary(path, weights, metrics)
         return metrics

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..core.predict import Predictions
 from ..dataset.coco import Instances
-from ..errors import UserError
+from ..errors import UserError, missing
 from ..runtime.files import write_atomically
-from .evaluate import Evaluation
+from .evaluate import Evaluation, as_dicts, triplets
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,8 @@ def _matlab() -> ModuleType:
     """scipy's reader and writer of Matlab's files."""
     try:
         import scipy.io
-    except ImportError as error:
-        raise UserError(
-            f"scipy reads and writes the .mat files of MPII's evaluation, and it cannot be imported ({error}): "
-            "pip install scipy"
-        ) from None
+    except ImportError:
+        raise missing("scipy", "mpii") from None
     return scipy.io
 
 
@@ -153,18 +150,17 @@ def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str,
 
 def results(people: Instances, predictions: Predictions) -> list[dict[str, Any]]:
     """One dict a person in the annotation file's order, in 0-based pixels, as far as it goes in COCO's format."""
-    triplets = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2, dtype=np.float64)
-    return [
+    image = people.image[predictions.index]
+    return as_dicts(
         {
-            "image": str(people.images.names[people.image[index]]),
-            "image_id": int(people.images.ids[people.image[index]]),
-            "keypoints": triplets[i].ravel().tolist(),
-            "score": float(triplets[i, :, 2].mean()),
-            "center": predictions.center[i].tolist(),
-            "scale": predictions.scale[i].tolist(),
+            "image": people.images.names[image],
+            "image_id": people.images.ids[image],
+            "keypoints": triplets(predictions),
+            "score": predictions.scores.astype(np.float64).mean(1),
+            "center": predictions.center,
+            "scale": predictions.scale,
         }
-        for i, index in enumerate(predictions.index)
-    ]
+    )
 
 
 @dataclass
@@ -197,5 +193,5 @@ class PckhEvaluation(Evaluation):
             logger.info("%s has no ground truth here: MPII's organisers judge %s", self.name, pred.name)
             return None
         metrics = pckh(predictions.keypoints, self.truth, self.crops.skeleton.names)
-        self.write_summary(folder, weights, metrics)
+        self.write_summary(path, weights, metrics)
         return metrics

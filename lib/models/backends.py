@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -154,14 +155,15 @@ def _pytorch(model: TransPose, how: Backend) -> Forward:
     return forward
 
 
+def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
+    """A runtime's function of arrays as one of tensors on any device."""
+    return lambda images: torch.from_numpy(run(images.contiguous().cpu().numpy())).to(images.device)
+
+
 def _openvino(model: TransPose, how: Backend) -> Forward:
     needs("openvino", "openvino")
     compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
-
-    def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled([images.contiguous().cpu().numpy()])[0].copy()).to(images.device)
-
-    return forward
+    return _on_processor(lambda images: compiled([images])[0].copy())
 
 
 def _onnxruntime(model: TransPose, how: Backend) -> Forward:
@@ -170,12 +172,7 @@ def _onnxruntime(model: TransPose, how: Backend) -> Forward:
         path = Path(folder) / "model.onnx"
         write_onnx(_exported(model), path)
         session = onnx_session(path)
-
-    def forward(images: Tensor) -> Tensor:
-        (heatmaps,) = session.run(["heatmaps"], {"images": images.contiguous().cpu().numpy()})
-        return torch.from_numpy(heatmaps).to(images.device)
-
-    return forward
+    return _on_processor(lambda images: session.run(["heatmaps"], {"images": images})[0])
 
 
 BACKENDS: dict[str, Callable[[TransPose, Backend], Forward]] = {

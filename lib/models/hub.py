@@ -7,7 +7,7 @@ network = hub.HUB_VARIANTS["transpose_r"].from_pretrained("me/transpose-r-a4")
 from dataclasses import fields
 from typing import Any
 
-from ..errors import UserError
+from ..errors import missing
 from .encoder import EncoderConfig
 from .transpose import TransPoseH, TransPoseR
 
@@ -15,10 +15,7 @@ try:
     import safetensors.torch  # noqa: F401  the mixin's format
     from huggingface_hub import PyTorchModelHubMixin
 except ModuleNotFoundError as error:
-    raise UserError(
-        f"the Hugging Face Hub needs the package {error.name}, which is not installed: "
-        "pip install huggingface_hub safetensors"
-    ) from None
+    raise missing(error.name or "huggingface_hub", "hub") from None
 
 ON_ITS_PAGE = {
     "library_name": "transpose",

@@ -45,11 +45,6 @@ BACKBONES = {
 }
 
 
-def imagenet_source(model: str) -> str:
-    """Where to get the ImageNet weights of a variant."""
-    return next(backbone.source for backbone in BACKBONES.values() if backbone.model == model)
-
-
 def initialise(
     model: TransPose, imagenet: Mapping[str, Tensor] | None, stages: Sequence[str] = ("*",), source: str = ""
 ) -> None:
@@ -124,20 +119,24 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
 
     Returns remarks for the log. Raises UserError that says which keys and shapes differ.
     """
-    remarks = []
-    own, state = model.state_dict(), dict(state)
-    position, wanted = state.get("pos_embedding"), own.get("pos_embedding")
-    if position is not None and wanted is not None and position.shape[1:] == wanted.shape[1:]:
-        grid = token_grid(position, model.grid)
-        if grid != model.grid:
-            state["pos_embedding"] = resize_positions(position, grid, model.grid)
-            old, new = ("x".join(map(str, g)) for g in (grid, model.grid))
-            remarks.append(f"positions resized from {old} to {new} tokens (rows x columns)")
-    differences = _differences(own, state)
-    if differences:
+    state, remarks = _with_fitting_positions(model, state)
+    if differences := _differences(model.state_dict(), state):
         raise UserError(f"{source}: not a checkpoint of this model: {differences}")
     model.load_state_dict(state, strict=True)
     return remarks
+
+
+def _with_fitting_positions(model: TransPose, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The state, its positions resized to the model's grid, and a remark if they were."""
+    positions, own = state.get("pos_embedding"), model.pos_embedding
+    if positions is None or own is None or positions.shape[1:] != own.shape[1:]:
+        return dict(state), []
+    grid = token_grid(positions, model.grid)
+    if grid == model.grid:
+        return dict(state), []
+    old, new = ("x".join(map(str, rows_columns)) for rows_columns in (grid, model.grid))
+    remark = f"pos_embedding: resized from {old} to {new} tokens (rows x columns)"
+    return {**state, "pos_embedding": resize_positions(positions, grid, model.grid)}, [remark]
 
 
 def transfer(
@@ -149,34 +148,25 @@ def transfer(
     another shape stays as constructed. Returns a remark for each tensor that is not simply copied.
     Raises UserError if nothing fits, or if the final layer has not one row a name.
     """
-    own = model.state_dict()
-    taken, remarks = {}, []
+    own, taken = model.state_dict(), {}
+    state, remarks = _with_fitting_positions(model, state)
+    common = [name for name in new_names if name in names]
     for key, value in state.items():
+        last = key.startswith("final_layer.")
         if key not in own:
             remarks.append(f"{key}: not of this model, skipped")
-        elif key.startswith("final_layer."):
-            if len(value) != len(names):
-                raise UserError(
-                    f"{source}: {key} has {len(value)} rows for {len(names)} keypoints; put the skeleton.yaml "
-                    "that the weights were trained with beside them"
-                )
-            if value.shape[1:] != own[key].shape[1:]:
-                remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, newly initialised")
-                continue
-            rows = own[key].clone()
-            common = [name for name in new_names if name in names]
-            for name in common:
-                rows[new_names.index(name)] = value[names.index(name)]
-            taken[key] = rows
-            if list(names) != list(new_names):
-                remarks.append(f"{key}: rows of {', '.join(common) or 'no keypoint'} taken, the rest newly initialised")
-        elif key == "pos_embedding" and value.shape[1:] == own[key].shape[1:]:
-            grid = token_grid(value, model.grid)
-            taken[key] = resize_positions(value, grid, model.grid)
-            if grid != model.grid:
-                remarks.append(f"{key}: resized from {_shape(value)} to {_shape(own[key])}")
-        elif value.shape != own[key].shape:
+        elif last and len(value) != len(names):
+            raise UserError(
+                f"{source}: {key} has {len(value)} rows for {len(names)} keypoints; put the skeleton.yaml "
+                "that the weights were trained with beside them"
+            )
+        elif value.shape[last:] != own[key].shape[last:]:
             remarks.append(f"{key}: {_shape(value)} instead of {_shape(own[key])}, newly initialised")
+        elif last and list(names) != list(new_names):
+            taken[key] = own[key].clone()
+            for name in common:
+                taken[key][new_names.index(name)] = value[names.index(name)]
+            remarks.append(f"{key}: rows of {', '.join(common) or 'no keypoint'} taken, the rest newly initialised")
         else:
             taken[key] = value
     remarks += [f"{key}: missing, newly initialised" for key in own if key not in state]

@@ -30,15 +30,15 @@ class Released:
     """A released model. `gflops` count a multiply-add as two operations (measured here, on one 256x192 image), the
     published ones as one; AP is the published one on COCO val2017, with a detector's boxes and with the annotated."""
 
-    title: str
-    hub_name: str
-    network: Callable[..., TransPose]
-    file: str
     parameters: int
     gflops: float
     published_gflops: float
     published_ap: float
     published_ap_gt: float
+    title: str
+    hub_name: str
+    network: Callable[..., TransPose]
+    file: str
     sha256: str = ""  # not published: recorded by the first download
 
     @property
@@ -67,63 +67,21 @@ def transpose_h(width: int, dim: int, layers: int, variants: Mapping[str, type] 
     )
 
 
+# fmt: off
 RELEASED = {
-    "tp_r_a3": Released(
-        title="TransPose-R-A3",
-        hub_name="tpr_a3_256x192",
-        network=partial(transpose_r, 3),
-        file="tp_r_256x192_enc3_d256_h1024_mh8.pth",
-        parameters=5_195_345,
-        gflops=10.83,
-        published_gflops=8.0,
-        published_ap=0.717,
-        published_ap_gt=0.738,
-    ),
-    "tp_r_a4": Released(
-        title="TransPose-R-A4",
-        hub_name="tpr_a4_256x192",
-        network=partial(transpose_r, 4),
-        file="tp_r_256x192_enc4_d256_h1024_mh8.pth",
-        parameters=5_985_105,
-        gflops=12.64,
-        published_gflops=8.9,
-        published_ap=0.726,
-        published_ap_gt=0.751,
-    ),
-    "tp_h_s": Released(
-        title="TransPose-H-S",
-        hub_name="tph_s_256x192",
-        network=partial(transpose_h, 32, 64, 4),
-        file="tp_h_32_256x192_enc4_d64_h128_mh1.pth",
-        parameters=8_019_281,
-        gflops=19.86,
-        published_gflops=10.2,
-        published_ap=0.742,
-        published_ap_gt=0.761,
-    ),
-    "tp_h_a4": Released(
-        title="TransPose-H-A4",
-        hub_name="tph_a4_256x192",
-        network=partial(transpose_h, 48, 96, 4),
-        file="tp_h_48_256x192_enc4_d96_h192_mh1.pth",
-        parameters=17_306_129,
-        gflops=34.41,
-        published_gflops=17.5,
-        published_ap=0.753,
-        published_ap_gt=0.775,
-    ),
-    "tp_h_a6": Released(
-        title="TransPose-H-A6",
-        hub_name="tph_a6_256x192",
-        network=partial(transpose_h, 48, 96, 6),
-        file="tp_h_48_256x192_enc6_d96_h192_mh1.pth",
-        parameters=17_455_697,
-        gflops=42.56,
-        published_gflops=21.8,
-        published_ap=0.758,
-        published_ap_gt=0.781,
-    ),
+    # name               parameters, GFLOPs, as published, AP, with annotated boxes
+    "tp_r_a3": Released(  5_195_345, 10.83,  8.0, 0.717, 0.738,
+        "TransPose-R-A3", "tpr_a3_256x192", partial(transpose_r, 3), "tp_r_256x192_enc3_d256_h1024_mh8.pth"),
+    "tp_r_a4": Released(  5_985_105, 12.64,  8.9, 0.726, 0.751,
+        "TransPose-R-A4", "tpr_a4_256x192", partial(transpose_r, 4), "tp_r_256x192_enc4_d256_h1024_mh8.pth"),
+    "tp_h_s":  Released(  8_019_281, 19.86, 10.2, 0.742, 0.761,
+        "TransPose-H-S", "tph_s_256x192", partial(transpose_h, 32, 64, 4), "tp_h_32_256x192_enc4_d64_h128_mh1.pth"),
+    "tp_h_a4": Released( 17_306_129, 34.41, 17.5, 0.753, 0.775,
+        "TransPose-H-A4", "tph_a4_256x192", partial(transpose_h, 48, 96, 4), "tp_h_48_256x192_enc4_d96_h192_mh1.pth"),
+    "tp_h_a6": Released( 17_455_697, 42.56, 21.8, 0.758, 0.781,
+        "TransPose-H-A6", "tph_a6_256x192", partial(transpose_h, 48, 96, 6), "tp_h_48_256x192_enc6_d96_h192_mh1.pth"),
 }
+# fmt: on
 HUB_NAMES = {released.hub_name: name for name, released in RELEASED.items()}
 
 
@@ -152,7 +110,7 @@ def weights(name: str, folder: Path | None = None) -> Path:
     Raises UserError if the download fails, or if the file is not the one that was first downloaded.
     """
     entry = released(name)
-    return download.fetch(entry.url, _place(folder, FOLDER, entry.file), entry.sha256)
+    return download.fetch(entry.url, place(folder, FOLDER, entry.file), entry.sha256)
 
 
 def backbone(name: str, folder: Path | None = None) -> Path:
@@ -163,7 +121,7 @@ def backbone(name: str, folder: Path | None = None) -> Path:
     if name not in BACKBONES:
         raise UserError(f"there are no ImageNet weights {name!r}; there are {', '.join(BACKBONES)}")
     entry = BACKBONES[name]
-    path = _place(folder, IMAGENET_FOLDER, entry.file)
+    path = place(folder, IMAGENET_FOLDER, entry.file)
     if not path.exists() and not entry.url:
         raise UserError(f"{path}: get {entry.file} with a browser, from {entry.source}, and put it there")
     return download.fetch(entry.url, path)
@@ -177,28 +135,6 @@ def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
     return network.eval()
 
 
-def table(folder: Path | None = None) -> str:
-    """What there is, in lines of text: names, sizes, published AP, and which files `weights` would find."""
-
-    def file(place: str, name: str) -> str:
-        path = _place(folder, place, name)
-        return f"{path}  (here)" if path.exists() else name
-
-    lines = [
-        "COCO, released by the authors; AP on val2017 with detected and with annotated boxes as published",
-        f"{'name':10} {'parameters':>11} {'GFLOPs':>7} {'published':>9} {'AP':>5} {'AP gt':>5}  file",
-    ]
-    for name, entry in RELEASED.items():
-        lines.append(
-            f"{name:10} {entry.parameters:11,} {entry.gflops:7.2f} {entry.published_gflops:9.1f} "
-            f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {file(FOLDER, entry.file)}"
-        )
-    lines += ["(GFLOPs: a multiply-add is 2, measured; published: it is 1)", "", "ImageNet, to start training from"]
-    for name, backbone in BACKBONES.items():
-        line = f"{name:10} {file(IMAGENET_FOLDER, backbone.file)}"
-        lines.append(line if backbone.url else f"{line}; get it from {backbone.source}")
-    return "\n".join(lines)
-
-
-def _place(folder: Path | None, in_clone: str, file: str) -> Path:
+def place(folder: Path | None, in_clone: str, file: str) -> Path:
+    """Where a file is, or is downloaded to, as `weights` says; `in_clone` is its folder in a clone."""
     return folder / file if folder else download.place(repository_root() / in_clone / file)

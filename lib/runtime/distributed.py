@@ -1,19 +1,16 @@
-"""The processes of a run: this one's rank and device, and what all of them exchange. One alone needs no set-up.
-
-Imports torch only where it is used: `rank` is called before the configuration is checked, which must not take seconds.
-"""
+"""The processes of a run: this one's rank and device, and what all of them exchange. One alone needs no set-up."""
 
 import os
 import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 # A gloo group beside the one that carries gradients: what it exchanges waits for no GPU.
 _control: Any = None
@@ -31,8 +28,6 @@ def rank() -> int:
 
 def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
     """Those of the configured GPU numbers that this machine has. Raises UserError if it has others only."""
-    import torch
-
     count = torch.cuda.device_count()
     usable = [gpu for gpu in gpus if gpu < count]
     if count and not usable:
@@ -56,7 +51,7 @@ def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
         os.execv(sys.executable, [sys.executable, *launch, *program, *sys.argv[1:]])
 
 
-def start(gpus: tuple[int, ...]) -> "torch.device":
+def start(gpus: tuple[int, ...]) -> torch.device:
     """Join the other processes if there are any; returns this process's device.
 
     Raises UserError, with the option to type, if the number of processes does not divide the number of GPUS.
@@ -67,8 +62,6 @@ def start(gpus: tuple[int, ...]) -> "torch.device":
             f"torchrun started {world()} processes, which does not divide the {len(gpus)} entries of GPUS: "
             f"type --nproc_per_node {' or '.join(map(str, fitting))}, or list another number of GPUS"
         )
-    import torch
-
     usable = usable_gpus(gpus)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cpu")
@@ -88,8 +81,6 @@ def start(gpus: tuple[int, ...]) -> "torch.device":
 
 
 def stop() -> None:
-    import torch
-
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -98,8 +89,6 @@ def gather(part: Any) -> list[Any]:
     """Every process's `part`, in the order of their ranks, on every process."""
     if world() == 1:
         return [part]
-    import torch
-
     # Python handles signals in this loop, but not while torch waits.
     barrier = torch.distributed.all_reduce(torch.zeros(1), group=_control, async_op=True)
     while not barrier.is_completed():
@@ -110,30 +99,24 @@ def gather(part: Any) -> list[Any]:
     return parts
 
 
-def collect(part: "torch.Tensor") -> "list[torch.Tensor]":
+def collect(part: Tensor) -> list[Tensor]:
     """Every process's `part`, all of one shape, in the order of their ranks, on every process."""
-    import torch
-
     parts = [torch.empty_like(part) for _ in range(world())]
     torch.distributed.all_gather(parts, part)
     return parts
 
 
-def share(tensors: "Iterable[torch.Tensor]") -> None:
+def share(tensors: Iterable[Tensor]) -> None:
     """Overwrite the tensors of every process with the first one's."""
     if world() == 1:
         return
-    import torch
-
     for tensor in tensors:
         torch.distributed.broadcast(tensor, src=0)
 
 
-def total(part: "torch.Tensor") -> "torch.Tensor":
+def total(part: Tensor) -> Tensor:
     """The sum of every process's `part`, on every process."""
     if world() > 1:
-        import torch
-
         torch.distributed.all_reduce(part)
     return part
 
@@ -142,13 +125,11 @@ class Poll:
     """Whether any process says yes. All call it once a step and get the previous step's answer, so that none waits."""
 
     def __init__(self) -> None:
-        self._previous: tuple[torch.distributed.Work, torch.Tensor] | None = None
+        self._previous: tuple[torch.distributed.Work, Tensor] | None = None
 
     def __call__(self, yes: bool) -> bool:
         if world() == 1:
             return yes
-        import torch
-
         answer = torch.tensor([float(yes)])
         work = torch.distributed.all_reduce(answer, group=_control, async_op=True)
         previous, self._previous = self._previous, (work, answer)

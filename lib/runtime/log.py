@@ -76,9 +76,6 @@ class Progress(tqdm):
             yield item
             self.update()
 
-    def show(self, numbers: str) -> None:
-        self.set_postfix_str(numbers, refresh=False)
-
 
 def follow(title: str) -> Callable[[list], Iterator]:
     """A function that iterates over a list and shows its progress on a terminal."""

@@ -407,7 +407,7 @@ def test_cocos_weights_start_the_recipe_that_the_doc_shows(tmp_path: Path, caplo
     with caplog.at_level("INFO", "transpose"):
         load_start_weights(cfg, network, skeleton.read(SKELETON))
     assert [line.strip() for line in caplog.messages[1:]] == [
-        "pos_embedding: resized from 768x1x256 to 1024x1x256",
+        "pos_embedding: resized from 32x24 to 32x32 tokens (rows x columns)",
         *(f"final_layer.{part}: rows of no keypoint taken, the rest newly initialised" for part in ("weight", "bias")),
     ]
     assert torch.equal(network.layer2[3].conv3.weight, released.layer2[3].conv3.weight)

@@ -87,6 +87,16 @@ def test_removed_keys_are_accepted_and_named_in_one_line_with_what_to_do(tmp_pat
         load(tmp_path, "TRAIN: {OLD: [1, 2]}")
 
 
+def test_the_scorer_of_version_0_1_is_accepted_and_named(tmp_path, caplog):
+    with caplog.at_level("INFO", "transpose"):
+        cfg = load(tmp_path, "TEST: {SCORER: faster-coco-eval}")
+    assert "SCORER" not in cfg.TEST
+    assert "removed keys without effect: TEST.SCORER (pycocotools computes the AP;" in caplog.text
+    saved = plain(cfg)
+    saved["TEST"]["SCORER"] = "faster-coco-eval"
+    assert config_changes(saved, cfg) == []
+
+
 def test_overrides_come_last_and_take_the_keys_type(tmp_path):
     cfg = load(tmp_path, ORIGINAL_STYLE, "TRAIN.LR", "1", "MODEL.SIGMA", "1.5", "DATASET.ROOT", "2017", "GPUS", "[3]")
     assert cfg.TRAIN.LR == 1.0 and isinstance(cfg.TRAIN.LR, float) and cfg.MODEL.SIGMA == 1.5

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from benchmarks import synthetic
 from transpose.core.predict import Predictions, TestOptions, predict
 from transpose.dataset.coco import Annotations, annotated_instances, read_annotations
 from transpose.dataset.samplers import EvalSampler
-from transpose.errors import UserError
 from transpose.evaluation import coco_eval, nms
 from transpose.evaluation.coco_eval import METRICS, average_precision
 from transpose.evaluation.evaluate import markdown_table, results
@@ -168,8 +166,7 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
     assert max(seen) > coco_eval.MAX_DETECTIONS
 
 
-@pytest.mark.parametrize("scorer", coco_eval.SCORERS)
-def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
+def test_numbers_are_plain_pycocotools_own(tmp_path):
     """Thousands of persons good, middling and bad, in images of every kind."""
     path = tmp_path / "truth.json"
     synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
@@ -196,15 +193,9 @@ def test_numbers_are_plain_pycocotools_own(tmp_path, scorer):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    ours = list(average_precision(found, truth, COCO.sigmas, scorer).values())
+    ours = list(average_precision(found, truth, COCO.sigmas).values())
     np.testing.assert_allclose(ours, evaluation.stats, rtol=0, atol=1e-12)
     assert 0.1 < ours[0] < 0.9
-
-
-def test_scorer_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(UserError, match=r"TEST\.SCORER faster-coco-eval .*: pip install faster-coco-eval"):
-        average_precision(truth_as_detections(), sample_annotations(), COCO.sigmas, "faster-coco-eval")
 
 
 def test_a_person_whose_id_is_zero_can_be_found(tmp_path):

@@ -278,7 +278,7 @@ def test_a_training_whose_imagenet_weights_are_missing_names_where_the_zoo_has_t
 
 def test_the_table_tells_what_is_here(fetched, tmp_path):
     zoo.weights("tp_h_s", tmp_path)
-    table = zoo.table(tmp_path).splitlines()
+    table = command.table(tmp_path).splitlines()
     assert [line.split()[0] for line in table[2:7]] == list(zoo.RELEASED)
     assert [line for line in table if line.endswith("(here)")] == [next(x for x in table if x.startswith("tp_h_s "))]
     assert "8,019,281" in table[4] and "19.86" in table[4] and "0.742" in table[4]
