@@ -129,12 +129,12 @@ def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
-def _decoded_images(cfg: CfgNode, persons: coco.Instances, reader: ImageReader) -> image_cache.DecodedImages:
+def _decoded_images(cfg: CfgNode, instances: coco.Instances, reader: ImageReader) -> image_cache.DecodedImages:
     """The training images, decoded by the first process unless they are already."""
     folder = Path(cfg.DATASET.DECODED_DIR)
     make_writable(folder, "DATASET.DECODED_DIR")
     path = image_cache.path_in(folder, reader.source)
-    names = np.unique(persons.images.names[persons.image]).tolist()
+    names = np.unique(instances.images.names[instances.image]).tolist()
     if distributed.rank() == 0:
         image_cache.opened(path, reader, names, log.follow(f"decode {cfg.DATASET.TRAIN_SET}"))
     distributed.gather(None)  # the others wait
@@ -143,13 +143,13 @@ def _decoded_images(cfg: CfgNode, persons: coco.Instances, reader: ImageReader) 
 
 def build_dataset(
     cfg: CfgNode,
-    persons: coco.Instances,
+    instances: coco.Instances,
     reader: Reader,
     skeleton: Skeleton,
     augmentation: Augmentation | None = None,
 ) -> TopDownDataset:
     return TopDownDataset(
-        persons,
+        instances,
         reader,
         skeleton,
         tuple(cfg.MODEL.IMAGE_SIZE),
@@ -190,12 +190,12 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
 
     if data.INDEX_CACHE and not is_mpii(cfg):
         folder, key = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
-        source, persons = annotation_cache.load_or_build(folder, _annotation_file(cfg, data.TRAIN_SET), read, key=key)
+        source, instances = annotation_cache.load_or_build(folder, _annotation_file(cfg, data.TRAIN_SET), read, key=key)
     else:
-        source, persons = read()
-    if persons.unlisted:
-        logger.warning("%s: %d persons of images that it does not list are skipped", source.path, persons.unlisted)
-    return skeleton_of(cfg, source), persons
+        source, instances = read()
+    if instances.unlisted:
+        logger.warning("%s: %d persons of images that it does not list are skipped", source.path, instances.unlisted)
+    return skeleton_of(cfg, source), instances
 
 
 def build_training_data(
@@ -203,7 +203,7 @@ def build_training_data(
 ) -> tuple[DataLoader | on_device.OnDeviceLoader, TrainSampler]:
     """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the images go to `device`."""
     data = cfg.DATASET
-    skeleton, persons = _training_instances(cfg)
+    skeleton, instances = _training_instances(cfg)
     if data.PROB_HALF_BODY and not (skeleton.upper_body and skeleton.lower_body):
         logger.warning("the skeleton names no upper_body and lower_body: no half-body crops (PROB_HALF_BODY)")
     elif data.PROB_HALF_BODY and data.NUM_JOINTS_HALF_BODY >= skeleton.num_joints:
@@ -212,7 +212,7 @@ def build_training_data(
             *(data.NUM_JOINTS_HALF_BODY, skeleton.num_joints),
         )
     if data.SELECT_DATA:
-        persons = coco.select(persons, coco.centred(persons, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
+        instances = coco.select(instances, coco.centred(instances, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
     augmentation = Augmentation(
         flip=data.FLIP,
         scale=data.SCALE_FACTOR,
@@ -222,8 +222,8 @@ def build_training_data(
         upper_body=data.PROB_UPPER_BODY,
     )
     reader = _image_reader(cfg, data.TRAIN_SET)
-    decoded = _decoded_images(cfg, persons, reader) if data.DECODED_DIR else None
-    crops = build_dataset(cfg, persons, decoded or reader, skeleton, augmentation)
+    decoded = _decoded_images(cfg, instances, reader) if data.DECODED_DIR else None
+    crops = build_dataset(cfg, instances, decoded or reader, skeleton, augmentation)
     plan = TrainSampler(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,

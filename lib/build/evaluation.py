@@ -47,11 +47,11 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     name = cfg.DATASET.TEST_SET
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
-    persons = mpii.annotated_instances(annotations, with_joints=has_truth(name))
+    instances = mpii.annotated_instances(annotations, with_joints=has_truth(name))
     truth = None
     if has_truth(name):
-        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), skeleton.names, len(persons))
-    return PckhEvaluation(truth=truth, **_common(cfg, device, build_dataset(cfg, persons, reader, skeleton)))
+        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), skeleton.names, len(instances))
+    return PckhEvaluation(truth=truth, **_common(cfg, device, build_dataset(cfg, instances, reader, skeleton)))
 
 
 def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
@@ -62,15 +62,15 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     joints, boxes = skeleton.num_joints, "ground truth"
     if has_truth(name):
         coco.check_truth(annotations)
-        persons = coco.annotated_instances(annotations)
+        instances = coco.annotated_instances(annotations)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
-        persons = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
-    if persons.unlisted:
+        instances = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
+    if instances.unlisted:
         source = annotations.path if test.USE_GT_BBOX else test.COCO_BBOX_FILE
         logger.warning(
             "%s: %d persons of images that %s does not list are skipped",
-            *(source, persons.unlisted, annotations.path.name),
+            *(source, instances.unlisted, annotations.path.name),
         )
     return CocoEvaluation(
         boxes=boxes,
@@ -78,7 +78,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         has_truth=has_truth(name),
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
-        **_common(cfg, device, build_dataset(cfg, persons, reader, skeleton)),
+        **_common(cfg, device, build_dataset(cfg, instances, reader, skeleton)),
     )
 
 

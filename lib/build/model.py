@@ -155,7 +155,7 @@ def read_trained_model(path: Path, yaml_file: Path | None = None) -> TrainedMode
 
 
 def read_tested_model(cfg: CfgNode, folder: Path) -> TrainedModel:
-    """The network that a test would load (`load_trained`). Raises UserError as `trained` does."""
+    """The network that a test would load (`load_trained`). Raises UserError as `read_trained_model` does."""
     network = build_model(cfg)
     return _as_tested(cfg, network, load_trained(cfg, network, folder))
 

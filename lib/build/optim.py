@@ -13,12 +13,11 @@ from ..core import loss
 from ..core.train import TrainOptions
 from ..errors import UserError
 from ..models.backends import PRECISIONS
+from ..models.transpose import TransPose
 from ..pose import heatmap
 from ..pose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
-
-HEAD = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")  # all but the backbone
 
 
 def build_targets(
@@ -67,7 +66,7 @@ def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optim
     groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups[not name.startswith(HEAD) and train.BACKBONE_LR_FACTOR != 1].append(parameter)
+            groups[not name.startswith(TransPose.NOT_BACKBONE) and train.BACKBONE_LR_FACTOR != 1].append(parameter)
     trained = [
         {"params": group, "lr_scale": train.BACKBONE_LR_FACTOR if backbone else 1.0}
         for backbone, group in groups.items()

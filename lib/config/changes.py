@@ -18,7 +18,9 @@ FREE_TO_CHANGE = (
     "AUTO_RESUME",
     "PIN_MEMORY",
     "RANK",
-    "CUDNN",
+    "CUDNN.BENCHMARK",
+    "CUDNN.DETERMINISTIC",
+    "CUDNN.ENABLED",
     "DEBUG",
     "MODEL.PRETRAINED",
     "DATASET.ROOT",
@@ -57,5 +59,10 @@ def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
     return [
         f"{key}: {value} -> {after.get(key, '(absent)')}"
         for key, value in before.items()
-        if value != after.get(key) and not key.startswith((*FREE_TO_CHANGE, *REMOVED))
+        if value != after.get(key) and not is_free(key)
     ]
+
+
+def is_free(key: str) -> bool:
+    """Whether a resumed run may change a key: it, or the section that it is in, is listed, or it means nothing now."""
+    return key.split(".")[0] in FREE_TO_CHANGE or key in FREE_TO_CHANGE or key in REMOVED

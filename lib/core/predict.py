@@ -70,7 +70,7 @@ def normalise(images: Tensor, device: torch.device) -> Tensor:
 
 
 def heatmaps_of(model: Callable[[Tensor], Tensor], images: Tensor, flip_order: Tensor | None) -> Tensor:
-    """Heatmaps of normalised images; with `flip_order` (K) the mean with those of the mirrored images.
+    """Heatmaps of normalised images; with `flip_order` (K) the mean with those of the mirrored images, not shifted.
 
     A GPU takes both as one batch of 2B, which does not pay on a processor.
     """

@@ -110,9 +110,9 @@ def train_epoch(
 
     `targets_of(batch)` makes the target maps (B, K, H, W) and weights (B, K) on the device, `criterion(output, target,
     weight)` the loss; `first_step` is the run's number of the epoch's first step. `scaler` keeps float16's gradients
-    from vanishing, and itself skips steps whose scaled gradient is too large. With `options.skip_broken` the processes
-    leave a step out that is broken in any of them, for which each waits for its device; without it they take the step,
-    and who saves or reports has to look first.
+    from vanishing, and itself skips steps whose scaled gradient is too large. With `options.skip_broken` a step that is
+    broken in any process is left out by all; that makes every step wait for the device. Without it the step is taken,
+    and the caller must look at `Step.broken` before it saves or reports.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

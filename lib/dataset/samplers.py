@@ -9,11 +9,10 @@ from torch.utils.data import Sampler
 class TrainSampler(Sampler):
     """Micro-batches of (epoch, sample) for one process.
 
-    An optimiser step takes `micro_batches` times `micro_batch` samples of a permutation drawn from (seed, epoch);
-    process `rank` of `world` gets every `world`-th micro-batch: as many micro-batches as the recipe has GPUs, however
-    many processes stand for them. The epoch's last step takes what is left, cut into equal micro-batches; fewer samples
-    than `micro_batches` wait for another epoch's permutation. `epoch` is the one to iterate over, `first` the step to
-    begin with.
+    An optimiser step takes `micro_batches` times `micro_batch` samples of a permutation that (seed, epoch) determine.
+    There is a micro-batch for each GPU of the recipe; process `rank` of `world` gets every `world`-th of them. The last
+    step of an epoch takes the samples that are left, in equal micro-batches; fewer than `micro_batches` are left out of
+    this epoch. `epoch` is the one to iterate over, `first` its step to begin with.
     """
 
     def __init__(
@@ -64,9 +63,9 @@ class TrainSampler(Sampler):
 
 
 class EvalSampler(Sampler):
-    """Each sample once, those of one image next to each other, so that it is decoded once; `image` (N) tells which.
+    """Each sample once, those of one image next to each other, so that it is decoded once.
 
-    Process `rank` gets every `world`-th batch.
+    `image` (N) is each sample's image. Process `rank` gets every `world`-th batch.
     """
 
     def __init__(self, image: np.ndarray, size: int, *, rank: int = 0, world: int = 1):

@@ -16,7 +16,7 @@ from ..pose.skeleton import Skeleton
 from .coco import Instances
 from .images import Reader
 
-# OpenCV's threads do not survive the fork that makes a loading process, which would then wait for them for ever.
+# OpenCV's threads do not survive the fork of a loading process, and the process would wait for them for ever.
 cv2.setNumThreads(0)
 
 ROTATION_PROBABILITY = 0.6
@@ -173,8 +173,10 @@ class TopDownDataset(Dataset):
 
 
 def mirror_image(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
-    """The mirror image (H, W, 3) of an image, undefined farther from `center` (2, in the mirror image) than a crop
-    around it reaches: most of the pixels are not looked at, and a mirrored view OpenCV would copy slowly."""
+    """An image (H, W, 3) mirrored as far as a crop around `center` (2, in the mirrored image) reaches, else undefined.
+
+    A crop shows a small part of most images, so that mirroring only this part is several times as fast.
+    """
     height, width = image.shape[:2]
     # Two pixels more than what interpolation between pixel centres asks for.
     left, top = np.maximum(np.floor(center - half_extent) - 2, 0).astype(int)
@@ -190,7 +192,8 @@ def half_body_crop(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Centre (2) and scale (2) of a crop around the visible joints of one half of the body, None for a lone joint.
 
-    The preferred half needs more than two joints; else the lower is taken if it has more than two, else the upper.
+    The upper half is taken if it is preferred and has more than two joints; else the lower if it has more than two;
+    else the upper.
     """
     halves = (skeleton.upper_body, skeleton.lower_body)
     upper, lower = (keypoints[[joint for joint in half if visible[joint] > 0]] for half in halves)

@@ -88,7 +88,7 @@ class Trainer:
         return self.averaged.module
 
     def run(self) -> int | None:
-        """Train the epochs that are left, then write the final weights; returns the signal that ended the run before.
+        """Train the epochs that are left, then write the final weights; returns the signal that stopped it, if any did.
 
         Raises UserError for a loss or gradient that is NaN or infinite, and for files that cannot be written.
         """
@@ -97,7 +97,7 @@ class Trainer:
                 self._run()
             return None
         except (Interrupted, RuntimeError) as error:
-            # A process that a signal has ended leaves another, which got it too, without a partner.
+            # The same signal may end another process first; waiting for that one then fails here.
             deserted = distributed.world() > 1 and self.interruption.signal is not None
             if isinstance(error, RuntimeError) and not deserted:
                 raise
@@ -206,8 +206,8 @@ class Trainer:
         path, norm = self.folder / BROKEN_STEPS, float(step.norm)
         if distributed.rank() == 0:
             assert isinstance(self.loader.dataset, TopDownDataset)
-            people = self.loader.dataset.instances
-            names = people.images.names[people.image]
+            instances = self.loader.dataset.instances
+            names = instances.images.names[instances.image]
             record = {
                 "epoch": self.epoch + 1,
                 "step": step.number + 1,
@@ -215,7 +215,7 @@ class Trainer:
                 "micro-batches": [
                     {
                         "loss": str(loss),
-                        "samples": [{"annotation": int(people.ids[i]), "image": str(names[i])} for i in samples],
+                        "samples": [{"annotation": int(instances.ids[i]), "image": str(names[i])} for i in samples],
                     }
                     for loss, samples in batches
                 ],
@@ -229,7 +229,7 @@ class Trainer:
         return f"{self.title} step {step.number + 1}: {wrong or f'the gradient is {norm}'} (its samples: {path})"
 
     def _validate(self) -> None:
-        # Each process has its own batch norm statistics; the first one's are judged because they are saved.
+        # Each process has its own batch norm statistics; those of the first are saved, so they are evaluated.
         distributed.share(self.model.buffers())
         distributed.share(self.averaged.module.buffers() if self.averaged is not None else [])
         predictions = self.evaluation.predict(self.result, self._watch)
@@ -255,7 +255,7 @@ class Trainer:
     def _save(self) -> None:
         if distributed.rank() > 0:
             return
-        # First, so that a run whose checkpoint says that it is finished has them.
+        # First: a checkpoint that says that the run is finished must have final weights beside it.
         if self.epoch == self.options.epochs:
             checkpoint.save(self.folder / FINAL, self.result.state_dict())
         state = {
@@ -279,7 +279,7 @@ class Trainer:
         for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
             raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train anew with another --modelDir")
         if (self.folder / FINAL).exists():
-            logger.warning("%s is the shorter run's until this one is finished", self.folder / FINAL)
+            logger.warning("%s is from the run with fewer epochs, until this one is finished", self.folder / FINAL)
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Predictions -> rescoring -> OKS-NMS -> COCO's ten numbers.
+"""Predictions -> rescoring -> OKS-NMS -> the results file, COCO's ten numbers and their table.
 
 N persons, K keypoints. OKS (object keypoint similarity) and AP are COCO's: https://cocodataset.org/#keypoints-eval
 """
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def results(
-    people: Instances,
+    instances: Instances,
     predictions: Predictions,
     *,
     category_id: int,
@@ -44,13 +44,13 @@ def results(
     soft_nms: bool = False,
 ) -> list[dict[str, Any]]:
     """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
-    scores = nms.rescore(people.scores[predictions.index], predictions.scores, score_threshold)
+    scores = nms.rescore(instances.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
-    image = people.image[predictions.index]
+    image = instances.image[predictions.index]
     suppress = nms.soft if soft_nms else nms.hard
     kept = suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas))
     columns = {
-        "image_id": people.images.ids[image],
+        "image_id": instances.images.ids[image],
         "category_id": np.full(len(image), category_id),
         "keypoints": triplets(predictions),
         "score": scores,
@@ -72,15 +72,15 @@ def as_dicts(columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def refuse_broken(people: Instances, predictions: Predictions) -> None:
+def refuse_broken(instances: Instances, predictions: Predictions) -> None:
     """Raise UserError where a prediction is NaN or infinite."""
     broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
     if broken.any():
         first = predictions.index[broken.argmax()]
         raise UserError(
             f"{broken.sum()} of {len(broken)} predicted persons have keypoints or scores that are NaN or infinite, "
-            f"the first in image {people.images.ids[people.image[first]]}: the weights are broken, the precision is "
-            "too low (TEST.PRECISION), or the training has diverged (TRAIN.LR)"
+            f"the first in image {instances.images.ids[instances.image[first]]}: the weights are broken, the precision "
+            "is too low (TEST.PRECISION), or the training has diverged (TRAIN.LR)"
         )
 
 

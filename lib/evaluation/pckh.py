@@ -148,13 +148,13 @@ def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str,
     return metrics
 
 
-def results(people: Instances, predictions: Predictions) -> list[dict[str, Any]]:
+def results(instances: Instances, predictions: Predictions) -> list[dict[str, Any]]:
     """One dict a person in the annotation file's order, in 0-based pixels, as far as it goes in COCO's format."""
-    image = people.image[predictions.index]
+    image = instances.image[predictions.index]
     return as_dicts(
         {
-            "image": people.images.names[image],
-            "image_id": people.images.ids[image],
+            "image": instances.images.names[image],
+            "image_id": instances.images.ids[image],
             "keypoints": triplets(predictions),
             "score": predictions.scores.astype(np.float64).mean(1),
             "center": predictions.center,

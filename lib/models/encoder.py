@@ -67,8 +67,8 @@ class SelfAttention(nn.Module):
     def projections(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, M, N, D / M) of tokens (B, N, D)."""
         dim = self.out_proj.in_features
-        asking = x if positions is None else x + positions
-        q, k = F.linear(asking, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
+        x_with_positions = x if positions is None else x + positions
+        q, k = F.linear(x_with_positions, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]).chunk(2, dim=-1)
         v = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         return self._split(q), self._split(k), self._split(v)
 
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def positions_of(self, layer: int, positions: Tensor | None) -> Tensor | None:
-        """What the layer adds to queries and keys of `positions`."""
+        """The positions that this layer adds to its queries and keys; None if it adds none."""
         return None if layer > 0 and self.positions_at_first_layer_only else positions
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:

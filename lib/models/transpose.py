@@ -6,6 +6,7 @@ The state dict is a file format: keys, shapes and dtypes are those of the releas
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class TransPose(nn.Module):
     so that parameters are created in the published order, and defines `features` and `head`.
     """
 
+    NOT_BACKBONE: ClassVar = ("pos_embedding", "reduce.", "global_encoder.", "deconv_layers.", "final_layer.")
     stride: int
     pos_embedding: nn.Parameter | None
     reduce: nn.Conv2d

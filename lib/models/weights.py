@@ -69,7 +69,9 @@ def initialise(
         for stage in stages:
             if stage not in known:
                 nearest = difflib.get_close_matches(stage, known, n=1, cutoff=0)[0]
-                raise UserError(f"PRETRAINED_LAYERS: {stage!r} is no part of this model; the nearest is {nearest!r}")
+                raise UserError(
+                    f"MODEL.EXTRA.PRETRAINED_LAYERS: {stage!r} is no part of this model; the nearest is {nearest!r}"
+                )
         chosen = {k: v for k, v in imagenet.items() if "*" in stages[:1] or k.split(".")[0] in stages}
         _take(model, chosen, source)
 

@@ -41,7 +41,7 @@ def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.nda
 
 
 def has_crop(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Which crops (N, bool) are so large, and so near the image, that float32 can tell their corners apart."""
+    """Which crops (N, bool) float32 can tell the corners of apart: not those that are tiny or very far away."""
     half_width = np.abs(scale[:, 0] * PIXEL_STD - 1) / 2
     return half_width > np.spacing(np.abs(center).max(1))
 
@@ -71,10 +71,10 @@ def crop_to_output(
     published system: a closed form differs by up to 1.7e-3 input pixels. `inverse` gives output -> image.
     """
     # Plain numbers: arrays of three points would take several times as long.
-    half_width = float((scale[0] * PIXEL_STD - 1) * -0.5)
+    up = float((scale[0] * PIXEL_STD - 1) * -0.5)  # y points down
     angle = math.radians(rotation)
     x, y = _single(center[0]), _single(center[1])
-    source = _triangle(x, y, _single(x - half_width * math.sin(angle)), _single(y + half_width * math.cos(angle)))
+    source = _triangle(x, y, _single(x - up * math.sin(angle)), _single(y + up * math.cos(angle)))
     x, y = (size[0] - 1) * 0.5, (size[1] - 1) * 0.5
     target = _triangle(x, y, x, _single(y - x))
     return _affine(target, source) if inverse else _affine(source, target)

@@ -208,7 +208,10 @@ def _rescaled_around(maps: Tensor, x: Tensor, y: Tensor, rows: Tensor, columns: 
 
 
 def _newton_step(log: Tensor) -> Tensor:
-    """-H^-1 g (N, 2) by central differences on the stencil (13, N) of a peak; not finite for a singular Hessian."""
+    """DARK's Taylor step -H^-1 g (N, 2), by central differences on the stencil (13, N) of a peak.
+
+    It is not finite for a singular Hessian.
+    """
     gx, gy, hxx, hyy, hxy = DIFFERENCES.to(log) @ log
     return torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], -1) / (hxx * hyy - hxy**2)[:, None]
 

@@ -45,8 +45,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
-    """Write tensors, numbers, text, lists and dicts as a .pth file with a checksum inside; named tensors alone also as
-    a .safetensors. `keep`: see write_atomically."""
+    """Write tensors, numbers, text, lists and dicts as a .pth file with a checksum inside; named tensors as a
+    .safetensors if the name ends so. `keep`: see write_atomically."""
     if path.suffix == SAFETENSORS:
         # It refuses tensors that share memory, as tied weights do.
         alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in content.items()}
@@ -98,8 +98,8 @@ def _read_pth(path: Path, content: bytes) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:
-        # The unpickler that loads weights only names what else a file of torch's wants to import, and does not open
-        # programs (TorchScript) or the tar files of before 2017.
+        # With weights_only torch names what else a file wants to import, and opens neither programs (TorchScript) nor
+        # the tar files of before 2017.
         said = str(error).lower()
         forbidden = "unsupported global" in said or "cannot use ``weights_only" in said
         if forbidden or content[257:262] == b"ustar" or _is_whole_pickle(content):
@@ -125,8 +125,10 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def _check_zip(path: Path, content: bytes) -> None:
-    """Raise Damaged if the checksum is not that of the bytes, which files of others lack, and UserError for compressed
-    parts, which torch does not write: a small one fills any memory."""
+    """Raise Damaged if a file has a checksum that is not that of its bytes; only our files have one.
+
+    Raises UserError for compressed parts, which torch does not write: a small file of them fills any memory.
+    """
     if content[-2:] != b"\0\0" and _seal(memoryview(content)[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
         raise Damaged(f"{path}: damaged, its checksum is not that of its bytes")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
