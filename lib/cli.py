@@ -16,7 +16,7 @@ FOR_TRAINING = ("json_tricks", "pycocotools", "tensorboardX")
 
 
 def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentParser:
-    """The lineage's arguments: --cfg, directories, and KEY VALUE overrides at the end."""
+    """The original's arguments: --cfg, directories, and KEY VALUE overrides at the end."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="experiment's configuration file")
     arguments.add_argument("--modelDir", default="", metavar="DIR", help="where runs' folders go (OUTPUT_DIR)")

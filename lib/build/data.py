@@ -248,7 +248,7 @@ def build_training_data(
     return build_loader(cfg, crops, plan, persistent=True), plan
 
 
-def check_boxes(cfg: CfgNode) -> None:
+def check_box_source(cfg: CfgNode) -> None:
     """Raise UserError if TEST names no boxes to test on."""
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
     if not has_truth(name) and test.USE_GT_BBOX:
@@ -278,7 +278,7 @@ def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], 
     ]
 
     def boxes() -> doctor.Boxes | None:
-        check_boxes(cfg)
+        check_box_source(cfg)
         if not test.COCO_BBOX_FILE:
             return None
         return doctor.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)

@@ -18,7 +18,7 @@ from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend
 from ..runtime import distributed
-from .data import CPU, build_dataset, build_loader, check_boxes, has_truth, is_mpii, skeleton_of, test_images
+from .data import CPU, build_dataset, build_loader, check_box_source, has_truth, is_mpii, skeleton_of, test_images
 from .model import build_test_options
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
 
 def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     name, test = cfg.DATASET.TEST_SET, cfg.TEST
-    check_boxes(cfg)
+    check_box_source(cfg)
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
     joints, boxes = skeleton.num_joints, "ground truth"

@@ -11,7 +11,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from ..config.changes import config_changes, plain
+from ..config.changes import as_dict, config_changes
 from ..engine.monitor import Monitor, Pictures
 from ..engine.resume import claim_folder, saved_state
 from ..engine.trainer import Trainer
@@ -103,7 +103,7 @@ def build_trainer(
     trainer = Trainer(
         name=name,
         folder=folder,
-        config=plain(cfg),
+        config=as_dict(cfg),
         model=model,
         loader=loader,
         plan=plan,

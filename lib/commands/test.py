@@ -21,11 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_backends(cfg)
     name = Path(arguments.cfg).stem
     folder = run_folder(cfg, name)
-    if distributed.rank() == 0:
-        log.to_file(folder / f"{name}_{log.time_stamp()}_test.log")
-
     model = build_model(cfg)
     weights = load_trained(cfg, model, folder)
+    if distributed.rank() == 0:
+        log.to_file(folder / f"{name}_{log.time_stamp()}_test.log")
     evaluation = build_evaluation(cfg, device)
     predictions = evaluation.predict(model.to(device))
     if distributed.rank() == 0:

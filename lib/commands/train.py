@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = cli.configuration(arguments)
 
     from ..build.run import build_trainer, log_folder, read_state, run_folder, set_backends
-    from ..engine.resume import in_words
+    from ..engine.resume import describe_best
     from ..runtime import distributed, log
 
     distributed.start_one_process_per_gpu(cfg.GPUS)
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.logger.info(
             "%s: this run is finished (%d epochs, %s); test it with tools/test.py, or train on with a larger "
             "TRAIN.END_EPOCH and TRAIN.RESUME_CHANGED True",
-            *(folder, saved["epoch"], in_words(saved["best"])),
+            *(folder, saved["epoch"], describe_best(saved["best"])),
         )
         return
 

@@ -113,6 +113,8 @@ def check(given: argparse.Namespace) -> None:
     for point in given.point or []:
         if len(point) != 2:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+    if not given.image.exists():  # before weights are downloaded
+        raise UserError(f"{given.image}: cannot read the image (No such file or directory)")
     if not 0 <= given.threshold < math.inf:
         raise UserError(f"--threshold is a weight, 0 or more, not {given.threshold:g}")
 

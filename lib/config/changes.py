@@ -42,10 +42,10 @@ FREE_TO_CHANGE = (
 )
 
 
-def plain(cfg: CfgNode) -> dict[str, Any]:
+def as_dict(cfg: CfgNode) -> dict[str, Any]:
     """The configuration as nested dicts of plain values."""
     return {
-        key: plain(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
+        key: as_dict(value) if isinstance(value, CfgNode) else list(value) if isinstance(value, tuple) else value
         for key, value in cfg.items()
     }
 
@@ -53,7 +53,7 @@ def plain(cfg: CfgNode) -> dict[str, Any]:
 def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
     """Lines "KEY: old -> new" for what a resumed run would train or evaluate differently."""
     # A checkpoint from before a key was there was trained with its default.
-    before, after = (dict(leaves(plain(defaults()))) | dict(leaves(tree)) for tree in (old, plain(cfg)))
+    before, after = (dict(leaves(as_dict(defaults()))) | dict(leaves(tree)) for tree in (old, as_dict(cfg)))
     for values in (before, after):
         values["GPUS"] = len(values["GPUS"])
     return [

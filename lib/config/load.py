@@ -120,7 +120,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _nearest(key: str) -> str:
-    known = [name for name, _ in leaves(defaults())]
+    known = [*(name for name, _ in leaves(defaults())), *REMOVED]
     sections = {name[:dot] for name in known for dot in range(len(name)) if name[dot] == "."}
     full = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not full:

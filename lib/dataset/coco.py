@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..pose import geometry
-from .findings import ERROR, NOTE, OK, Findings, many, plain
+from .findings import ERROR, NOTE, OK, Findings, in_digits, many
 from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table, listing, read_json
 
 logger = logging.getLogger(__name__)
@@ -420,7 +420,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
     usable = person & listed & ~empty
     if empty.any():
         says = f"{empty.sum():,} without width and height are left out"
-        examples = (f"{plain(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(empty))
+        examples = (f"{in_digits(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(empty))
         stops = (person & listed).any() and not usable.any()
         error = "none of its person boxes has a width and a height" if stops else ""
         findings.add(ERROR if stops else NOTE, "boxes", says, examples, error=error)

@@ -44,5 +44,5 @@ def many(count: int, what: str) -> str:
     return f"{count:,} {what if count == 1 else plural}"
 
 
-def plain(numbers: Iterable[float]) -> str:
+def in_digits(numbers: Iterable[float]) -> str:
     return ", ".join(f"{number:.6g}" for number in numbers)

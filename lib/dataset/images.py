@@ -22,7 +22,7 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
 MAX_PIXELS = 2**27  # of an image; 400 MB decoded
-LIMIT = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
+LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
 MAX_BYTES_A_PIXEL = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
 
 
@@ -107,7 +107,7 @@ class ImageReader:
             raise UserError(f"{where}: cannot read the zip ({error})") from None
 
 
-def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT) -> bytes:
+def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY) -> bytes:
     """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
 
     Raises UserError for what is no file (a pipe would keep its reader waiting), and for one larger than any image of
@@ -125,7 +125,7 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str 
         raise UserError(f"{where}: cannot read the image ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT) -> None:
+def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT_KEY) -> None:
     if count > MAX_BYTES_A_PIXEL * max_pixels:
         raise UserError(
             f"{where}: refused before reading, it has {count:,} bytes, more than any image of the {max_pixels:,} "
@@ -138,7 +138,7 @@ def decode_image(
     where: str,
     oriented: bool = False,
     max_pixels: int = MAX_PIXELS,
-    limit: str = LIMIT,
+    limit: str = LIMIT_KEY,
 ) -> np.ndarray:
     """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
 

@@ -84,7 +84,7 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
     return previous, saved
 
 
-def in_words(best: dict[str, Any]) -> str:
+def describe_best(best: dict[str, Any]) -> str:
     """A training state's `best` for the log."""
     (metric,) = best.keys() - {"epoch"}
     return f"best {metric} {best[metric]:.4f}"

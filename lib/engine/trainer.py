@@ -28,7 +28,7 @@ from ..models.transpose import TransPose
 from ..runtime import checkpoint, distributed, log
 from ..runtime.signals import Interrupted, SignalHandler
 from .monitor import Monitor
-from .resume import BEST, CHECKPOINT, FINAL, PREVIOUS, in_words
+from .resume import BEST, CHECKPOINT, FINAL, PREVIOUS, describe_best
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Trainer:
                     self._validate()
             self.epoch, self.epoch_step = self.epoch + 1, 0
             self._save()
-        logger.info("final weights: %s; %s", self.folder / FINAL, in_words(self.best))
+        logger.info("final weights: %s; %s", self.folder / FINAL, describe_best(self.best))
 
     def _train(self, wrapped: nn.Module) -> None:
         """The steps of this epoch that are left."""
@@ -301,5 +301,5 @@ class Trainer:
             self.step, self.epoch_step = self.step - self.epoch_step, 0
         logger.info(
             "resumed %s: %d epochs and %d steps done, step %d, %s",
-            *(path, self.epoch, self.epoch_step, self.step, in_words(self.best)),
+            *(path, self.epoch, self.epoch_step, self.step, describe_best(self.best)),
         )

@@ -105,7 +105,7 @@ def model(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
 
 def weights(name: str, folder: Path | None = None) -> Path:
     """The file of a model's released weights, downloaded if it is absent: in `folder`, else where the recipes of a
-    clone look if it is there, else in the user's cache (`download.place`).
+    clone look if it is there, else in the user's cache (`download.cached_place`).
 
     Raises UserError if the download fails, or if the file is not the one that was first downloaded.
     """
@@ -137,4 +137,4 @@ def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
 
 def place(folder: Path | None, in_clone: str, file: str) -> Path:
     """Where a file is, or is downloaded to, as `weights` says; `in_clone` is its folder in a clone."""
-    return folder / file if folder else download.place(repository_root() / in_clone / file)
+    return folder / file if folder else download.cached_place(repository_root() / in_clone / file)

@@ -25,7 +25,7 @@ DETECTORS = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet
 
 def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
     """A detector of that name with trained weights: those of a file, else torchvision's, downloaded on first use to
-    the user's cache (`download.place`).
+    the user's cache (`download.cached_place`).
 
     Raises UserError for an unknown name, a file of another network, or if the download fails.
     """
@@ -34,7 +34,7 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
     if weights is None:
         url = get_model_weights(DETECTORS[name])["COCO_V1"].url
         try:
-            weights = download.fetch(url, download.place(repository_root() / FOLDER / url.rsplit("/", 1)[1]))
+            weights = download.fetch(url, download.cached_place(repository_root() / FOLDER / url.rsplit("/", 1)[1]))
         except UserError as error:
             raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
     model = get_model(DETECTORS[name], weights=None, weights_backbone=None)

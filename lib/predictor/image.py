@@ -18,7 +18,7 @@ from ..errors import UserError
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
 COLORS = ("RGB", "BGR")
-LIMIT = "--max-pixels (in Python max_pixels)"
+LIMIT_OPTION = "--max-pixels (in Python max_pixels)"
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL
 
 
@@ -52,7 +52,7 @@ class InputImage:
         if isinstance(source, str | PathLike):
             most = self.max_pixels or MAX_PIXELS
             return decode_image(
-                content_of(Path(source), self.label, most, LIMIT), self.label, self.oriented, most, LIMIT
+                content_of(Path(source), self.label, most, LIMIT_OPTION), self.label, self.oriented, most, LIMIT_OPTION
             )
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)[..., ::-1].copy()

@@ -16,7 +16,7 @@ from .log import logger, on_terminal
 SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # PyTorch's way: resnet50-19c8e357.pth
 
 
-def place(in_clone: Path) -> Path:
+def cached_place(in_clone: Path) -> Path:
     """A file of the clone if it is there, else its place in the cache: TRANSPOSE_HOME, else torch.hub's folder."""
     cache = Path(os.environ.get("TRANSPOSE_HOME") or f"{torch.hub.get_dir()}/checkpoints").expanduser()
     return in_clone if in_clone.exists() else cache / in_clone.name
@@ -75,9 +75,12 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
     import pooch
     from requests import RequestException
 
+    stated = ""
+
     def check(answer: Any, **_: Any) -> None:
         """Called with the head of every answer, before a redirection is followed or a body is read."""
-        length = answer.headers.get("Content-Length")
+        nonlocal stated
+        stated = length = answer.headers.get("Content-Length")
         if answer.is_redirect:
             _refuse_insecure(urljoin(answer.url, answer.headers["Location"]))
         elif answer.status_code != 200:
@@ -98,6 +101,8 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
         download(url, file, None)
     except RequestException as error:
         raise UserError(f"{url}: the download failed ({root_cause(error)}); {otherwise}") from None
+    if stated and file.tell() != int(stated):  # which not every version of urllib3 looks at
+        raise UserError(f"{url}: the download failed ({file.tell():,} of {int(stated):,} bytes came); {otherwise}")
 
 
 def _refuse_insecure(url: str) -> None:

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from transpose.build.model import SKELETON_FILE
 from transpose.build.optim import build_learning_rate, build_optimizer
-from transpose.config.changes import config_changes, plain
+from transpose.config.changes import as_dict, config_changes
 from transpose.config.check import REMOVED
 from transpose.config.load import load_config
 from transpose.errors import UserError
@@ -50,7 +50,7 @@ def test_shipped_yaml_loads_and_the_runs_own_copy_says_the_same(path, tmp_path):
     cfg = load_config(path)
     copy = tmp_path / "config.yaml"
     copy.write_text(cfg.dump())
-    assert plain(cfg) == plain(load_config(copy))
+    assert as_dict(cfg) == as_dict(load_config(copy))
 
 
 def test_the_originals_yaml_loads_and_its_legacy_keys_are_told_in_one_line(tmp_path, caplog):
@@ -79,7 +79,7 @@ def test_removed_keys_are_accepted_and_named_in_one_line_with_what_to_do(tmp_pat
     assert "OLD" not in cfg.TRAIN and "GONE" not in cfg.TEST
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "removed keys without effect: TRAIN.OLD (set TRAIN.LR), TEST.GONE (not needed any more)"
-    saved = plain(cfg)
+    saved = as_dict(cfg)
     saved["TRAIN"]["OLD"] = [1, 2]
     assert config_changes(saved, cfg) == []
     monkeypatch.delitem(REMOVED, "TRAIN.OLD")
@@ -92,7 +92,7 @@ def test_the_scorer_of_version_0_1_is_accepted_and_named(tmp_path, caplog):
         cfg = load(tmp_path, "TEST: {SCORER: faster-coco-eval}")
     assert "SCORER" not in cfg.TEST
     assert "removed keys without effect: TEST.SCORER (pycocotools computes the AP;" in caplog.text
-    saved = plain(cfg)
+    saved = as_dict(cfg)
     saved["TEST"]["SCORER"] = "faster-coco-eval"
     assert config_changes(saved, cfg) == []
 
@@ -159,7 +159,7 @@ def test_weight_decay_acts_under_sgd_or_when_applied(overrides, decay):
 
 
 def test_resume_ignores_where_things_are_and_sees_what_trains_differently():
-    old = plain(load_config(R_A4))
+    old = as_dict(load_config(R_A4))
     same = load_config(R_A4, ["WORKERS", "2", "GPUS", "(3,)", "PRINT_FREQ", "7", "DEBUG.DEBUG", "True"], log_dir="x")
     assert config_changes(old, same) == []
     other = load_config(R_A4, ["TRAIN.LR", "0.5", "GPUS", "(0,1)"])
@@ -189,7 +189,7 @@ def test_readme_has_no_blanks_to_fill_in():
 
 def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():
     cfg = load_config(ROOT / "experiments/coco_sample/demo.yaml")
-    saved = plain(cfg)
+    saved = as_dict(cfg)
     del saved["TRAIN"]["PRECISION"], saved["SEED"]
     assert config_changes(saved, cfg) == []
     saved["TRAIN"]["LR"] = 1.0

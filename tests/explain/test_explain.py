@@ -183,10 +183,11 @@ import re
 from pathlib import Path
 import numpy as np, torch
 from helpers.goldens import ROOT, fill_from_names, state_dicts
-from transpose import build, config
-from transpose.attention import Attention
+from transpose.build.model import build_model
+from transpose.config.load import load_config
+from transpose.explain.attention import Attention
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-network = build.model(config.load(ROOT / "experiments/coco" / state_dicts()["tp_h_a6"]["config"])).eval()
+network = build_model(load_config(ROOT / "experiments/coco" / state_dicts()["tp_h_a6"]["config"])).eval()
 fill_from_names(network)
 x = torch.from_numpy(np.random.RandomState(0).standard_normal((1, 3, 256, 192)).astype(np.float32))
 before = peak()

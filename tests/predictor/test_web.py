@@ -1,4 +1,4 @@
-"""What the web page says to a visitor, without a browser (tests/test_web_browser.py has one)."""
+"""What the web page says to a visitor, without a browser (tests/predictor/test_web_browser.py has one)."""
 
 import socket
 import subprocess

@@ -11,7 +11,7 @@ from ...pose import geometry
 from ...pose import skeleton as skeletons
 from ...pose.skeleton import Skeleton
 from ..coco import Annotations, Instances, count_reasons, first_reasons
-from ..findings import ERROR, NOTE, OK, Findings, many, plain
+from ..findings import ERROR, NOTE, OK, Findings, in_digits, many
 
 ROUNDING = 1.0  # pixels by which a box may leave its image unreported
 SUSPICIOUS, ABSURD = 0.05, 0.5  # shares of instances from which what may happen to one is a note, an error
@@ -102,7 +102,7 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
     ):
         if which.any():
             level = ERROR if remedy or (certain and (which & source.wanted).any()) else NOTE
-            examples = _examples(source, which, lambda i: plain(boxes[i]))
+            examples = _examples(source, which, lambda i: in_digits(boxes[i]))
             findings.add(level, "boxes", f"{which.sum():,} of {known.sum():,} {what}", examples, remedy)
     if not (empty | outside | beyond).any():
         findings.add(OK, "boxes", "none is empty or leaves its image")
@@ -129,7 +129,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
     def joint(marked: np.ndarray) -> Callable[[int], str]:
         def text(person: int) -> str:
             k = int(np.flatnonzero(marked[person])[0])
-            return f"{joints[k]} at {plain(source.keypoints[person, k, :2])}"
+            return f"{joints[k]} at {in_digits(source.keypoints[person, k, :2])}"
 
         return text
 
@@ -170,7 +170,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
         if np.nanmax(np.where(visible[..., None], points, 0)) <= 1:
             remedy = "they look like fractions of the image; COCO's are pixels"
         says = f"those of {away.sum():,} of {many(int(seen.sum()), 'person')} lie elsewhere than their box"
-        examples = _examples(source, away, lambda i: f"around {plain(middle[i])}, box {plain(boxes[i])},")
+        examples = _examples(source, away, lambda i: f"around {in_digits(middle[i])}, box {in_digits(boxes[i])},")
         findings.add(ERROR if away.sum() > ABSURD * seen.sum() else NOTE, "keypoints", says, examples, remedy)
     if len(findings) == before:
         findings.add(OK, "keypoints", f"{visible.sum():,} labelled, all inside their image")
