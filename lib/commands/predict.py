@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is written: in which forms, and for each source under which name, no two alike."""
+    """What is written: the forms, and for each source a unique name."""
 
     forms: list[str]
     images: dict[Path, str]
@@ -146,7 +146,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..predictor.predictor import Predictor, trained_network
 
     usable_device(given.device)
-    # The detector comes last: it may have to be downloaded, in vain if something here is wrong.
+    # The detector comes last: it may have to be downloaded, so everything else is checked first.
     predictor = Predictor(
         trained_network(given.model, given.cfg),
         flip_test=given.flip,
@@ -176,7 +176,7 @@ def predict_images(
 ) -> None:
     """Predict images, their persons batched together, and save what is asked for under their names.
 
-    What comes before an image that cannot be used is saved before the error is raised.
+    If an image cannot be used, the results of those before it are saved before the error is raised.
     """
     from ..predictor import inputs
     from ..runtime import log
@@ -221,7 +221,7 @@ def predict_video(
 ) -> None:
     """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
 
-    What comes before a frame that cannot be used is saved before the error is raised.
+    If a frame cannot be used, the results of those before it are saved before the error is raised.
     """
     from ..predictor import inputs
     from ..predictor.video import Recording, predict_video

@@ -61,7 +61,7 @@ def _killed(how: str) -> UserError:
 
 
 def _end() -> None:
-    """At the program's end: processes that ignore SIGTERM, as a training's do, would be waited for without end."""
+    """At the program's end: processes that ignore SIGTERM, as a training's do, would block the exit for ever."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # these deaths are no failures
     for process in multiprocessing.active_children():
         process.kill()

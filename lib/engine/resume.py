@@ -26,7 +26,7 @@ def saved_state(
 ) -> dict[str, Any] | None:
     """The training state that a run in this folder goes on from, None for a new run.
 
-    `changes(config)` lists in what the configuration differs from the saved one. Raises UserError for a used folder
+    `changes(config)` lists how the configuration differs from the saved one. Raises UserError for a used folder
     that is not to be resumed, a file that is no training state, changes that were not accepted, and processes that do
     not see the same file.
     """

@@ -123,7 +123,7 @@ class Explanation:
         return Query(f"({label})", (x, y), token)
 
     def found(self, threshold: float = 0.2) -> list[str]:
-        """The names of the keypoints scored so, or more."""
+        """The names of the keypoints scored `threshold` or more."""
         return [name for name, score in zip(self.names, self.scores, strict=True) if score >= max(threshold, 1e-9)]
 
     def maps(
@@ -136,7 +136,7 @@ class Explanation:
         """The maps of some places (every keypoint `found`) in some layers (all), for each of `heads` or for their mean.
 
         `mode` is a key of MODES; layers and heads count from 0. Rollout and gradient join all heads, and the layers
-        from the first up to the one named; gradient is for keypoints only. Raises UserError for what there is not.
+        from the first up to the one named; gradient is for keypoints only. Raises UserError for what does not exist.
         """
         if mode not in MODES:
             raise UserError(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
@@ -215,7 +215,7 @@ def cell_centers(grid: tuple[int, int], stride: int) -> np.ndarray:
 
 
 def token_at(x: float, y: float, grid: tuple[int, int], stride: int) -> int:
-    """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is one of cell x // stride.
+    """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is in cell x // stride.
 
     Raises UserError for a point outside of the crop.
     """

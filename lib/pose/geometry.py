@@ -4,7 +4,7 @@ The conventions are DARK's (CVPR 2020, arXiv 1910.06278), not HRNet's: a crop of
 so size - 1 goes to size - 1 and nothing is shifted by a half or a quarter of a pixel.
 
 N boxes or crops, K points. Boxes are COCO's x, y, w, h and all coordinates are pixel centres, x to the right and
-y down. `scale` is the lineage's: the crop's width and height in units of `PIXEL_STD` image pixels.
+y down. `scale` is HRNet's: the crop's width and height in units of `PIXEL_STD` image pixels.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-PIXEL_STD = 200.0  # image pixels per unit of `scale`; a constant of the lineage since the MPII annotations
+PIXEL_STD = 200.0  # image pixels per unit of `scale`; HRNet's constant, from the MPII annotations
 PADDING = 1.25  # a crop shows this many times the box
 
 

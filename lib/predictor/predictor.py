@@ -233,7 +233,7 @@ class Predictor:
             yield image, image.pixels(), own_boxes, own_scores
 
     def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
-        """Every image's crops; what a detector is to find it finds in a few images at once."""
+        """Every image's crops; a detector gets a few images at once."""
         at_once = self.detector.batch_size if isinstance(self.detector, Detector) else 1
         how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
         while group := list(islice(rows, at_once)):
@@ -276,7 +276,7 @@ class Predictor:
         return zip(found.keypoints, found.scores, strict=True)
 
     def _result(self, crops: _Crops, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
-        """The image's result, its keypoints and scores taken off the left of what was found."""
+        """The image's result, its keypoints and scores removed from the front of `found`."""
         count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
         keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)

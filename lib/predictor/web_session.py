@@ -163,11 +163,11 @@ def boxes_from(text: str) -> list[list[float]]:
 
 
 def detector_on_demand(device: str | None = None) -> Detect:
-    """torchvision's detector, loaded when it is first asked. What keeps it away is for the log, not for visitors."""
+    """torchvision's detector, loaded when first asked. If that fails, only the log says why, not the page."""
     load = cache(partial(Detector, device=device))
 
     def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `Detector`. Raises UserError if its weights cannot be had."""
+        """As `Detector`. Raises UserError if its weights cannot be loaded."""
         try:
             detector = load()
         except UserError as error:

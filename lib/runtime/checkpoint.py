@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
     truncated or has wrong bytes.
     """
     try:
-        # All at once: from here on an error is the file's, not the disk's. It is not mapped into memory either: a file
+        # Read at once: any error after this is the file's, not the disk's. It is not mapped into memory either: a file
         # that shrinks while it is mapped ends the process.
         content = path.read_bytes()
         if path.suffix == SAFETENSORS:
@@ -125,7 +125,7 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def _check_zip(path: Path, content: bytes) -> None:
-    """Raise Damaged if a file has a checksum that is not that of its bytes; only our files have one.
+    """Raise Damaged if a file's checksum does not match its bytes; only our files have one.
 
     Raises UserError for compressed parts, which torch does not write: a small file of them fills any memory.
     """
@@ -142,7 +142,7 @@ def _check_zip(path: Path, content: bytes) -> None:
 
 
 def _is_whole_pickle(content: bytes) -> bool:
-    """Whether bytes are one intact pickle, which torch's own files are not; reads its instructions, follows none."""
+    """Whether bytes are one intact pickle, which torch's own files are not; reads its instructions, executes none."""
     file = io.BytesIO(content)
     try:
         return sum(1 for _ in pickletools.genops(file)) > 1 and not file.read(1)

@@ -1,6 +1,6 @@
-"""The data of a configuration under examination: annotations, a detector's boxes, images.
+"""Checks the data that a configuration names: annotations, a detector's boxes, images.
 
-The findings with which the tools themselves would stop come with those that only this report looks for.
+Reports the errors that would stop the tools, and findings that only this report looks for.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class SetToCheck:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """Those that it can stop; training validates on the test set."""
+        """The tools that its errors stop; training validates on the test set."""
         return (TRAIN, TEST) if self.tests else (TRAIN,)
 
 
