@@ -23,8 +23,8 @@ HEIGHT = 224  # pixels of a crop on the sheet
 COLUMNS = 3
 TITLE = (
     "Samples as annotated and, beside each, mirrored as training mirrors. Where the left/right pairs are right, the "
-    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that goes astray in the "
-    "second alone tells of a wrong pair."
+    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that is wrong in the "
+    "second only shows a wrong pair."
 )
 
 

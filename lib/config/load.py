@@ -50,7 +50,7 @@ def load_config(
                 _set(cfg, key, value, where=str(file))
                 given.add(key)
         except RecursionError:
-            raise UserError(f"{file}: its sections lie inside each other without end") from None
+            raise UserError(f"{file}: its sections are nested without end") from None
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:

@@ -90,11 +90,11 @@ def opened(path: Path, reader: ImageReader, names: list[str], follow: Follow = i
         store = DecodedImages(path)
         if store.key == key:
             return store
-        logger.info("%s: the images have changed, they are decoded anew", path)
+        logger.info("%s: the images have changed, they are decoded again", path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s: damaged, made anew (%s)", path, error)
+        logger.warning("%s: damaged, made again (%s)", path, error)
     _build(path, reader, names, key, follow)
     return DecodedImages(path)
 

@@ -55,7 +55,7 @@ def _on_death(number: int, frame: Any) -> None:
 
 def _killed(how: str) -> UserError:
     return UserError(
-        f"a data loading process was killed ({how}): most often the memory does not suffice: lower WORKERS or "
+        f"a data loading process was killed ({how}): most often there is not enough memory: lower WORKERS or "
         "DATASET.CACHE_MB"
     )
 

@@ -114,7 +114,7 @@ class Explanation:
         if isinstance(place, str):
             keypoint = keypoint_index(place, self.skeleton)
             if self.scores[keypoint] <= 0:
-                raise UserError(f"the heatmap of {place} is nowhere positive on this person: it has no maximum to ask")
+                raise UserError(f"the heatmap of {place} is nowhere positive on this person, so there is no maximum")
             x, y = self.peaks[keypoint].tolist()
             return Query(place, (x, y), int(self.tokens[keypoint]), keypoint)
         x, y = place

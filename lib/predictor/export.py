@@ -294,7 +294,7 @@ def load(path: Path) -> Exported:
     try:
         about = Card(**json.loads(text or ""))
     except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{path}: holds no description of its input; it is none of tools/export.py's files") from None
+        raise UserError(f"{path}: holds no description of its input; it was not written by tools/export.py") from None
     return Exported(path, about, run)
 
 
@@ -405,7 +405,7 @@ def export(
                 FORMATS[SUFFIXES[path.suffix]].write(module.eval(), example, about, written)
             found = drift(load(written), trained, sample)
             if faults := found.faults():
-                raise UserError(f"{path}: not written, it finds something else than PyTorch: {'; '.join(faults)}")
+                raise UserError(f"{path}: not written, its results differ from PyTorch's: {'; '.join(faults)}")
             for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that refers to it
                 os.replace(file, path.with_name(file.name))
     except OSError as error:

@@ -121,7 +121,7 @@ def image_list(
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
     """The error that ended a command after so many images or frames, saying that their results are saved."""
-    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is not looked at")
+    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is skipped")
 
 
 def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:

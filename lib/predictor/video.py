@@ -169,7 +169,7 @@ class Recording(contextlib.AbstractContextManager):
         try:
             yield
         except (OSError, self._av.FFmpegError) as error:
-            raise UserError(f"{self.path}: cannot write ({error.strerror}); what stood there is untouched") from None
+            raise UserError(f"{self.path}: cannot write ({error.strerror}); an existing file is unchanged") from None
 
 
 def predict_video(

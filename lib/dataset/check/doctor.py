@@ -228,7 +228,7 @@ def _check_images(
         findings.add(ERROR, "readable", f"{len(broken):,} of {len(chosen):,} cannot be read", broken)
     if other:
         says = f"{len(other):,} of {len(chosen):,} have another size than stated: their keypoints lie elsewhere"
-        remedy = "annotate the very files that stand here, pixels as stored (EXIF orientation is ignored)"
+        remedy = "annotate exactly these files, pixels as stored (EXIF orientation is ignored)"
         findings.add(ERROR, "size", says, other, remedy)
     if not broken and not other:
         findings.add(OK, "readable", f"{len(chosen):,} of {len(there):,}{whose} read, each of the stated size")

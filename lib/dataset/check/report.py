@@ -89,7 +89,7 @@ class Report:
             if tool in self.stops:
                 verdict = f"would stop: {self.stops[tool]}"
             elif self.count(ERROR, tool):
-                verdict += ", but the errors above spoil what comes of it"
+                verdict += ", but the errors above make the result wrong"
             lines += _wrapped(verdict, width, f"{tool:<15} ", " " * 16)
         return [*lines, f"{many(self.count(ERROR), 'error')}, {many(self.count(NOTE), 'note')}"]
 
