@@ -32,7 +32,7 @@ def configuration(arguments: argparse.Namespace) -> "CfgNode":
     from .config.load import load_config
     from .runtime import log
 
-    # As `distributed.rank`, which comes with PyTorch: a wrong configuration must not take seconds to be found.
+    # Like `distributed.rank`, but without importing PyTorch, so that a wrong configuration is reported at once.
     log.start(quiet=int(os.environ.get("RANK", 0)) > 0)
     return load_config(
         arguments.cfg,
@@ -46,7 +46,7 @@ def configuration(arguments: argparse.Namespace) -> "CfgNode":
 def run(main: Callable[[], None]) -> None:
     """Run a command: a user's mistake becomes one sentence and exit code 2, a fault of the program keeps its traceback.
 
-    A reader of standard output that has read enough, as `| head` does, ends the command without a word.
+    If the reader of standard output closes it early, as `| head` does, the command ends silently.
     """
     try:
         try:
@@ -73,7 +73,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def output_closed() -> bool:
-    """Whether nobody reads standard output any more; if so, what is still to be written goes nowhere."""
+    """Whether the reader of standard output has closed it; if so, the remaining output is discarded."""
     try:
         print(flush=True)
     except BrokenPipeError:

@@ -15,7 +15,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        # A DataLoader raises a worker's exception anew from the text of its traceback, whose last line is ours.
+        # A DataLoader re-raises a worker's exception with the traceback as its message; the last line is ours.
         if message.startswith(_FROM_WORKER):
             message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
         super().__init__(message)

@@ -39,7 +39,7 @@ def _call(name: str) -> None:
 
 
 def _chosen() -> str:
-    """The command that is named first; the program then bears its name, as if it had been started by it."""
+    """The command that the first argument names; sys.argv then looks as if it had been started directly."""
     lines = [f"  {name:16} {what}" for name, what in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="transpose",

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def clone(module: str) -> Any:
-    """A module of the folder `benchmarks`, which the package does not bring along."""
+    """A module of the folder `benchmarks`, which the installed package does not contain."""
     try:
         return importlib.import_module(f"benchmarks.{module}")
     except ModuleNotFoundError as error:

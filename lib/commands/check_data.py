@@ -1,8 +1,8 @@
 """Check the data that a configuration names: python tools/check_data.py --cfg experiments/….yaml [KEY VALUE …]
 
 Reads annotations, detections and images as tools/train.py and tools/test.py would, reports what is wrong with them
-on one screen, and draws some instances as annotated and mirrored. Exit code 0: nothing stops a run or spoils what comes
-of it, though there may be notes; 1: something does; 2: there is nothing to check, or the command itself is wrong.
+on one screen, and draws some instances as annotated and mirrored. Exit code 0: nothing stops a run or makes its result
+wrong, though there may be notes; 1: something does; 2: there is nothing to check, or the command itself is wrong.
 """
 
 import sys
@@ -23,8 +23,8 @@ HEIGHT = 224  # pixels of a crop on the sheet
 COLUMNS = 3
 TITLE = (
     "Samples as annotated and, beside each, mirrored as training mirrors. Where the left/right pairs are right, the "
-    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that goes astray in the "
-    "second alone tells of a wrong pair."
+    "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that is wrong in the "
+    "second only shows a wrong pair."
 )
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if arguments.out is not None:
         draw.check_name(arguments.out)  # before all images are read, not after
-    log.start(quiet=True)  # what the tools would warn of stands in the report
+    log.start(quiet=True)  # the report contains what the tools would warn about
     number = None if arguments.images == "all" else int(arguments.images)
     report = data_report(cfg, number, log.follow("images"))
     for line in report.lines(WIDTH):

@@ -1,6 +1,6 @@
 """Weights from one format to the other: python tools/convert.py IN OUT, each a .pth or a .safetensors
 
-Of a training state the plain weights come out. Nothing in IN is executed, and no file is overwritten.
+From a training state only the plain weights are written. Nothing in IN is executed, and no file is overwritten.
 """
 
 import argparse

@@ -17,12 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add("--detector", default="fasterrcnn", metavar="NAME", help="fasterrcnn or retinanet (%(default)s)")
     add("--weights", type=Path, metavar="FILE", help="its weights; else torchvision's, downloaded on first use")
-    add("--score", type=float, default=0.05, metavar="S", help="leave out boxes scored less (%(default)s)")
+    add("--score", type=float, default=0.05, metavar="S", help="leave out boxes with a lower score (%(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--honour-exif", action="store_true", help="turn images as EXIF says, which tools/test.py does not")
+    add("--honour-exif", action="store_true", help="rotate images as EXIF says; tools/test.py does not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
-    add("--overwrite", action="store_true", help="replace files that are there already")
+    add("--overwrite", action="store_true", help="replace existing files")
     given = parser.parse_args(argv)
 
     from ..dataset.images import MAX_PIXELS
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     listed = given.out.with_name(f"{given.out.stem}_images.json")
     for path in [given.out] if given.annotations else [given.out, listed]:
         if path.exists() and not given.overwrite:
-            raise UserError(f"{path}: there already; --overwrite replaces it, --out chooses another")
+            raise UserError(f"{path}: exists already; --overwrite replaces it, --out chooses another")
     max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
     if max_pixels < 1:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")

@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write; else beside the results, as PNG")
     parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row (%(default)s)")
     parser.add_argument("--images", type=int, default=32, metavar="N", help="images at most (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="draw persons from it on (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a person (%(default)s)")
     parser.add_argument(
-        "--threshold", type=float, default=0.2, metavar="T", help="draw joints from it on (%(default)s)"
+        "--threshold", type=float, default=0.2, metavar="T", help="lowest score of a joint (%(default)s)"
     )
     arguments = parser.parse_args(argv)
     if min(arguments.columns, arguments.images) < 1:
@@ -73,7 +73,7 @@ def read_persons(path: Path, num_joints: int, image_ids: list[int], min_score: f
     listed = np.isin(image, image_ids)
     if not listed.any():
         raise UserError(
-            f"{path}: none of its {len(results)} results is of an image of DATASET.TEST_SET: another set's?"
+            f"{path}: none of its {len(results)} results is of an image of DATASET.TEST_SET; is it another set's file?"
         )
     best = scores[listed].max()
     if best < min_score:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--with-decode", action="store_true", help="from 8-bit crops to keypoints; else from images to heatmaps"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="else beside the weights, named after them")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments = parser.parse_args(argv)
 
     from ..build.evaluation import build_sample_evaluation
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.start()
     trained = trained_network(arguments.model, arguments.cfg)
     if isinstance(trained, export.Exported):
-        raise UserError(f"{arguments.model}: exported already; name the run's folder or the checkpoint that it is of")
+        raise UserError(f"{arguments.model}: exported already; name the run's folder or checkpoint it was made from")
     suffix = export.FORMATS[arguments.format].suffix
     kinds = "_keypoints" * arguments.with_decode + "_half" * arguments.half
     out = arguments.out or trained.weights.with_name(f"{trained.weights.stem}{kinds}{suffix}")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {out}: a file of the format {arguments.format} ends in {suffix}")
     for file in (out, *([out.with_suffix(".bin")] if arguments.format == "openvino" else [])):
         if file.exists() and not arguments.overwrite:
-            raise UserError(f"{file}: there is such a file; choose another with --out, or pass --overwrite")
+            raise UserError(f"{file}: this file exists already; choose another with --out, or pass --overwrite")
     found = export.export(
         trained,
         out,

@@ -31,20 +31,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='image, folder, pattern ("a/**/*.jpg"), video, camera number')
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--cfg", type=Path, metavar="YAML", help="the configuration of a checkpoint outside its run's folder")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
-    add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, of a video video")
-    add("--track", action="store_true", help="of a video: give persons ids that stay theirs")
+    add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, for videos video")
+    add("--track", action="store_true", help="of a video: give each person an id that stays the same")
     add("--smooth", action="store_true", help="of a video: track, and smooth the keypoints over time")
-    add("--overwrite", action="store_true", help="replace results that are there already")
+    add("--overwrite", action="store_true", help="replace existing results")
     add("--show", action="store_true", help="show the pictures in a window; q closes it and ends a camera")
-    add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored so or more (%(default)s)")
+    add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored this or more (%(default)s)")
     boxes = parser.add_argument_group("boxes")
     add = boxes.add_argument
     add("--boxes", type=Path, metavar="FILE", help="COCO detection JSON (tools/detect.py), in place of a detector")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="whole-image: one person each (%(default)s)")
-    add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes scored less (%(default)s)")
+    add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes with a lower score (%(default)s)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: COCO's annotations do not")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is written: in which forms, and for each source under which name, no two alike."""
+    """What is written: the forms, and for each source a unique name."""
 
     forms: list[str]
     images: dict[Path, str]
@@ -135,7 +135,7 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
     if there and not given.overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(
-            f"{there[0]}{more}: there already; --overwrite replaces results, --out chooses another folder for them"
+            f"{there[0]}{more}: exists already; --overwrite replaces results, --out chooses another folder for them"
         )
     return plan
 
@@ -146,7 +146,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..predictor.predictor import Predictor, trained_network
 
     usable_device(given.device)
-    # The detector comes last: it may have to be downloaded, in vain if something here is wrong.
+    # The detector comes last: it may have to be downloaded, so everything else is checked first.
     predictor = Predictor(
         trained_network(given.model, given.cfg),
         flip_test=given.flip,
@@ -176,7 +176,7 @@ def predict_images(
 ) -> None:
     """Predict images, their persons batched together, and save what is asked for under their names.
 
-    What comes before an image that cannot be used is saved before the error is raised.
+    If an image cannot be used, the results of those before it are saved before the error is raised.
     """
     from ..predictor import inputs
     from ..runtime import log
@@ -221,7 +221,7 @@ def predict_video(
 ) -> None:
     """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
 
-    What comes before a frame that cannot be used is saved before the error is raised.
+    If a frame cannot be used, the results of those before it are saved before the error is raised.
     """
     from ..predictor import inputs
     from ..predictor.video import Recording, predict_video

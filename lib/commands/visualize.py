@@ -52,7 +52,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the grid, PNG, JPG or SVG (%(default)s)",
     )
     add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
-    add("--overwrite", action="store_true", help="replace pictures that are there already")
+    add("--overwrite", action="store_true", help="replace existing pictures")
     return parser.parse_args(argv)
 
 
@@ -123,7 +123,7 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise UserError if a picture would take the place of a file that is there."""
     for path in paths:
         if path.exists() and not overwrite:
-            raise UserError(f"{path}: there already; --overwrite replaces pictures, --out and --singles name others")
+            raise UserError(f"{path}: exists already; --overwrite replaces pictures, --out and --singles name others")
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":

@@ -16,7 +16,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A web page that shows what a network finds in images, and why.")
     add = parser.add_argument
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--cfg", type=Path, metavar="YAML", help="what a checkpoint outside of its run's folder was trained with")
+    add("--cfg", type=Path, metavar="YAML", help="the configuration of a checkpoint outside its run's folder")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
     add("--port", type=int, default=7860, help="(%(default)s)")

@@ -10,12 +10,12 @@ from ..errors import UserError
 
 
 class Window:
-    """A window that shows pictures until q is pressed. Raises UserError where there is none to be had."""
+    """A window that shows pictures until q is pressed. Raises UserError where no window can be opened."""
 
     TITLE = "TransPose (q closes)"
 
     def __init__(self) -> None:
-        # Without a display the toolkit would not complain but end the process.
+        # Without a display the toolkit would end the process instead of raising an error.
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError("--show: there is no display here (DISPLAY is not set); leave it out and look at the files")
         try:

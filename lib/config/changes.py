@@ -1,4 +1,4 @@
-"""In what a configuration differs from the one that a run was begun with."""
+"""How a configuration differs from the one that a run was started with."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .check import REMOVED
 from .default import defaults
 from .load import leaves
 
-# What may differ when a run goes on: where things are, how fast they come, what is written down.
+# Keys that may change when a run is resumed: paths, speed, and what is logged or saved.
 FREE_TO_CHANGE = (
     "OUTPUT_DIR",
     "LOG_DIR",
@@ -52,7 +52,7 @@ def as_dict(cfg: CfgNode) -> dict[str, Any]:
 
 def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
     """Lines "KEY: old -> new" for what a resumed run would train or evaluate differently."""
-    # A checkpoint from before a key was there was trained with its default.
+    # A checkpoint older than a key was trained with the key's default.
     before, after = (dict(leaves(as_dict(defaults()))) | dict(leaves(tree)) for tree in (old, as_dict(cfg)))
     for values in (before, after):
         values["GPUS"] = len(values["GPUS"])
@@ -64,5 +64,5 @@ def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
 
 
 def is_free(key: str) -> bool:
-    """Whether a resumed run may change a key: it, or the section that it is in, is listed, or it means nothing now."""
+    """Whether a resumed run may change a key: the key or its section is listed, or the key was removed."""
     return key.split(".")[0] in FREE_TO_CHANGE or key in FREE_TO_CHANGE or key in REMOVED

@@ -108,7 +108,7 @@ VARIANT_RULES: dict[str, dict[str, Rule]] = {
     "transpose_h": stage_rules("MODEL.EXTRA.STAGE2", 2) | stage_rules("MODEL.EXTRA.STAGE3", 3),
 }
 
-# Keys that the original's files set and nothing reads, unless another key has the value beside it.
+# Keys that the original's files set and that nothing reads, unless another key has the value given here.
 LEGACY: dict[str, dict[str, Any]] = {
     "MODEL.TAG_PER_JOINT": {},
     "MODEL.BOTTLENECK_NUM": {},
@@ -204,7 +204,7 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
 
 
 def report_idle_keys(cfg: CfgNode, given: Collection[str]) -> None:
-    """Name the given keys that do nothing, in one line each of the original's and of earlier versions'."""
+    """Log the given keys that have no effect: one line for the original's, one for those of earlier versions."""
     idle = [
         key
         for key, wakes in LEGACY.items()

@@ -50,7 +50,7 @@ def load_config(
                 _set(cfg, key, value, where=str(file))
                 given.add(key)
         except RecursionError:
-            raise UserError(f"{file}: its sections lie inside each other without end") from None
+            raise UserError(f"{file}: its sections are nested without end") from None
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
@@ -103,7 +103,7 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
-    """Set a dotted key, after checking that it exists and that the value has its type; pass over a removed one."""
+    """Set a dotted key, after checking that it exists and that the value has its type; skip a removed key."""
     if key in REMOVED:
         return
     *parents, leaf = key.split(".")
@@ -131,7 +131,7 @@ def _nearest(key: str) -> str:
 
 
 def _decode(text: str) -> Any:
-    """What a string stands for: "(0,1)" a tuple, "1e-4" (text to yaml) a number; anything else is itself."""
+    """The value that a string is read as: "(0,1)" a tuple, "1e-4" (text to yaml) a number; else the string itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -139,7 +139,7 @@ def _decode(text: str) -> Any:
 
 
 def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
-    """The value in its default's type; an integer and a float stand for each other where that loses nothing."""
+    """The value in its default's type; an integer becomes a float, or a float an integer, where nothing is lost."""
     if isinstance(default, str):
         return "" if value is None else _expect(isinstance(value, str), value, "text", key, where)
     if isinstance(value, str):
@@ -168,7 +168,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> set[str]:
     if len(overrides) % 2:
         raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        # A path that exists from here is meant from here; the yaml's rule applies to any other.
+        # A path that exists in the current directory means that one; the yaml's rule applies to any other.
         if key in PATHS and value and os.path.exists(value):
             value = os.path.abspath(value)
         _set(cfg, key, value, where="command line")

@@ -25,7 +25,7 @@ def ohkm(output: Tensor, target: Tensor, weight: Tensor, topk: int) -> Tensor:
 
 
 def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (K) of joints whose peak lies near the target's, and of all judged: within half a tenth of the map's size.
+    """Counts (K) of joints whose peak lies near the target's (within 1/20 of the map's size), and of all judged.
 
     Joints whose target peak has a coordinate of 1 or less are not judged.
     """
@@ -39,7 +39,7 @@ def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pck_average(correct: Tensor, judged: Tensor) -> tuple[float, Tensor]:
-    """Average accuracy over the joints that were judged, and each joint's (K); -1 stands for never judged."""
+    """Average accuracy over the joints that were judged, and each joint's (K); -1 means never judged."""
     each = torch.where(judged > 0, correct / judged.clamp_min(1), -1.0)
     counted = each[judged > 0]
     return (float(counted.mean()) if len(counted) else 0.0), each

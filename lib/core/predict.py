@@ -27,7 +27,7 @@ class TestOptions:
     rgb: bool = True  # the order of the channels that the network was trained on
 
 
-# Looks on: batch, heatmaps, keypoints in heatmap pixels.
+# Called with each batch, its heatmaps, and its keypoints in heatmap pixels.
 Watch = Callable[[dict[str, Tensor], Tensor, Tensor], None]
 
 
@@ -44,7 +44,7 @@ class Predictions:
 
     @staticmethod
     def merge(parts: list["Predictions"]) -> "Predictions":
-        """Parts of one dataset in any order -> all, in the dataset's; a process without a batch gives an empty part."""
+        """Join parts of one dataset, given in any order, in its order; a process without a batch has an empty part."""
         parts = [part for part in parts if len(part.index)] or parts[:1]
         columns = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in Predictions.__dataclass_fields__

@@ -33,7 +33,7 @@ class TrainOptions:
 class Step:
     """An optimiser step of an epoch, as this process took part in it; tensors stay on the device until they are read.
 
-    `losses`, `samples` (the dataset's numbers) and `counts` (PCK's) are those of its micro-batches.
+    `losses`, `samples` (indices into the dataset) and `counts` (PCK's) are those of its micro-batches.
     """
 
     number: int
@@ -82,13 +82,13 @@ class Meter:
 def dropout_seed(seed: int, micro_batch: int, step: int) -> int:
     """The seed of dropout in a micro-batch, by its number within the optimiser step and the step's in the run.
 
-    So no random state has to be saved for a resumed run to go on equally, and any number of processes draws the same.
+    So a resumed run continues identically without a saved random state, and any number of processes draws the same.
     """
     return ((seed * 1_000_003 + micro_batch) * 1_000_000_007 + step) % 2**63
 
 
 def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
-    """The norm of all gradients together; with a `bound` above 0 they are scaled down to it where it is larger."""
+    """The norm of all gradients together; with a `bound` above 0, a larger one is scaled down to it."""
     if bound:
         return torch.nn.utils.clip_grad_norm_(parameters, bound)
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -109,7 +109,7 @@ def train_epoch(
     batch, output and target maps of its last micro-batch.
 
     `targets_of(batch)` makes the target maps (B, K, H, W) and weights (B, K) on the device, `criterion(output, target,
-    weight)` the loss; `first_step` is the run's number of the epoch's first step. `scaler` keeps float16's gradients
+    weight)` the loss; `first_step` is the epoch's first step, counted over the run. `scaler` keeps float16's gradients
     from vanishing, and itself skips steps whose scaled gradient is too large. With `options.skip_broken` a step that is
     broken in any process is left out by all; that makes every step wait for the device. Without it the step is taken,
     and the caller must look at `Step.broken` before it saves or reports.

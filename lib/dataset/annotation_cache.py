@@ -30,8 +30,8 @@ IMAGE_COLUMNS = ("ids", "names", "sizes")
 def load_or_build(
     folder: Path, path: Path, build: Callable[[], tuple[Annotations, Instances]], *, key: str
 ) -> tuple[Annotations, Instances]:
-    """What `build` makes of the annotation file at `path`, from its entry in `folder` if that is up to date; of the
-    annotations the path, images and category.
+    """What `build` makes of the annotation file at `path`, from its entry in `folder` if that is up to date; an
+    entry holds only the path, images and category of the annotations.
 
     `key` says what else the result depends on. A missing, damaged or outdated entry is written; a failure to write it
     is a warning. Raises what `build` raises.

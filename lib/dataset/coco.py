@@ -53,8 +53,8 @@ def _form(name: str, fields: dict[str, Any]) -> Any:
 
 
 def _list_of(fields: Iterable[str]) -> Any:
-    """Lists of objects of which these fields are read: all else, such as the polygons that are most of COCO's bytes, is
-    passed over by the decoder."""
+    """Lists of objects of which these fields are read: the decoder skips all else,
+    such as the polygons that are most of COCO's bytes."""
     return GenericAlias(list, (_form("Object", dict.fromkeys(fields, Any)),))
 
 
@@ -153,7 +153,7 @@ class Annotations:
 
     @cached_property
     def wanted(self) -> np.ndarray:
-        """(N) bool: labelled and no crowd, so that training would have them."""
+        """(N) bool: labelled and no crowd, so that training would use them."""
         return self.labelled & ~self.table["iscrowd"]
 
     @cached_property
@@ -164,7 +164,7 @@ class Annotations:
 
     @cached_property
     def left_out(self) -> dict[str, np.ndarray]:
-        """Why annotations are not cropped (N, bool); what has several reasons stands with the first."""
+        """Why annotations are not cropped (N, bool); one with several reasons is listed under the first."""
         return first_reasons(
             {
                 "as a crowd": self.table["iscrowd"],
@@ -199,7 +199,7 @@ class Annotations:
 
 
 def first_reasons(reasons: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of several reasons (N, bool) for one and the same the first alone."""
+    """The reasons (N, bool), each object marked only under its first."""
     left, first = np.array(True), {}
     for reason, which in reasons.items():
         first[reason] = which & left
@@ -226,7 +226,7 @@ def read_annotations(
 
 
 def parse_annotations(path: Path, num_joints: int, category_name: str, *, image_info: bool) -> Annotations:
-    """The same of a file in any format, as far as it has anything; `findings` say what is wrong.
+    """As `read_annotations`, but reads what it can of a file in any format; `findings` say what is wrong.
 
     Raises UserError for a file that is missing or no JSON.
     """
@@ -336,7 +336,7 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
 
 
 def check_truth(source: Annotations) -> None:
-    """Raise UserError when an annotation, labelled or not, has not what COCO's evaluation looks at."""
+    """Raise UserError when an annotation, labelled or not, lacks what COCO's evaluation reads."""
     check_annotations(source, scored=True).refuse(source.path)
 
 

@@ -13,7 +13,7 @@ MAX_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, a few examples of it, and how to mend it; `error` is the sentence with which the tools that
+    """What a check found, a few examples of it, and how to fix it; `error` is the sentence with which the tools that
     read the file stop, and is empty where they go on."""
 
     level: str

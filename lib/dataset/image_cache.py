@@ -2,7 +2,7 @@
 
 For sets that are read from slow disks, or where decoding bounds training. Beside the pixels lies an index with the
 names, sizes, places, and a SHA-256 of what the store was made from: each image's name, length and time of change,
-or its length and checksum in a zip. It serves while that is the same.
+or its length and checksum in a zip. It is used while that is the same.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 256  # images decoded before they are written
 
-Follow = Callable[[list[str]], Iterable[str]]  # lets someone watch
+Follow = Callable[[list[str]], Iterable[str]]  # for a progress bar
 
 
 class DecodedImages:
-    """Reads what `build` wrote; stands in for an `ImageReader`.
+    """Reads what `build` wrote; used in place of an `ImageReader`.
 
     `pixels` (P) uint8 are all images one after the other, each (H, W, 3) BGR from its place in `offsets` (I) on;
     `sizes` (I, 2) are width, height.
@@ -90,11 +90,11 @@ def opened(path: Path, reader: ImageReader, names: list[str], follow: Follow = i
         store = DecodedImages(path)
         if store.key == key:
             return store
-        logger.info("%s: the images have changed, they are decoded anew", path)
+        logger.info("%s: the images have changed, they are decoded again", path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s: damaged, made anew (%s)", path, error)
+        logger.warning("%s: damaged, made again (%s)", path, error)
     _build(path, reader, names, key, follow)
     return DecodedImages(path)
 
@@ -133,7 +133,7 @@ def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: 
     own = threading.local()
 
     def decode(name: str) -> np.ndarray:
-        # Each thread has a reader, for a zip's position is not shared.
+        # Each thread has its own reader, because a reader's position in a zip cannot be shared.
         if not hasattr(own, "reader"):
             own.reader = ImageReader(reader.source, max_pixels=reader.max_pixels)
         return own.reader.read(name, owner="to be decoded")
@@ -148,7 +148,7 @@ def _build(path: Path, reader: ImageReader, names: list[str], key: str, follow: 
                     file.write(image.tobytes())
                     done += 1
 
-    # First, so that no index stands beside pixels that are not its own, whenever this ends.
+    # First, so that an interruption never leaves the old index beside new pixels.
     _index_of(path).unlink(missing_ok=True)
     write_atomically(path, fill)
     offsets = np.concatenate([[0], 3 * sizes.prod(1).cumsum()[:-1]]).astype(np.int64)

@@ -73,7 +73,7 @@ class ImageReader:
         return decode_image(self._bytes(name, where), where, max_pixels=self.max_pixels)
 
     def missing(self, names: list[str]) -> np.ndarray:
-        """Which (N, bool) of the named images are not there; what a listing does not show is looked for."""
+        """Which (N, bool) of the named images are missing; a name not in the folder's listing is also tried itself."""
         try:
             if self.source.suffix != ".zip":
                 there = set(os.listdir(self.source))
@@ -95,7 +95,7 @@ class ImageReader:
             member = self._archive().getinfo(name)
             _refuse_bytes(member.file_size, where, self.max_pixels)
             with self._archive().open(member) as file:
-                # No more than stated: without a number all that it unpacks to would be unpacked.
+                # No more than the stated size: read() without a limit would unpack a zip bomb whole.
                 return file.read(member.file_size)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
@@ -110,8 +110,8 @@ class ImageReader:
 def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY) -> bytes:
     """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
 
-    Raises UserError for what is no file (a pipe would keep its reader waiting), and for one larger than any image of
-    `max_pixels`.
+    Raises UserError for anything but a regular file (reading a pipe would block), and for a file larger than any image
+    of `max_pixels`.
     """
     try:
         status = path.stat()

@@ -1,4 +1,4 @@
-"""Lists of objects in JSON files -> columns; what is malformed is kept aside, for the sentence that names it.
+"""Lists of objects in JSON files -> columns; malformed values are kept aside for the error that names them.
 
 N objects.
 """
@@ -22,7 +22,7 @@ MAX_NUMBER = 2**63  # what the arrays' integers hold
 MAX_ID = 60  # characters of an id in a sentence
 NUMBERS = {int, float}
 TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # of values that need no closer look
-MISSING: Any = object()  # stands for the value of a field that an object does not have
+MISSING: Any = object()  # the value of a field that an object does not have
 
 
 def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
@@ -66,9 +66,8 @@ def is_pairs(value: Any) -> bool:
 class Kind:
     """What a field must hold: a value of `dtype`, or a list of the `shape` (length) or (pairs, 2).
 
-    `instead` stands in the column for a malformed value, NaN in lists; `default` is what a missing one, and an empty
-    list, stands for. Of a `selecting` field only a missing value stops a tool: with a malformed one an object is not
-    selected.
+    `instead` replaces a malformed value in the column, NaN in lists; `default` replaces a missing value and an empty
+    list. In a `selecting` field only a missing value stops a tool: an object with a malformed one is not selected.
     """
 
     wanted: str
@@ -98,7 +97,7 @@ class Kind:
         return np.array(values, self.dtype), wrong
 
     def fault(self, value: Any) -> str:
-        """How a sentence about a malformed value goes on after the field's name."""
+        """What an error says about a malformed value, after the field's name."""
         if self.shape:
             if not isinstance(value, list) or (len(self.shape) > 1 and not is_pairs(value)):
                 return f"must list {self.wanted}, not {shown(value)}"
@@ -124,7 +123,7 @@ def listing(length: int, hint: str = "", default: Any = MISSING) -> Kind:
 
 
 def _rows(values: list, length: int) -> np.ndarray:
-    """Lists of `length` numbers as (N, length) float64; what is no such list is a row with NaN in it."""
+    """Lists of `length` numbers as (N, length) float64; anything else becomes a row with NaN in it."""
     if set(map(type, values)) <= {list} and set(map(len, values)) <= {length}:
         with contextlib.suppress(OverflowError):
             found = np.zeros((len(values), length))
@@ -186,7 +185,7 @@ class Table:
         return found
 
     def label(self, index: int) -> str:
-        """What a sentence calls an object."""
+        """What an error calls an object."""
         found = self.wrong["id"].get(index, self["id"][index]) if "id" in self.columns else MISSING
         if found is MISSING:
             return f"{self.what} number {self.places[index] + 1}"
@@ -197,8 +196,8 @@ class Table:
         return self.label(index).replace(" with id ", " ")
 
     def check(self, *keys: str, stops: np.ndarray | None = None) -> Findings:
-        """What is malformed, column by column, in all or these; of the objects those that `stops` (N, bool) marks stop
-        a tool, all if it is None."""
+        """Findings about malformed values, column by column, in all or these columns. Those of the objects that `stops`
+        (N, bool) marks stop a tool; of all objects if it is None."""
         findings = Findings()
         for place, value in list(self.strays.items())[:1]:
             count = many(len(self.strays), self.what)

@@ -55,13 +55,13 @@ def _on_death(number: int, frame: Any) -> None:
 
 def _killed(how: str) -> UserError:
     return UserError(
-        f"a data loading process was killed ({how}): most often the memory does not suffice: lower WORKERS or "
+        f"a data loading process was killed ({how}): most often there is not enough memory: lower WORKERS or "
         "DATASET.CACHE_MB"
     )
 
 
 def _end() -> None:
-    """At the program's end: processes that ignore SIGTERM, as a training's do, would be waited for without end."""
+    """At the program's end: processes that ignore SIGTERM, as a training's do, would block the exit for ever."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # these deaths are no failures
     for process in multiprocessing.active_children():
         process.kill()

@@ -52,7 +52,7 @@ class CropGeometries(Dataset):
 
 
 class OnDeviceLoader:
-    """Stands in for a DataLoader over a `TopDownDataset`: the same batches, their `image` on the device of `pixels`.
+    """Used in place of a DataLoader over a `TopDownDataset`: the same batches, their `image` on the device of `pixels`.
 
     `geometries` loads batches, of at most `micro_batch` samples, of `CropGeometries`; `pixels` (P) uint8 are the
     store's from `first` on.
@@ -79,7 +79,7 @@ class OnDeviceLoader:
         return cut_crops(self.pixels, offset, size, matrix, self.dataset.input_size)
 
     def _cut_together(self, wanted: Tensor) -> Tensor:
-        """The same from whichever process holds the image; every process calls this at the same time."""
+        """As `_cut`, from whichever process holds the image; every process calls this at the same time."""
         padded = wanted.new_full((self.micro_batch, wanted.shape[1]), -1)
         padded[: len(wanted)] = wanted
         everyones = torch.cat(distributed.collect(padded))

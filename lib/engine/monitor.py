@@ -41,14 +41,14 @@ class Monitor:
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
     def _writes(self) -> bool:
-        """Whether TensorBoard's thread is alive: a full disk ends it, and who hands it more would wait for ever."""
+        """Whether TensorBoard's thread is alive: a full disk ends it, and giving it more would then block for ever."""
         return self.writer is not None and self.writer.file_writer.event_writer._worker.is_alive()
 
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
         if not self._writes():
             return
         for name, value in numbers.items():
-            # TensorBoard would replace what it does not take in a tag by underscores.
+            # TensorBoard would replace characters that a tag may not have by underscores.
             tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
             self.writer.add_scalar(f"{prefix}/{tag}", value, step)
 

@@ -26,7 +26,7 @@ def saved_state(
 ) -> dict[str, Any] | None:
     """The training state that a run in this folder goes on from, None for a new run.
 
-    `changes(config)` lists in what the configuration differs from the saved one. Raises UserError for a used folder
+    `changes(config)` lists how the configuration differs from the saved one. Raises UserError for a used folder
     that is not to be resumed, a file that is no training state, changes that were not accepted, and processes that do
     not see the same file.
     """
@@ -48,12 +48,12 @@ def saved_state(
     if saved is None:
         return None
     if not STATE <= saved.keys():
-        raise UserError(f"{path}: not a training state of this program; move it away to start anew")
+        raise UserError(f"{path}: not a training state of this program; move it away to start again")
     changed = changes(saved["config"])
     if changed and not accept_changes:
         raise UserError(
             f"{path} was trained with another configuration ({'; '.join(changed)}): set it back, "
-            "or go on all the same with TRAIN.RESUME_CHANGED True"
+            "or continue anyway with TRAIN.RESUME_CHANGED True"
         )
     if changed:
         logger.info("resuming with a changed configuration: %s", "; ".join(changed))

@@ -189,8 +189,8 @@ class Trainer:
         broken = distributed.total(torch.stack([step.broken for step in taken])).tolist() if taken else []
         for step in (step for step, is_broken in zip(taken, broken, strict=True) if is_broken):
             raise UserError(
-                f"{self._write_down(step)}: the training has diverged; train anew, or go on from the last state with "
-                f"TRAIN.RESUME_CHANGED True, with a smaller TRAIN.LR, here the rate is "
+                f"{self._write_down(step)}: the training has diverged; train again, or continue the last state with "
+                f"TRAIN.RESUME_CHANGED True, with a smaller TRAIN.LR, the rate here is "
                 f"{self.learning_rate(self.epoch):g}, with TRAIN.CLIP_GRAD, or with TRAIN.SKIP_NONFINITE True"
             )
         if self.scaler.get_scale() < 1:
@@ -277,14 +277,14 @@ class Trainer:
         """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
         path = self.folder / CHECKPOINT
         for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
-            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train anew with another --modelDir")
+            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --modelDir")
         if (self.folder / FINAL).exists():
             logger.warning("%s is from the run with fewer epochs, until this one is finished", self.folder / FINAL)
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
             raise UserError(
                 f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
-                "(MODEL.POS_EMBEDDING): set them back, or train anew in another folder with --modelDir"
+                "(MODEL.POS_EMBEDDING): set them back, or train again in another folder with --modelDir"
             )
         # The options, such as weight decay, are this run's.
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
@@ -297,7 +297,7 @@ class Trainer:
         # What follows is missing in a state of version 0.1.
         self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
         if self.epoch_step and saved["epoch_steps"] != self.plan.steps:
-            logger.warning("an epoch has another number of steps now: epoch %d starts anew", self.epoch + 1)
+            logger.warning("the number of steps in an epoch has changed: epoch %d starts again", self.epoch + 1)
             self.step, self.epoch_step = self.step - self.epoch_step, 0
         logger.info(
             "resumed %s: %d epochs and %d steps done, step %d, %s",

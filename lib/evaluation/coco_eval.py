@@ -35,7 +35,7 @@ def average_precision(
     }
     # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
-        # Numbered anew, because pycocotools takes a person whose id is 0 for one that was not found.
+        # Renumbered from 1, because pycocotools treats a person with id 0 as not found.
         truth = [a | {"id": i} for i, a in enumerate(ground_truth.as_dicts(), 1)]
         joints = len(sigmas)
         numbers = chain.from_iterable(detection["keypoints"] for detection in detections)
@@ -66,8 +66,8 @@ def similarities(
 ) -> dict[int, np.ndarray]:
     """OKS of each image's `MAX_DETECTIONS` best detections, the best first, with its annotated persons in their order.
 
-    `points` (N, K, 2) are the detections' keypoints. To an annotated person without labelled keypoints, who is ignored,
-    similarity is that of the keypoints' distances from the person's box made twice as far on each side.
+    `points` (N, K, 2) are the detections' keypoints. For an annotated person without labelled keypoints, who is
+    ignored, distances are measured to the person's box extended by its own width and height on each side.
     """
     owner = np.array([annotation["image_id"] for annotation in truth])
     by_image = owner.argsort(kind="stable")
@@ -117,7 +117,7 @@ class KeypointEval(COCOeval):
     similarities: dict[int, np.ndarray]
 
     def _prepare(self) -> None:
-        """Also leaves of each image's detections those that count, the best first."""
+        """Also keeps only the detections of each image that count, the best first."""
         super()._prepare()
         for place, found in self._dts.items():
             best = np.argsort([-detection["score"] for detection in found], kind="mergesort")
@@ -161,8 +161,8 @@ class KeypointEval(COCOeval):
 
 
 def _best_match(similarity: list[float], threshold: float, free: list[bool], ignored: list[int]) -> int | None:
-    """The free person (of G) that a detection resembles most, the last of equals; an ignored one, which stand at the
-    end, only if no other reaches the threshold."""
+    """The unmatched person (of G) most similar to a detection, the last of equals; an ignored one (they come last) only
+    if no other reaches the threshold."""
     best = None
     for place, value in enumerate(similarity):
         if best is not None and ignored[place] and not ignored[best]:

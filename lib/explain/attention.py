@@ -100,7 +100,7 @@ class Attention:
             self.heatmaps = self._head(x)
 
     def layer(self, i: int) -> Projections:
-        """The i-th layer's, computed anew from its input: of all layers together they would take much memory."""
+        """The i-th layer's, computed again from its input: keeping those of all layers would take much memory."""
         with _Watched():
             return Projections(*self._encoder_layers[i].self_attn.projections(self._inputs[i], self._positions(i)))
 
@@ -134,7 +134,7 @@ class Attention:
         """Attention rollout (Abnar and Zuidema, ACL 2020, arXiv 2005.00928) up to each layer: (L, B, Q, H, W).
 
         The queries' rows of the product, from that layer down to the first, of 0.5 A + 0.5 I, where A is the mean of
-        the heads and I stands for the residual connection. Each map sums to 1.
+        the heads and I is the residual connection. Each map sums to 1.
         """
         downward = map(self.layer, reversed(range(self.num_layers)))
         means = (((rows, block.mean(1)) for rows, block in layer.blocks()) for layer in downward)
@@ -169,7 +169,7 @@ class Attention:
             yield _weighted_blocks(self.layer(i), of_mixed)
 
     def _backward(self, i: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient (B, N, D) for what layer i gives -> that for what it mixes (B, M, N, D / M), for its input."""
+        """Gradient (B, N, D) of layer i's output -> of its attention's output (B, M, N, D / M), and of its input."""
         with torch.enable_grad(), _Watched() as watched:
             x = self._inputs[i].detach().requires_grad_()
             y = self._encoder_layers[i](x, self._positions(i))
@@ -178,13 +178,13 @@ class Attention:
 
 
 def _weighted_blocks(layer: Projections, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The heads' mean of the positive part of A times its gradient: of A v it is g, which makes g v^T for A."""
+    """The heads' mean of the positive part of A times its gradient g v^T, where g is the gradient of A v."""
     for rows, block in layer.blocks():
         yield rows, (block * (gradient[:, :, rows] @ layer.v.mT)).relu().mean(1)
 
 
 def _at(x: Tensor, queries: Tensor) -> Tensor:
-    """Of (B, M, N, C) the tokens (B, Q): (B, M, Q, C)."""
+    """Take tokens (B, Q) out of (B, M, N, C): (B, M, Q, C)."""
     batch, heads, _, width = x.shape
     return x.gather(2, queries[:, None, :, None].expand(batch, heads, -1, width))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-# Endings, and what keeps the time and the program's name out of such a file, so that it is the same each time.
+# Endings, and the metadata that keeps time and program name out of such a file, so that it is the same each time.
 FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"metadata": {"Software": None}},
     ".jpg": {"pil_kwargs": {"quality": 85}},
@@ -124,7 +124,7 @@ def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
 def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figure":
     """The paper's figure: rows of layers, columns of starred queries, the crop with its skeleton at the left.
 
-    Of fewer queries than layers each has a row, and the layers have columns.
+    If there are fewer queries than layers, each query has a row and each layer a column.
     """
     places = [words(query.label.replace("_", "\n", 1)) for query in maps.queries]
     turned = len(maps.rows) > len(places)
@@ -222,7 +222,7 @@ def _note(place: "Axes", text: str) -> None:
 
 
 def _colour_bar(place: "Axes") -> None:
-    """From nothing to a map's largest weight, over a grey of medium brightness, as images have."""
+    """The colours from nothing to a map's largest weight, over a medium grey, as images have."""
     steps = np.linspace(1, 0, 256)[:, None]
     place.imshow(_blended(steps, DIMMED * 0.4), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     place.set_xticks([])

@@ -86,6 +86,14 @@ class Explanation:
         """Pixels of the picture, in width and in height, for one of the crop."""
         return self.picture.shape[0] // self.size[1]
 
+    @property
+    def num_layers(self) -> int:
+        return self.attention.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        return self.attention.heads
+
     def in_crop(self, point: Sequence[float]) -> tuple[float, float]:
         """A point in image pixels -> crop pixels. Raises UserError for one outside of the crop."""
         x, y = geometry.apply(self.to_crop, np.asarray(point)).tolist()
@@ -114,7 +122,7 @@ class Explanation:
         if isinstance(place, str):
             keypoint = keypoint_index(place, self.skeleton)
             if self.scores[keypoint] <= 0:
-                raise UserError(f"the heatmap of {place} is nowhere positive on this person: it has no maximum to ask")
+                raise UserError(f"the heatmap of {place} is nowhere positive on this person, so there is no maximum")
             x, y = self.peaks[keypoint].tolist()
             return Query(place, (x, y), int(self.tokens[keypoint]), keypoint)
         x, y = place
@@ -123,7 +131,7 @@ class Explanation:
         return Query(f"({label})", (x, y), token)
 
     def found(self, threshold: float = 0.2) -> list[str]:
-        """The names of the keypoints scored so, or more."""
+        """The names of the keypoints scored `threshold` or more."""
         return [name for name, score in zip(self.names, self.scores, strict=True) if score >= max(threshold, 1e-9)]
 
     def maps(
@@ -136,13 +144,13 @@ class Explanation:
         """The maps of some places (every keypoint `found`) in some layers (all), for each of `heads` or for their mean.
 
         `mode` is a key of MODES; layers and heads count from 0. Rollout and gradient join all heads, and the layers
-        from the first up to the one named; gradient is for keypoints only. Raises UserError for what there is not.
+        from the first up to the one named; gradient is for keypoints only. Raises UserError for what does not exist.
         """
         if mode not in MODES:
             raise UserError(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
         if mode in OVER_LAYERS and heads is not None:
             raise UserError(f"{mode} joins all heads: leave out the heads, or take dependency or affect")
-        layers = _counted("layer", layers, self.attention.num_layers)
+        layers = _counted("layer", layers, self.num_layers)
         queries = tuple(self.query(place) for place in (self.found() if places is None else places))
         if not queries:
             raise UserError("no keypoint was found on this person; name keypoints or points to explain")
@@ -215,7 +223,7 @@ def cell_centers(grid: tuple[int, int], stride: int) -> np.ndarray:
 
 
 def token_at(x: float, y: float, grid: tuple[int, int], stride: int) -> int:
-    """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is one of cell x // stride.
+    """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is in cell x // stride.
 
     Raises UserError for a point outside of the crop.
     """

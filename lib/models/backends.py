@@ -34,14 +34,14 @@ OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"),
 
 @dataclass(frozen=True)
 class Backend:
-    """How a trained network is run; called with one, it gives the function that runs its weights of this moment."""
+    """How a trained network is run; called with a network, it returns a function that runs the current weights."""
 
     precision: str = "float32"
     backend: str = "pytorch"  # a key of BACKENDS
     compiled: bool = False  # by torch.compile; on a GPU also recorded as a CUDA graph
 
     def __post_init__(self) -> None:
-        """Raise UserError for a precision or a backend that there is not, and for two that do not go together."""
+        """Raise UserError for an unknown precision or backend, and for two that do not go together."""
         for what, value, known in (("precision", self.precision, PRECISIONS), ("backend", self.backend, BACKENDS)):
             if value not in known:
                 raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
@@ -138,7 +138,7 @@ def onnx_session(path: Path) -> Any:
 def _pytorch(model: TransPose, how: Backend) -> Forward:
     """Channels last, with which the folded convolutions are faster, and lower precisions by autocast.
 
-    A processor's caches hold what two images need rather than what eight do, so that it is given as few at a time.
+    A processor gets two images per thread at a time: its caches hold what two need, but not what eight need.
     """
     network = folded(model).to(memory_format=torch.channels_last)
     kind = next(network.parameters()).device.type
@@ -156,7 +156,7 @@ def _pytorch(model: TransPose, how: Backend) -> Forward:
 
 
 def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
-    """A runtime's function of arrays as one of tensors on any device."""
+    """Make a runtime's function of arrays take and return tensors on any device."""
     return lambda images: torch.from_numpy(run(images.contiguous().cpu().numpy())).to(images.device)
 
 

@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.projections(x, positions)
         dropout = self.dropout if self.training else 0.0
         if dropout and x.device.type == "cpu":
-            # PyTorch has no fused kernel for it, and its fallback looks for fully masked rows, which there are none of.
+            # PyTorch has no fused kernel for it, and its fallback checks for fully masked rows, which never occur here.
             scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
             mixed = F.dropout(scores.softmax(-1), dropout) @ v
         else:

@@ -1,4 +1,4 @@
-"""TransPose on the Hugging Face Hub: networks that know their numbers, as safetensors beside a config.json.
+"""TransPose on the Hugging Face Hub: networks as safetensors, with their settings in a config.json.
 
 network = zoo.pretrained("tp_r_a4", variants=hub.HUB_VARIANTS); network.push_to_hub("me/transpose-r-a4")
 network = hub.HUB_VARIANTS["transpose_r"].from_pretrained("me/transpose-r-a4")

@@ -200,9 +200,9 @@ def _shape(tensor: Tensor) -> str:
 
 
 def token_grid(positions: Tensor, like: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns that positions (N, 1, D) stand for.
+    """Rows and columns of the grid that positions (N, 1, D) belong to.
 
-    Sine positions tell: their y half is constant along a row. Otherwise the factors of N closest in aspect to `like`.
+    Sine positions show them (their y half is constant along a row); else the factors of N closest in aspect to `like`.
     """
     tokens, _, dim = positions.shape
     changes = (positions[1:, 0, : dim // 2] != positions[:-1, 0, : dim // 2]).any(1).nonzero()
@@ -211,7 +211,7 @@ def token_grid(positions: Tensor, like: tuple[int, int]) -> tuple[int, int]:
         return tokens // columns, columns
     aspect = math.log(like[0] / like[1])
     grids = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
-    # Of two that are as close, for a square input, the upright one.
+    # Of two equally close ones, as for a square input, the upright one.
     return min(grids, key=lambda grid: (round(abs(math.log(grid[0] / grid[1]) - aspect), 9), grid[1]))
 
 

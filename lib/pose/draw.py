@@ -69,7 +69,7 @@ def _person(canvas: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, skelet
     limbs = []
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            # Short limbs are thin, or a face would vanish behind its own eyes and ears.
+            # Short limbs are thin, or the limbs between eyes and ears would hide the face.
             width = min(_line_width(extent / 70), _line_width(_extent(keypoints[[a, b]]) / 5))
             widths[[a, b]] = np.minimum(widths[[a, b]], width)
             limbs.append((keypoints[a], keypoints[b], COLOURS[int(np.sign(sides[a] + sides[b]))], width))

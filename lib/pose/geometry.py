@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-PIXEL_STD = 200.0  # image pixels per unit of `scale`; a constant since the MPII annotations
+PIXEL_STD = 200.0  # image pixels per unit of `scale`; HRNet's constant, from the MPII annotations
 PADDING = 1.25  # a crop shows this many times the box
 
 

@@ -82,7 +82,7 @@ def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 def _highest(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """The peaks as places (B, K) counted row by row, and their values (B, K)."""
     maps = heatmaps.flatten(2)
-    if maps.device.type == "cpu" and maps.dtype != torch.bfloat16:  # which numpy has not
+    if maps.device.type == "cpu" and maps.dtype != torch.bfloat16:  # which numpy lacks
         # Several times as fast as PyTorch's; both give the first of equals.
         places = torch.from_numpy(maps.numpy(force=True).argmax(-1))
     else:
@@ -115,7 +115,7 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
         x, y = xy[doubtful].unbind(1)
         exact = _rescaled_around(maps[doubtful].double(), x, y, rows, columns)
         step[doubtful] = _newton_step(exact.clamp_min(LOG_FLOOR).log())
-    refined = (xy + step).float()  # a Hessian next to singular leads farther than float32 goes
+    refined = (xy + step).float()  # a nearly singular Hessian gives steps beyond float32's range
     refined = torch.where((refinable & refined.isfinite().all(1))[:, None], refined, xy.float())
     return refined.view(*scores.shape, 2), scores.float()
 
@@ -187,11 +187,11 @@ def _blurred_around(maps: Tensor, places: Tensor, windows: Windows) -> Tensor:
     begin = wanted.clamp(0, maps.numel() - length)
     pixels = maps.flatten().unfold(0, length, 1).index_select(0, begin.flatten())
     patches = pixels.view(count, length, length)
-    # Before the first map and after the last there is nothing to read: their outermost row was read farther in.
+    # Rows that begin before the first map or end after the last were read farther in: shift them back.
     ends = slice(None, None, max(count - 1, 1))
     back = torch.arange(length, device=maps.device) + (wanted[ends] - begin[ends])[:, :, None]
     patches[ends] = patches[ends].gather(2, back.clamp(0, length - 1))
-    # What a row takes from beyond the map is its neighbours'.
+    # `inside` removes the neighbouring maps' pixels that a row read beyond its own map.
     return windows.blur @ (patches.view(count, -1) * windows.inside[places]).T.double()
 
 

@@ -111,7 +111,7 @@ def read(path: Path) -> Skeleton:
 def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
     """The skeleton that a COCO category describes by its `keypoints` and `skeleton` (limbs that count from 1).
 
-    Left and right are told by names such as left_x/right_x or x-L/x-R. None if the category names no keypoints;
+    Left and right are found by names such as left_x/right_x or x-L/x-R. None if the category names no keypoints;
     COCO's own names give COCO's own skeleton. Raises UserError if the category contradicts itself.
     """
     names = category.get("keypoints")
@@ -131,7 +131,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
 def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     """A checked skeleton from plain values; `where` is what an error calls their source. Joints go by their names.
 
-    Missing pairs are told from the names; missing sigmas are `DEFAULT_SIGMA`, weights 1. Raises UserError.
+    Missing pairs are found by the names; missing sigmas are `DEFAULT_SIGMA`, weights 1. Raises UserError.
     """
     fields = [field.name for field in dataclasses.fields(Skeleton)]
     for key in content:

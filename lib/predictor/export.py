@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs, and how far what it finds lies from what PyTorch finds.
+"""A trained network as a file for other programs, and how far its results are from PyTorch's.
 
 The file takes normalised images and gives heatmaps, or, with the decoding, takes 8-bit crops and gives keypoints: then
 normalisation, flip test and DARK are in its graph. What a caller must know of it, a `Card`, travels as metadata.
@@ -63,7 +63,7 @@ class Card:
 
     @property
     def text(self) -> str:
-        """As it stands in the file."""
+        """The JSON in the file's metadata."""
         return json.dumps(asdict(self))
 
     @property
@@ -127,7 +127,7 @@ class ToKeypoints(nn.Module):
 
 
 def _to_crop(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What heatmap pixels x, y are multiplied by, and what is then added, to be pixels of the crop."""
+    """Factors and then offsets (x, y) that turn heatmap pixels into pixels of the crop."""
     zero, one = (geometry.heatmap_to_input(np.full(2, value), heatmap_size, image_size) for value in (0, 1))
     return torch.from_numpy(one - zero), torch.from_numpy(zero)
 
@@ -288,13 +288,13 @@ def load(path: Path) -> Exported:
             text, run = FORMATS[name].read(path)
     except UserError:
         raise
-    except Exception as error:  # each runtime has kinds of its own
+    except Exception as error:  # each runtime has its own exceptions
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: cannot be loaded as {name} ({reason or type(error).__name__})") from None
     try:
         about = Card(**json.loads(text or ""))
     except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{path}: holds no description of its input; it is none of tools/export.py's files") from None
+        raise UserError(f"{path}: holds no description of its input; it was not written by tools/export.py") from None
     return Exported(path, about, run)
 
 
@@ -383,9 +383,9 @@ def export(
     any_batch: bool = False,
     decodes: bool = False,
 ) -> Drift:
-    """Write a network to `path`, in the format of its suffix, unless it then finds something else than PyTorch does.
+    """Write a network to `path`, in the format of its suffix, unless its results then differ from PyTorch's.
 
-    Raises UserError where the drift on `sample` is more than it may be; then nothing is left at `path`.
+    Raises UserError where the drift on `sample` is too large; then nothing is written at `path`.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: an exported network's name ends in {', '.join(SUFFIXES)}")
@@ -401,11 +401,11 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
             written = Path(folder) / path.name
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of deprecated tracing, and of what the exporters think of themselves
+                warnings.simplefilter("ignore")  # of deprecated tracing, and the exporters' own
                 FORMATS[SUFFIXES[path.suffix]].write(module.eval(), example, about, written)
             found = drift(load(written), trained, sample)
             if faults := found.faults():
-                raise UserError(f"{path}: not written, it finds something else than PyTorch: {'; '.join(faults)}")
+                raise UserError(f"{path}: not written, its results differ from PyTorch's: {'; '.join(faults)}")
             for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that refers to it
                 os.replace(file, path.with_name(file.name))
     except OSError as error:

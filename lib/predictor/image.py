@@ -26,14 +26,14 @@ EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", 
 class InputImage:
     """One image in any form. A file is read when its pixels are asked for, and not kept.
 
-    Raises UserError for a `color` that there is not.
+    Raises UserError for an unknown `color`.
     """
 
     source: Source
     label: str  # what an error calls it
     color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
     oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
-    max_pixels: int | None = None  # a file of more is refused before it is decoded; None: whoever reads it says
+    max_pixels: int | None = None  # a file of more is refused before it is decoded; None: the reader's limit
 
     def __post_init__(self) -> None:
         if self.color not in COLORS:

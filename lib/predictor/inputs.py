@@ -30,7 +30,7 @@ class Sources:
 
 
 def expand(names: Sequence[str]) -> Sources:
-    """The files and cameras that sources stand for. Raises UserError that names the source that stands for none."""
+    """The files and cameras that the sources name. Raises UserError for a source that names none."""
     files: dict[str, Path] = {}
     cameras: dict[int, None] = {}
     for name in names:
@@ -67,8 +67,8 @@ def _files(name: str) -> list[Path]:
 
 
 def result_names(files: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
-    """A name for what is made of each file: its own without the ending, numbered where another bears it already."""
-    used = {name.lower() for name in taken}  # some disks do not tell capitals apart
+    """A name for what is made of each file: its own without the ending, with a number where another has the same."""
+    used = {name.lower() for name in taken}  # some file systems ignore case
     names = []
     for file in files:
         name, number = file.stem, 1
@@ -120,8 +120,8 @@ def image_list(
 
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
-    """The error that ended a command after so many images or frames, with the news that their results are saved."""
-    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is not looked at")
+    """The error that ended a command after so many images or frames, saying that their results are saved."""
+    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is skipped")
 
 
 def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:

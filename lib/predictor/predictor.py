@@ -102,9 +102,7 @@ class Predictor:
             if how != Backend() or (device and torch.device(device).type != "cpu"):
                 raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
             if trained.card.decodes and self.options != recipe:
-                raise UserError(
-                    f"{trained.path}: its flip test and kernel_size are in its graph and stay what they are"
-                )
+                raise UserError(f"{trained.path}: its flip test and kernel_size are in its graph and cannot be changed")
             self.device = torch.device("cpu")
             width, height = trained.card.image_size
             self._find = trained.predict
@@ -220,20 +218,20 @@ class Predictor:
         oriented: bool,
     ) -> Iterator[Row]:
         if boxes is None and scores is not None:
-            raise UserError("there are scores, but no boxes that they could be of")
+            raise UserError("there are scores, but no boxes for them")
         columns = [column for column in (images, boxes, scores) if column is not None]
         ended = object()
         for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
             if any(entry is ended for entry in row):
-                raise UserError(f"image {number}: images, boxes and scores must be as many; one of them ends before it")
+                raise UserError(f"image {number}: images, boxes and scores must be equally many; one ends before it")
             source, own_boxes, own_scores = (*row, None, None)[:3]
             image = self._input_image(source, f"image {number}", color, oriented)
             if own_boxes is None and own_scores is not None:
-                raise UserError(f"{image.label}: it has scores, but no boxes that they could be of")
+                raise UserError(f"{image.label}: it has scores, but no boxes for them")
             yield image, image.pixels(), own_boxes, own_scores
 
     def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
-        """Every image's crops; what a detector is to find it finds in a few images at once."""
+        """Every image's crops; a detector gets a few images at once."""
         at_once = self.detector.batch_size if isinstance(self.detector, Detector) else 1
         how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
         while group := list(islice(rows, at_once)):
@@ -276,7 +274,7 @@ class Predictor:
         return zip(found.keypoints, found.scores, strict=True)
 
     def _result(self, crops: _Crops, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
-        """The image's result, its keypoints and scores taken off the left of what was found."""
+        """The image's result, its keypoints and scores removed from the front of `found`."""
         count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
         keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)

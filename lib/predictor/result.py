@@ -53,7 +53,7 @@ class PoseResult:
         return picture if self.image.color == "BGR" else picture[..., ::-1].copy()
 
     def save(self, path: str | Path, threshold: float = 0.2) -> None:
-        """Write `draw`'s picture; it takes the place of what stood there. Raises UserError if it cannot be written."""
+        """Write `draw`'s picture; an existing file is replaced. Raises UserError if it cannot be written."""
         content = draw.encode(self._drawn(threshold), Path(path))
         write_atomically(Path(path), lambda file: file.write(content))
 

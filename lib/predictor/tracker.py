@@ -94,5 +94,5 @@ class Tracker:
 
 
 def _weight(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
-    """What a low pass of that cut-off, in Hz, takes of a value that comes `seconds` after the one before."""
+    """The weight that a low pass of that cut-off, in Hz, gives a value `seconds` after the one before."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))

@@ -54,7 +54,7 @@ class Video:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate, self.time_base = _usable(rate), self._stream.time_base
         seconds = (self._stream.duration or 0) * self.time_base or Fraction(self._file.duration or 0, 1_000_000)
-        # What the file states; only its end tells how many there are.
+        # As the file states; how many there are is known only at its end.
         self.length: int | None = self._stream.frames or round(seconds * self.rate) or None
 
     def frames(self) -> Iterator[tuple[np.ndarray, float]]:
@@ -160,7 +160,7 @@ class Recording(contextlib.AbstractContextManager):
                         os.fsync(file.fileno())
                     os.replace(self._unfinished, self.path)
         finally:
-            with contextlib.suppress(self._av.FFmpegError):  # it may say once more what ended it
+            with contextlib.suppress(self._av.FFmpegError):  # it may raise the same error again
                 self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
@@ -169,7 +169,7 @@ class Recording(contextlib.AbstractContextManager):
         try:
             yield
         except (OSError, self._av.FFmpegError) as error:
-            raise UserError(f"{self.path}: cannot write ({error.strerror}); what stood there is untouched") from None
+            raise UserError(f"{self.path}: cannot write ({error.strerror}); an existing file is unchanged") from None
 
 
 def predict_video(

@@ -95,7 +95,7 @@ class Scene:
 
     def _explained(self) -> Explanation:
         if self.explanation is None:
-            raise UserError("no person was looked at yet; say first where the boxes come from")
+            raise UserError("no person was chosen yet; choose first where the boxes come from")
         return self.explanation
 
     def table(self) -> list[list[Any]]:
@@ -109,7 +109,7 @@ class Scene:
     def person_at(self, x: float, y: float) -> int:
         """Whose box a place on the picture lies in, the smallest of several. Raises UserError if in nobody's."""
         if self.result is None:
-            raise UserError("nobody was looked for in this image yet; say first where the boxes come from")
+            raise UserError("this image has no persons yet; choose first where the boxes come from")
         corners, sides = self.result.boxes[:, :2], self.result.boxes[:, 2:]
         inside = ((corners <= (x, y)) & ((x, y) < corners + sides)).all(1)
         if not inside.any():
@@ -163,17 +163,17 @@ def boxes_from(text: str) -> list[list[float]]:
 
 
 def detector_on_demand(device: str | None = None) -> Detect:
-    """torchvision's detector, loaded when it is first asked. What keeps it away is for the log, not for visitors."""
+    """torchvision's detector, loaded when first asked. If that fails, only the log says why, not the page."""
     load = cache(partial(Detector, device=device))
 
     def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `Detector`. Raises UserError if its weights cannot be had."""
+        """As `Detector`. Raises UserError if its weights cannot be loaded."""
         try:
             detector = load()
         except UserError as error:
             logger.warning("the detector: %s", error)
             raise UserError(
-                "there is no detector here, as its weights could not be had; draw a box, or take the whole image"
+                "there is no detector here, as its weights could not be loaded; draw a box, or take the whole image"
             ) from None
         return detector(image)
 

@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
     truncated or has wrong bytes.
     """
     try:
-        # All at once: from here on an error is the file's, not the disk's. It is not mapped into memory either: a file
+        # Read at once: any error after this is the file's, not the disk's. It is not mapped into memory either: a file
         # that shrinks while it is mapped ends the process.
         content = path.read_bytes()
         if path.suffix == SAFETENSORS:
@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
     except MemoryError:
-        raise UserError(f"{path}: cannot read the checkpoint (the memory does not suffice)") from None
+        raise UserError(f"{path}: cannot read the checkpoint (not enough memory)") from None
 
 
 def _read_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def _read_pth(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception, otherwise: str) -> Exception:
-    """What a library's error on a file's bytes means: the file is damaged, unless the memory does not suffice."""
+    """What a library's error on a file's bytes means: the file is damaged, unless there is not enough memory."""
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's is a RuntimeError
         return MemoryError()
     return Damaged(f"{path}: the checkpoint is truncated or {otherwise} ({root_cause(error)})")
@@ -125,24 +125,24 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def _check_zip(path: Path, content: bytes) -> None:
-    """Raise Damaged if a file has a checksum that is not that of its bytes; only our files have one.
+    """Raise Damaged if a file's checksum does not match its bytes; only our files have one.
 
     Raises UserError for compressed parts, which torch does not write: a small file of them fills any memory.
     """
     if content[-2:] != b"\0\0" and _seal(memoryview(content)[:-SEAL_LENGTH]) != content[-SEAL_LENGTH:]:
-        raise Damaged(f"{path}: damaged, its checksum is not that of its bytes")
+        raise Damaged(f"{path}: damaged, its checksum does not match its bytes")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         packed = [part for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
     if packed:
         largest = max(packed, key=lambda part: part.file_size)
         raise UserError(
             f"{path}: refused, {largest.filename} in it is compressed, which torch's own files are not, and claims "
-            f"{largest.file_size:,} bytes; save the state_dict anew with torch.save"
+            f"{largest.file_size:,} bytes; save the state_dict again with torch.save"
         )
 
 
 def _is_whole_pickle(content: bytes) -> bool:
-    """Whether bytes are one intact pickle, which torch's own files are not; reads its instructions, follows none."""
+    """Whether bytes are one intact pickle, which torch's own files are not; reads its instructions, executes none."""
     file = io.BytesIO(content)
     try:
         return sum(1 for _ in pickletools.genops(file)) > 1 and not file.read(1)

@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror}); what stood there is untouched") from None
+        raise UserError(f"{path}: cannot write ({error.strerror}); an existing file is unchanged") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -143,7 +143,7 @@ def test_a_folder_in_every_form(images, run, command, tmp_path):
 
     before = {path: path.read_bytes() for path in out.iterdir()}
     said = sentence(command(*arguments))
-    assert said.startswith("out/000000000785.jpg and 8 more: there already; --overwrite replaces")
+    assert said.startswith("out/000000000785.jpg and 8 more: exists already; --overwrite replaces")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     (out / "keypoints.csv").write_text("old")
     assert command(*arguments, "--overwrite").returncode == 0
@@ -327,7 +327,7 @@ def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_pa
     most = whole.stat().st_size - missing
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))  # a file that grows further is refused by the system
     try:
-        with pytest.raises(UserError, match=r"film.mp4: cannot write \(File too large\); what stood there is "):
+        with pytest.raises(UserError, match=r"film.mp4: cannot write \(File too large\); an existing file is "):
             record(tmp_path / "film.mp4", noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -558,7 +558,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, mon
     (boxes, scores), *_ = inputs.read_boxes(out, known, threshold=0.5)
     assert boxes.tolist() == [[10, 20, 30, 60]] and scores.tolist() == pytest.approx([0.9])
 
-    with pytest.raises(UserError, match=r"boxes.json: there already; --overwrite replaces it"):
+    with pytest.raises(UserError, match=r"boxes.json: exists already; --overwrite replaces it"):
         detected(monkeypatch, images, "--out", out)
     detected(monkeypatch, images, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
     assert len(coco.detected_instances(out, sample_annotations(), 17, threshold=0)) == 9
@@ -597,7 +597,7 @@ def test_what_was_found_before_a_broken_image_is_saved(by, mixed, run, command, 
     monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
     arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
     said = command(*arguments, "--save", "json", "csv", "coco").stderr
-    assert "d.jpg" in said and "the 3 image(s) before it are saved, the rest is not looked at" in said
+    assert "d.jpg" in said and "the 3 image(s) before it are saved, the rest is skipped" in said
     kept = tmp_path / "kept"
     own = ["a.json", "b.json", "c.json"]
     assert sorted(path.name for path in kept.iterdir()) == [*own, "images.json", "keypoints.csv", "keypoints.json"]
@@ -619,7 +619,7 @@ def test_nothing_is_written_if_the_first_image_is_broken(mixed, run, command, tm
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_detections_before_a_broken_image_are_saved(batch, mixed, tmp_path, monkeypatch):
     out = tmp_path / "found.json"
-    says = r"d.jpg: the JPEG is truncated; the 3 image\(s\) before it are saved, the rest is not looked at$"
+    says = r"d.jpg: the JPEG is truncated; the 3 image\(s\) before it are saved, the rest is skipped$"
     with pytest.raises(UserError, match=says):
         detected(monkeypatch, mixed, "--out", out, "--batch", batch)
     assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3]
@@ -635,7 +635,7 @@ def crowd_at(frame: int) -> Callable:
 def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     source = written(tmp_path / "film.mp4")
     alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
-    says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is not looked at$"
+    says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is skipped$"
     with pytest.raises(UserError, match=says):
         predict.predict_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
@@ -655,7 +655,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
 def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
     source, out, forms = written(tmp_path / "film.mp4"), tmp_path / "out", ["video", "json", "csv"]
     (out / "film.mp4").mkdir(parents=True)
-    says = rf"film.mp4: cannot write \(Is a directory\); .* untouched; what was found in {FRAMES} frame\(s\) is saved$"
+    says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; what was found in {FRAMES} frame\(s\) is saved$"
     with pytest.raises(UserError, match=says):
         predict.predict_video(given(), bright, Video(source), out / "film", forms, None)
     assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]

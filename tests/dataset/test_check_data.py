@@ -458,7 +458,7 @@ def test_the_verdict_on_a_tool_goes_by_what_it_reads(tmp_path: Path):
     patient = Patient(tmp_path, tests=False)
     area_zero(patient)
     *_, train, test, _ = patient.examine().lines()
-    assert train.endswith("but the errors above spoil what comes of it") and test == f"{TEST}   would take this data"
+    assert train.endswith("but the errors above make the result wrong") and test == f"{TEST}   would take this data"
 
 
 def test_what_select_data_drops_is_counted(patient: Patient):

@@ -103,9 +103,9 @@ NO_MEMORY = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate mem
     ("place", "error", "says"),
     [
         ("pathlib.Path.read_bytes", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
-        ("pathlib.Path.read_bytes", MemoryError(), "the memory does not suffice"),
-        ("torch.load", MemoryError(), "the memory does not suffice"),
-        ("torch.load", NO_MEMORY, "the memory does not suffice"),
+        ("pathlib.Path.read_bytes", MemoryError(), "not enough memory"),
+        ("torch.load", MemoryError(), "not enough memory"),
+        ("torch.load", NO_MEMORY, "not enough memory"),
     ],
 )
 def test_a_disk_or_a_memory_that_fails_does_not_make_a_state_damaged(

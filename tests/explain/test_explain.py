@@ -572,10 +572,10 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
 
     grid.write_text("mine")
     again = run_preloaded("visualize", arguments(run, *options), tmp_path, {})
-    assert "a/grid.svg: there already" in sentence(again) and grid.read_text() == "mine"
+    assert "a/grid.svg: exists already" in sentence(again) and grid.read_text() == "mine"
     options[-1] = "b.svg"
     again = run_preloaded("visualize", arguments(run, *options, "--singles", "each"), tmp_path, {})
-    assert "there already" in sentence(again) and not (tmp_path / "b.svg").exists()
+    assert "exists already" in sentence(again) and not (tmp_path / "b.svg").exists()
 
 
 @pytest.mark.parametrize(

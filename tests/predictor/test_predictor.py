@@ -238,7 +238,7 @@ def test_a_image_that_is_cut_off_is_told(predictor, tmp_path):
         ([[0, 0, 3, 3], [1]], None, "boxes and scores must be numbers"),
         ("all", None, "boxes and scores must be numbers"),
         (BOXES, [1, 1], r"3 boxes need as many scores, not the shape \(2,\)"),
-        (None, [1], "it has scores, but no boxes that they could be of"),
+        (None, [1], "it has scores, but no boxes for them"),
         (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than most_persons 100 \(--most-persons\)"),
     ],
 )
@@ -277,7 +277,7 @@ def test_a_image_says_how_it_is_to_be_read(run, predictor, pixels):
 
 def test_lists_must_be_of_one_length(predictor):
     for arguments in ([[PHOTOGRAPH], []], [[], [BOXES]], [[PHOTOGRAPH], [BOXES], []]):
-        with pytest.raises(UserError, match="image 0: images, boxes and scores must be as many"):
+        with pytest.raises(UserError, match="image 0: images, boxes and scores must be equally many"):
             predictor(*arguments)
     with pytest.raises(UserError, match="there are scores, but no boxes"):
         predictor([PHOTOGRAPH], None, [[1]])
@@ -432,7 +432,7 @@ def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_pa
 
 def test_a_name_of_the_zoo(monkeypatch, tmp_path):
     checkpoint.save(tmp_path / zoo.released("tp_r_a3").file, zoo.model("tp_r_a3").state_dict())
-    monkeypatch.setattr(zoo, "_place", lambda folder, in_clone, file: tmp_path / file)
+    monkeypatch.setattr(zoo, "place", lambda folder, in_clone, file: tmp_path / file)
     named = Predictor.from_pretrained("tp_r_a3", device="cpu")
     assert named.trained.weights == tmp_path / zoo.released("tp_r_a3").file and named.options.blur_kernel == 11
     with pytest.raises(UserError, match="tp_r_a3: a model of the zoo has no configuration file"):

@@ -1,4 +1,4 @@
-"""The web explorer as a Hugging Face Space; the Space's variable MODEL names what tools/web_demo.py is to show."""
+"""The web explorer as a Hugging Face Space; the Space's variable MODEL is the --model of tools/web_demo.py."""
 
 import os
 import runpy

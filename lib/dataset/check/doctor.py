@@ -1,6 +1,6 @@
-"""The data of a configuration under examination: annotations, a detector's boxes, images.
+"""Checks the data that a configuration names: annotations, a detector's boxes, images.
 
-The findings with which the tools themselves would stop come with those that only this report looks for.
+Reports the errors that would stop the tools, and findings that only this report looks for.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class SetToCheck:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """Those that it can stop; training validates on the test set."""
+        """The tools that its errors stop; training validates on the test set."""
         return (TRAIN, TEST) if self.tests else (TRAIN,)
 
 
@@ -228,7 +228,7 @@ def _check_images(
         findings.add(ERROR, "readable", f"{len(broken):,} of {len(chosen):,} cannot be read", broken)
     if other:
         says = f"{len(other):,} of {len(chosen):,} have another size than stated: their keypoints lie elsewhere"
-        remedy = "annotate the very files that stand here, pixels as stored (EXIF orientation is ignored)"
+        remedy = "annotate exactly these files, pixels as stored (EXIF orientation is ignored)"
         findings.add(ERROR, "size", says, other, remedy)
     if not broken and not other:
         findings.add(OK, "readable", f"{len(chosen):,} of {len(there):,}{whose} read, each of the stated size")

@@ -35,26 +35,26 @@ class Report:
     skeleton: Skeleton | None = None
 
     def begin(self, title: str, tools: Sequence[str]) -> None:
-        """A section, which what follows is about."""
+        """Start a section, to which the findings that follow belong."""
         self.sections.append(Section(title, tools))
 
     @property
     def findings(self) -> Findings:
-        """Of the section that was begun last."""
+        """Those of the current section."""
         return self.sections[-1].findings
 
     def stop(self, error: UserError, tools: Sequence[str] | None = None) -> None:
-        """With the first error the section's tools stop, or these."""
+        """Stop the section's tools, or `tools`, with this error, unless an earlier one did."""
         for tool in self.sections[-1].tools if tools is None else tools:
             self.stops.setdefault(tool, str(error))
 
     def fail(self, check: str, error: UserError, path: Path | None = None, tools: Sequence[str] | None = None) -> None:
-        """The error is a finding, without the `path` that is the section's title, and stops the tools."""
+        """Add the error as a finding, without the `path` that is the section's title; it stops the tools."""
         self.findings.add(ERROR, check, str(error).removeprefix(f"{path}: "))
         self.stop(error, tools)
 
     def add(self, findings: Findings, path: Path) -> None:
-        """What the tools check themselves, in the file at `path`."""
+        """Add findings that the tools make themselves, in the file at `path`."""
         self.findings.extend(findings)
         try:
             findings.refuse(path)
@@ -89,7 +89,7 @@ class Report:
             if tool in self.stops:
                 verdict = f"would stop: {self.stops[tool]}"
             elif self.count(ERROR, tool):
-                verdict += ", but the errors above spoil what comes of it"
+                verdict += ", but the errors above make the result wrong"
             lines += _wrapped(verdict, width, f"{tool:<15} ", " " * 16)
         return [*lines, f"{many(self.count(ERROR), 'error')}, {many(self.count(NOTE), 'note')}"]
 

@@ -1,4 +1,4 @@
-"""Statistics of an annotation file that tell of another unit, another format, or an AP that cannot be what it says.
+"""Statistics of an annotation file that show a wrong unit, a wrong format, or an AP that cannot be right.
 
 I images, N annotations, K keypoints. Boxes are x, y, w, h in image pixels.
 """
@@ -32,7 +32,7 @@ PUBLISHED_PERSONS = {"train2017": 149_813, "val2017": 6_352}
 
 
 def not_counted(source: Annotations) -> dict[str, np.ndarray]:
-    """Why COCO's evaluation ignores annotations (N, bool); what has several reasons stands with the first."""
+    """Why COCO's evaluation ignores annotations (N, bool); one with several reasons is listed under the first."""
     return first_reasons(
         {
             "as a crowd": source.table["iscrowd"],
@@ -109,7 +109,7 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
 
 
 def check_areas(findings: Findings, source: Annotations) -> None:
-    """Of those that are positive: `coco.check_annotations` reports the others."""
+    """Checks positive areas; `coco.check_annotations` reports the others."""
     areas, spans = source.table["area"], np.prod(source.table["bbox"][:, 2:], axis=1)
     both = source.wanted & (areas > 0) & (spans > 0)
     share = float(np.median(areas[both] / spans[both])) if both.any() else 0.5
@@ -192,7 +192,7 @@ def check_num_keypoints(findings: Findings, source: Annotations, tests: bool) ->
 
 
 def check_taken(findings: Findings, source: Annotations, name: str, off_centre: int) -> None:
-    """What is taken: `coco.check_annotations` reports that nothing is."""
+    """How many are taken; `coco.check_annotations` reports if none is."""
     taken = int(source.taken.sum()) - off_centre
     says = f"{taken:,} of {len(source.table):,} persons in {len(np.unique(source.image[source.taken])):,} images"
     if not source.taken.all():
