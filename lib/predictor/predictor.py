@@ -232,9 +232,9 @@ class Predictor:
 
     def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
         """Every image's crops; a detector gets a few images at once."""
-        at_once = self.detector.batch_size if isinstance(self.detector, Detector) else 1
         how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
-        while group := list(islice(rows, at_once)):
+        # The default detector is made for the first image.
+        while group := list(islice(rows, self.detector.batch_size if isinstance(self.detector, Detector) else 1)):
             missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
             detected = iter(self._detect(missing) if missing else ())
             for image, pixels, given, given_scores in group:
