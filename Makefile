@@ -17,7 +17,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types bench bench-data soak clean
+.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types bench bench-data bench-jobs soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=
 
 bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)
+
+bench-jobs: $(STAMP) ## measure whole jobs from start to end (15 minutes); WRITE=1: into docs/benchmarks.md
+	PYTHONPATH=tools $(PY) -m benchmarks.jobs $(if $(WRITE),--write)
 
 soak: $(STAMP) ## train and evaluate for 10 minutes (MINUTES=…) and see that memory and open files stay flat
 	PYTHONPATH=tools $(PY) -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))

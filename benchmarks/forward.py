@@ -46,6 +46,7 @@ RECIPES = {
 }
 TRAINING = (("tp_r_a4", 4), ("tp_h_s", 1))
 MEMORY = ("tp_h_a6", 8)
+WEIGHTS = REPOSITORY / "output/coco/transpose_r/demo/final_state.pth"
 
 
 def model_of(name: str, *overrides: str) -> TransPose:
@@ -291,7 +292,7 @@ def main() -> None:
     parser.add_argument(
         "--weights",
         type=Path,
-        default=REPOSITORY / "output/coco/transpose_r/demo/final_state.pth",
+        default=WEIGHTS,
         metavar="FILE",
         help="trained weights of demo.yaml, for the effect of lower precisions",
     )

@@ -1,0 +1,385 @@
+"""What a user waits for, from end to end: python -m benchmarks.jobs [--write], with PYTHONPATH=tools, or `make
+bench-jobs`.
+
+Each job is a process of its own, watched from outside: elapsed time, processor time, and the most memory that it and
+its loading processes take together (proportional set size). Where a processor's network would hide everything else,
+a wait stands in its place, as long as a fast machine's.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import psutil
+import torch
+from torch import Tensor
+
+from benchmarks import forward, report, scale, synthetic
+from benchmarks.data_stages import gaussians
+from benchmarks.forward import DEMO, RECIPES, REPOSITORY
+from transpose.build.data import build_training_data
+from transpose.build.model import build_model
+from transpose.build.run import build_trainer
+from transpose.commands import test
+from transpose.config.load import load_config
+from transpose.core.train import train_epoch
+from transpose.errors import UserError
+from transpose.evaluation.evaluate import CocoEvaluation
+from transpose.models.backends import Backend
+from transpose.predictor.video import Recording
+
+STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
+PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a processor with AMX
+BATCH = 20
+MB = 1e6
+RATE = 25  # of the video
+LOOKS = 0.1  # seconds between two looks at a process's memory
+
+
+@dataclass(frozen=True)
+class Size:
+    """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
+    that go through the network; crops that a loader delivers, and that a step trains on; steps; frames of the video;
+    images that are predicted."""
+
+    fraction: float = 1.0
+    stored: float = 0.05
+    predicted: float = 0.02
+    loaded: int = 2_000
+    micro_batch: int = 4
+    steps: int = 6
+    frames: int = 96
+    images: int = 32
+
+
+FULL = Size()
+SMALLEST = Size(fraction=0.002, stored=0.002, predicted=0.0005, loaded=20, micro_batch=1, steps=2, frames=3, images=2)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, MB, and the seconds or rates of the parts by name."""
+
+    wall: float
+    cpu: float
+    peak: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def run(command: list[str], until: str = "") -> Measured:
+    """Run a command to its end, or until it prints `until`."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryFile("w+") as said:
+        start, peak = time.perf_counter(), 0.0
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        while True:
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            wall = time.perf_counter() - start
+            if not pid and until and until in output(said):
+                process.terminate()
+                pid, _, used = os.wait4(process.pid, 0)
+                status = 0
+            if pid:
+                break
+            peak = max(peak, memory(psutil.Process(process.pid)))
+            time.sleep(LOOKS)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        lines = output(said).splitlines()
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-3:])}")
+    parts = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    found = Measured(wall, used.ru_utime + used.ru_stime, peak, parts)
+    print(" ".join(command[1:]), found, file=sys.stderr, flush=True)
+    return found
+
+
+def output(file: Any) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def memory(process: psutil.Process) -> float:
+    """MB of a process and its children; what they share counts once."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has just ended
+            continue
+    return total / MB
+
+
+# Parts: what runs in a process of its own and prints its figures
+
+
+def feed(root: str, workers: str, samples: str, *overrides: str) -> dict[str, float]:
+    """The training set's loader against a step that waits."""
+    own = ["WORKERS", workers, "GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", str(BATCH)]
+    start = time.perf_counter()
+    loader, _ = build_training_data(scale.settings(Path(root), *own, *overrides))
+    built = time.perf_counter()
+    batches, loaded, waited = iter(loader), 0, 0.0
+    warm = len(next(batches)["index"])
+    first = time.perf_counter()
+    while loaded < int(samples):
+        asked = time.perf_counter()
+        count = len(next(batches)["index"])
+        waited += time.perf_counter() - asked
+        time.sleep(count * STEP)
+        loaded += count
+    seconds = time.perf_counter() - first
+    return {
+        "set built, s": built - start,
+        "first batch, s": first - built,
+        "crops/s": loaded / seconds,
+        "waited for data, %": 100 * waited / seconds,
+        "crops": loaded + warm,
+    }
+
+
+def wait_for(milliseconds: float) -> Callable[..., Callable[[Tensor], Tensor]]:
+    """In place of a network: heatmaps with peaks, after a wait."""
+    maps = gaussians(64, noise=0.003)
+
+    def forward(images: Tensor) -> Tensor:
+        time.sleep(len(images) * milliseconds / 1e3)
+        return maps[: len(images)]
+
+    return lambda *_: forward
+
+
+def test_command(root: str, milliseconds: str, *overrides: str) -> dict[str, float]:
+    """tools/test.py on detected boxes, the network replaced by a wait; without milliseconds the predictions are made
+    up, so that what is left is reading, OKS-NMS, the results file and AP."""
+    folder, seconds = Path(root), dict[str, float]()
+    Backend.__call__ = wait_for(float(milliseconds or 0))  # type: ignore[method-assign]
+    if not milliseconds:
+
+        def made_up(self: CocoEvaluation, *_: Any) -> Any:
+            return synthetic.predictions(self.crops.instances, self.crops.center, self.crops.scale)
+
+        CocoEvaluation.predict = made_up  # type: ignore[method-assign]
+    for method in ("predict", "evaluate"):
+        setattr(CocoEvaluation, method, timed(getattr(CocoEvaluation, method), f"{method}, s", seconds))
+
+    import transpose.build.evaluation as built
+
+    built.build_evaluation = timed(built.build_evaluation, "read, s", seconds)
+    options = ["TEST.USE_GT_BBOX", "False", "TEST.FLIP_TEST", "False", "TEST.MODEL_FILE", str(folder / "weights.pth")]
+    sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", str(folder / "boxes.json"), *overrides]
+    test.main(["--cfg", str(RECIPES["tp_r_a4"]), "--modelDir", str(folder / "output"), *options, *sets])
+    return seconds
+
+
+def timed(call: Callable, name: str, seconds: dict[str, float]) -> Callable:
+    """The same function; how long it takes is added to `seconds`."""
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return call(*arguments, **named)
+        finally:
+            seconds[name] = seconds.get(name, 0) + time.perf_counter() - start
+
+    return wrapped
+
+
+def train(root: str, recipe: str, micro_batch: str, steps: str) -> dict[str, float]:
+    """Training steps of a recipe on the bundled sample, as the trainer takes them."""
+    sample = [
+        *("DATASET.ROOT", str(REPOSITORY / "data/coco_sample"), "DATASET.TRAIN_SET", "val2017", "GPUS", "(0,)"),
+        *("TRAIN.BATCH_SIZE_PER_GPU", micro_batch, "MODEL.INIT_WEIGHTS", "False", "WORKERS", "1"),
+    ]
+    cfg = load_config(RECIPES[recipe], sample, output_dir=root)
+    trainer = build_trainer(cfg, recipe, Path(root), torch.device("cpu"))
+    fixed = trainer.model, trainer.loader, trainer.plan, trainer.targets, trainer.criterion
+    taken = train_epoch(*fixed, trainer.optimizer, trainer.scaler, trainer.options, 0)
+    next(taken)
+    start = time.perf_counter()
+    for _ in range(int(steps)):
+        next(taken)
+    seconds = (time.perf_counter() - start) / int(steps)
+    return {"step, s": seconds, "steps/s": 1 / seconds, "crops/s": int(micro_batch) / seconds}
+
+
+PARTS: dict[str, Callable[..., dict[str, float]]] = {"feed": feed, "test": test_command, "train": train}
+
+
+def part(name: str, *arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.jobs", "--part", name, *map(str, arguments)]
+
+
+def tool(name: str, *arguments: Any) -> list[str]:
+    return [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+
+
+# The jobs, by the part of the page
+
+
+def feeding(root: Path, size: Size, weights: Path) -> str:
+    """(a) A training set of COCO's size against a step of a fast machine."""
+    rows = []
+    few = root / "few"
+    scale.make_set(few, "train2017", scale.TRAIN, size.stored)
+    store = ["DATASET.DECODED_DIR", few / "store"]
+    made = run(part("feed", few, 0, BATCH, *store))
+    for title, place, options in (("JPEG", root, []), ("`DATASET.DECODED_DIR`", few, store)):
+        for workers in range(os.cpu_count() + 1):  # type: ignore[operator]
+            found = run(part("feed", place, workers, size.loaded, *options))
+            name = f"{title}, {workers} loading processes"
+            rows.append(row(name, found, count=f"{found.parts['crops']:.0f} crops"))
+    text = f"Decoding once: {made.parts['set built, s']:.0f} s for {size.stored:.0%} of the images, once a data set."
+    return f"{table('training crops, a step of 1/5,000 s a crop', rows)}\n\n{text}"
+
+
+def testing(root: Path, size: Size, weights: Path) -> str:
+    """(b) A test of val2017's 104,125 boxes."""
+    few = root / "few"
+    save_weights(root)
+    ids = scale.make_set(few, "val2017", scale.VAL, size.predicted).ids
+    boxes = round(scale.VAL_BOXES * size.predicted)
+    synthetic.detections(few / "boxes.json", ids, boxes=boxes)
+    (few / "weights.pth").symlink_to(root / "weights.pth")
+    all_boxes = round(scale.VAL_BOXES * size.fraction)
+    rest = run(part("test", root, ""))
+    rows = [row("without predicting", rest, count=f"{all_boxes:,} boxes")]
+    whole = []
+    for wait in PASSES:
+        found = run(part("test", few, wait))
+        rows.append(row(f"forward pass of {wait} ms a crop", found, count=f"{boxes:,} boxes"))
+        each = found.parts["predict, s"] / boxes
+        seconds = rest.wall + each * all_boxes
+        whole.append(
+            f"{wait} ms: {1e3 * each:.2f} ms a crop in all, so {seconds:,.0f} s for {all_boxes:,} boxes, of which the "
+            f"network takes {wait * all_boxes / 1e3:,.0f} s"
+        )
+    return f"{table('tools/test.py, no flip test', rows)}\n\nComputed from these: {'; '.join(whole)}."
+
+
+def save_weights(folder: Path) -> None:
+    """Any weights of R-A4, which a test asks for."""
+    torch.save(build_model(load_config(RECIPES["tp_r_a4"])).state_dict(), folder / "weights.pth")
+
+
+def training(root: Path, size: Size, weights: Path) -> str:
+    """(c) Training steps on this processor."""
+    recipes = ("tp_r_a4", "tp_h_s")
+    found = {name: run(part("train", root / "runs", name, size.micro_batch, size.steps)) for name in recipes}
+    rows = [row(name, it, count=f"{size.steps} steps of {size.micro_batch}") for name, it in found.items()]
+    return table("training on the bundled sample", rows)
+
+
+def predicting(root: Path, size: Size, weights: Path) -> str:
+    """(d) tools/predict.py on a folder and on a video, with demo.yaml's network."""
+    if not weights.exists():
+        return f"Not measured, {weights.name} is missing (`make demo` trains it)."
+    files = sorted(report.PHOTOGRAPHS.iterdir())[: size.images]
+    folder = root / "folder"
+    folder.mkdir()
+    for file in files:
+        (folder / file.name).symlink_to(file)
+    make_video(root / "film.mp4", folder, size.frames)
+    how = ["--model", weights, "--cfg", DEMO, "--detector", "whole-image"]
+    boxes = REPOSITORY / "data/coco_sample/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
+    truth = REPOSITORY / "data/coco_sample/annotations/person_keypoints_val2017.json"
+    detected = ["--boxes", boxes, "--annotations", truth, "--box-score", 0, "--save", "coco"]
+    rows = [
+        row("one image, drawn", run(tool("predict", files[0], *how, "--out", root / "one"))),
+        row("a folder, drawn", run(tool("predict", folder, *how, "--out", root / "a")), f"{len(files)} images"),
+        row(
+            "a folder, detected boxes, as COCO's JSON",
+            run(tool("predict", folder, *how, *detected, "--out", root / "b")),
+            f"{len(files)} images",
+        ),
+        row(
+            "a video, drawn",
+            run(tool("predict", root / "film.mp4", *how, "--out", root / "c")),
+            f"{size.frames} frames",
+        ),
+    ]
+    return table("tools/predict.py, demo.yaml's network", rows)
+
+
+def make_video(path: Path, folder: Path, frames: int) -> None:
+    """Images of a folder, one after the other, as frames of one size."""
+    pictures = [cv2.resize(cv2.imread(str(file)), (640, 480)) for file in sorted(folder.iterdir())]
+    with Recording(path, Fraction(RATE)) as recording:
+        for frame in range(frames):
+            recording.add(pictures[frame % len(pictures)], frame / RATE)
+
+
+def starting(root: Path, size: Size, weights: Path) -> str:
+    """(e) From the start of a command to its first output."""
+    training_of = ["--cfg", RECIPES["tp_r_a4"], "--modelDir", root / "first", "--logDir", root / "first"]
+    sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", root / "boxes.json", "MODEL.INIT_WEIGHTS", "False"]
+    small = ["GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", 1, "PRINT_FREQ", 1, "WORKERS", 1, "AUTO_RESUME", "False"]
+    first = run(tool("train", *training_of, *sets, *small), until="step 1/")
+    demo = ["--cfg", DEMO, "--modelDir", root / "demo", "--logDir", root / "demo"]
+    rows = [
+        row("train.py --help", run(tool("train", "--help"))),
+        row("train.py, demo.yaml, to its first step", run(tool("train", *demo, "PRINT_FREQ", 1), until="step 1/")),
+        row("train.py, R-A4 on a set of COCO's size, to its first step", first),
+    ]
+    return table("start to first output", rows)
+
+
+def row(title: str, found: Measured, count: str = "") -> list[str]:
+    parts = ", ".join(f"{name.split(',')[0]} {number(value)}{unit(name)}" for name, value in found.parts.items())
+    return [title, count, f"{found.wall:.1f} s", f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB", parts]
+
+
+def unit(name: str) -> str:
+    return f" {name.split(', ')[1]}" if ", " in name else ""
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def table(title: str, rows: list[list[str]]) -> str:
+    return report.table([title, "", "elapsed", "processor", "memory", "parts"], rows)
+
+
+JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
+    "feeding": feeding,
+    "testing": testing,
+    "training": training,
+    "predicting": predicting,
+    "starting": starting,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure whole jobs, from start to end.")
+    parser.add_argument("--job", nargs="+", choices=JOBS, default=list(JOBS), help="only these")
+    parser.add_argument("--weights", type=Path, default=forward.WEIGHTS, metavar="FILE", help="of demo.yaml, trained")
+    parser.add_argument("--smallest", action="store_true", help="at the smallest size: does everything run?")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        name, *given = arguments.part
+        print(json.dumps(PARTS[name](*given)))
+        return
+    size = SMALLEST if arguments.smallest else FULL
+    with tempfile.TemporaryDirectory() as folder:
+        scale.make(Path(folder), size.fraction)
+        for job in arguments.job:
+            text = f"{report.surroundings()}\n\n{JOBS[job](Path(folder), size, arguments.weights)}"
+            print(f"{text}\n", flush=True)
+            if arguments.write:
+                report.write_section(f"jobs-{job}", text)
+
+
+if __name__ == "__main__":
+    main()
