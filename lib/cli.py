@@ -64,6 +64,11 @@ def run(main: Callable[[], None]) -> None:
             f"OpenCV cannot be imported ({error}); where a system library is missing, "
             "`pip uninstall opencv-python && pip install opencv-python-headless` serves as well"
         )
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        fail(f"{reason} Most often memory has run out: lower WORKERS or DATASET.CACHE_MB")
     except BrokenPipeError:
         if not output_closed():
             raise
