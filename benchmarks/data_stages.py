@@ -19,7 +19,8 @@ from benchmarks.stages import Maker, Size, Stage
 from transpose.build.data import build_training_data
 from transpose.build.evaluation import build_evaluation
 from transpose.core.predict import normalise
-from transpose.dataset import coco, image_cache
+from transpose.dataset import coco
+from transpose.dataset.image_cache import DecodedImages
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
 from transpose.pose import heatmap
@@ -198,10 +199,11 @@ def training_sample_stored(size: Size, folder: Path) -> Stage:
     persons = labelled()
     reader = ImageReader(SAMPLE / "images/val2017")
     names = np.unique(persons.images.names[persons.image]).tolist()
-    pixels = image_cache.opened(folder / "pixels.bin", reader, names)
+    images = DecodedImages(reader, folder / "decoded")
+    size_of_all = sum(images.read(name, "benchmark").nbytes for name in names)
     order = shuffled(len(persons), size)
-    crops = TopDownDataset(persons, pixels, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
-    held = f"{len(pixels.pixels) / 1e6:.0f} MB for {len(names)} photographs"
+    crops = TopDownDataset(persons, images, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
+    held = f"{size_of_all / 1e6:.0f} MB for {len(names)} photographs"
     title = f"one training sample from photographs decoded once (`DATASET.DECODED_DIR`, {held})"
     return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from ..dataset import annotation_cache, coco, image_cache, mpii, on_device
+from ..dataset import annotation_cache, coco, mpii
 from ..dataset.check import doctor
 from ..dataset.check.report import Report
+from ..dataset.image_cache import DecodedImages
 from ..dataset.images import ImageReader, Reader
 from ..dataset.loader import Loader
 from ..dataset.samplers import EvalSampler, TrainSampler
@@ -24,13 +24,11 @@ from ..errors import UserError
 from ..evaluation.evaluate import Evaluation
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
-from ..runtime import distributed, log
+from ..runtime import distributed
 from ..runtime.files import make_writable
 from ..runtime.signals import leave_to_parent
 
 logger = logging.getLogger(__name__)
-
-CPU = torch.device("cpu")
 
 
 def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
@@ -69,7 +67,7 @@ def _check_order(names: tuple[str, ...], source: str, annotations: coco.Annotati
             )
 
 
-def shared_skeleton(loader: DataLoader | on_device.OnDeviceLoader, evaluation: Evaluation) -> Skeleton:
+def shared_skeleton(loader: DataLoader, evaluation: Evaluation) -> Skeleton:
     """The skeleton that is trained and tested. Raises UserError if the two sets list different keypoints."""
     assert isinstance(loader.dataset, TopDownDataset)
     trained, tested = loader.dataset.skeleton, evaluation.crops.skeleton
@@ -129,18 +127,6 @@ def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
-def _decoded_images(cfg: CfgNode, instances: coco.Instances, reader: ImageReader) -> image_cache.DecodedImages:
-    """The training images, decoded by the first process unless they are already."""
-    folder = Path(cfg.DATASET.DECODED_DIR)
-    make_writable(folder, "DATASET.DECODED_DIR")
-    path = image_cache.path_in(folder, reader.source)
-    names = np.unique(instances.images.names[instances.image]).tolist()
-    if distributed.rank() == 0:
-        image_cache.opened(path, reader, names, log.follow(f"decode {cfg.DATASET.TRAIN_SET}"))
-    distributed.gather(None)  # the others wait
-    return image_cache.opened(path, reader, names)
-
-
 def build_dataset(
     cfg: CfgNode,
     instances: coco.Instances,
@@ -198,10 +184,8 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     return skeleton_of(cfg, source), instances
 
 
-def build_training_data(
-    cfg: CfgNode, device: torch.device = CPU
-) -> tuple[DataLoader | on_device.OnDeviceLoader, TrainSampler]:
-    """The training set's loader, and the plan of its batches; with DATASET.ON_DEVICE the images go to `device`."""
+def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
+    """The training set's loader, and the sampler of its batches."""
     data = cfg.DATASET
     skeleton, instances = _training_instances(cfg)
     if data.PROB_HALF_BODY and not (skeleton.upper_body and skeleton.lower_body):
@@ -222,8 +206,10 @@ def build_training_data(
         upper_body=data.PROB_UPPER_BODY,
     )
     reader = _image_reader(cfg, data.TRAIN_SET)
-    decoded = _decoded_images(cfg, instances, reader) if data.DECODED_DIR else None
-    crops = build_dataset(cfg, instances, decoded or reader, skeleton, augmentation)
+    if data.DECODED_DIR:
+        make_writable(Path(data.DECODED_DIR), "DATASET.DECODED_DIR")
+    images = DecodedImages(reader, Path(data.DECODED_DIR)) if data.DECODED_DIR else reader
+    crops = build_dataset(cfg, instances, images, skeleton, augmentation)
     plan = TrainSampler(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,
@@ -241,10 +227,6 @@ def build_training_data(
     if distributed.world() < plan.micro_batches:
         batch += f", accumulated over {plan.micro_batches_here} micro-batches in each of {plan.world} process(es)"
     logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
-    if decoded is not None and data.ON_DEVICE:
-        placed = build_loader(cfg, on_device.CropGeometries(crops, decoded), plan, persistent=True)
-        pixels, first = on_device.on_device(decoded, device)
-        return on_device.OnDeviceLoader(placed, pixels, plan.micro_batch, first), plan
     return build_loader(cfg, crops, plan, persistent=True), plan
 
 

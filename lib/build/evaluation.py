@@ -18,7 +18,7 @@ from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend
 from ..runtime import distributed
-from .data import CPU, build_dataset, build_loader, check_box_source, has_truth, is_mpii, skeleton_of, test_images
+from .data import build_dataset, build_loader, check_box_source, has_truth, is_mpii, skeleton_of, test_images
 from .model import build_test_options
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def build_sample_evaluation(image_size: tuple[int, int]) -> CocoEvaluation:
     sizes = {"MODEL.IMAGE_SIZE": list(image_size), "MODEL.HEATMAP_SIZE": [length // 4 for length in image_size]}
     options = [text for key, value in sizes.items() for text in (key, str(value))]
     sample = load_config(recipe, [*options, "TEST.USE_GT_BBOX", "True"], report=False)
-    return _coco_evaluation(sample, CPU)
+    return _coco_evaluation(sample, torch.device("cpu"))
 
 
 def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:

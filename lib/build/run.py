@@ -88,7 +88,7 @@ def build_trainer(
     model = build_model(cfg)
     if saved is None:
         check_start_weights(cfg)
-    loader, plan = build_training_data(cfg, device)
+    loader, plan = build_training_data(cfg)
     evaluation = build_evaluation(cfg, device)
     skeleton = shared_skeleton(loader, evaluation)
     if saved is None:

@@ -133,7 +133,10 @@ LEGACY: dict[str, dict[str, Any]] = {
     "TEST.BBOX_THRE": {},
 }
 # Keys of earlier versions, which files and checkpoints may still hold, and what to do instead.
-REMOVED = {"TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 1 s of a test of 104,125 boxes"}
+REMOVED = {
+    "TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 1 s of a test of 104,125 boxes",
+    "DATASET.ON_DEVICE": "DATASET.DECODED_DIR spares the decoding as well",
+}
 
 
 def _lookup(cfg: CfgNode, key: str) -> Any:
@@ -183,7 +186,6 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
 
     needs_skeleton = "DATASET.DATASET mpii needs DATASET.SKELETON: experiments/mpii/skeleton.yaml"
     yield data.DATASET != "mpii" or data.SKELETON, needs_skeleton
-    yield data.DECODED_DIR or not data.ON_DEVICE, "DATASET.ON_DEVICE needs a folder for the images: DECODED_DIR"
     yield (
         not data.ANNOTATIONS or "{set}" in data.ANNOTATIONS or data.TRAIN_SET == data.TEST_SET,
         f"DATASET.ANNOTATIONS {data.ANNOTATIONS} is one file for TRAIN_SET {data.TRAIN_SET} and TEST_SET "

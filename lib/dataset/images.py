@@ -72,6 +72,17 @@ class ImageReader:
             raise UserError(f"{where}: the name {name!r} leads out of the images' folder; nothing is read there")
         return decode_image(self._bytes(name, where), where, max_pixels=self.max_pixels)
 
+    def version(self, name: str) -> str:
+        """What changes when an image is replaced; empty for one that cannot be read."""
+        try:
+            if self.source.suffix == ".zip":
+                member = self._archive().getinfo(name)
+                return f"{member.file_size} {member.CRC}"
+            status = os.stat(self.source / name)
+            return f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+            return ""
+
     def missing(self, names: list[str]) -> np.ndarray:
         """Which (N, bool) of the named images are missing; a name not in the folder's listing is also tried itself."""
         try:

@@ -18,7 +18,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ..core.train import Meter, Step, TrainOptions, train_epoch
-from ..dataset.on_device import OnDeviceLoader
 from ..dataset.samplers import TrainSampler
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
@@ -48,7 +47,7 @@ class Trainer:
     folder: Path
     config: dict[str, Any]
     model: TransPose
-    loader: DataLoader | OnDeviceLoader
+    loader: DataLoader
     plan: TrainSampler
     targets: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]
     criterion: Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -99,13 +99,6 @@ def gather(part: Any) -> list[Any]:
     return parts
 
 
-def collect(part: Tensor) -> list[Tensor]:
-    """Every process's `part`, all of one shape, in the order of their ranks, on every process."""
-    parts = [torch.empty_like(part) for _ in range(world())]
-    torch.distributed.all_gather(parts, part)
-    return parts
-
-
 def share(tensors: Iterable[Tensor]) -> None:
     """Overwrite the tensors of every process with the first one's."""
     if world() == 1:

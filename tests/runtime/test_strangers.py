@@ -28,7 +28,8 @@ from helpers.goldens import ANNOTATIONS, IMAGES, ROOT
 from transpose.build.model import build_model, check_start_weights, load_start_weights, load_trained
 from transpose.config.default import defaults
 from transpose.config.load import load_config
-from transpose.dataset import coco, image_cache, mpii
+from transpose.dataset import coco, mpii
+from transpose.dataset.image_cache import DecodedImages
 from transpose.dataset.images import MAX_PIXELS, ImageReader
 from transpose.errors import UserError
 from transpose.pose import skeleton
@@ -258,12 +259,12 @@ def test_the_limit_is_the_users(tmp_path: Path):
     shutil.copy(PHOTOGRAPH, tmp_path)
     for ending in (".png", ".bmp", ".tiff", ".webp"):
         cv2.imwrite(str(tmp_path / f"other{ending}"), cv2.imread(str(PHOTOGRAPH)))
-    for path in tmp_path.iterdir():
+    for path in list(tmp_path.iterdir()):
         assert ImageReader(tmp_path, max_pixels=width * height).read(path.name, "x").shape == (height, width, 3)
         says = f"it is {width} x {height} and DATASET.MAX_IMAGE_PIXELS allows {width * height - 1:,} pixels"
         assert says in refusal(lambda p=path: ImageReader(tmp_path, max_pixels=width * height - 1).read(p.name, "x"))
         with pytest.raises(UserError, match="MAX_IMAGE_PIXELS"):
-            image_cache.opened(tmp_path / "s.bin", ImageReader(tmp_path, max_pixels=9), [path.name])
+            DecodedImages(ImageReader(tmp_path, max_pixels=9), tmp_path / "decoded").read(path.name, "x")
     assert defaults().DATASET.MAX_IMAGE_PIXELS == MAX_PIXELS
 
 
