@@ -43,7 +43,7 @@ def needs(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise missing(error.name or package, extra) from None
+        raise missing((error.name or package).partition(".")[0], extra) from None
 
 
 def missing(package: str, extra: str) -> UserError:

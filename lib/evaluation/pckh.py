@@ -9,20 +9,19 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core.predict import Predictions
 from ..dataset.coco import Instances
-from ..errors import UserError, missing
+from ..errors import UserError, needs
 from ..runtime.files import write_atomically
 from .evaluate import Evaluation, as_dicts, triplets
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = {
+PCKH_COLUMNS = {
     "Head": ("head_top",),
     "Shoulder": ("left_shoulder", "right_shoulder"),
     "Elbow": ("left_elbow", "right_elbow"),
@@ -48,17 +47,13 @@ class Truth:
     head_sizes: np.ndarray
 
 
-def _matlab() -> ModuleType:
-    """scipy's reader and writer of Matlab's files."""
-    try:
-        import scipy.io
-    except ImportError:
-        raise missing("scipy", "mpii") from None
-    return scipy.io
+def _matlab() -> Any:
+    """SciPy's reader and writer of Matlab's files."""
+    return needs("scipy.io", extra="mpii")
 
 
 def _matlab_name(keypoint: str) -> str:
-    """What the ground truth's file calls a keypoint of `COLUMNS`: head, lsho, relb …"""
+    """What the ground truth's file calls a keypoint of `PCKH_COLUMNS`: head, lsho, relb …"""
     side, _, joint = keypoint.partition("_")
     return "head" if keypoint == "head_top" else side[0] + joint[:3]
 
@@ -111,7 +106,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
 def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Raise UserError if the skeleton lacks a keypoint that PCKh names, or the file has them in another order."""
     theirs = [str(np.squeeze(name)).strip() for name in found.ravel()]
-    for keypoint in (keypoint for column in COLUMNS.values() for keypoint in column):
+    for keypoint in (keypoint for column in PCKH_COLUMNS.values() for keypoint in column):
         if keypoint not in names:
             raise UserError(f"PCKh needs a keypoint named '{keypoint}': use the skeleton of experiments/mpii")
         place, name = names.index(keypoint), _matlab_name(keypoint)
@@ -128,8 +123,8 @@ def _in_means(names: Sequence[str]) -> np.ndarray:
 
 
 def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str, float]:
-    """PCKh in percent, of keypoints (N, K, 2) in 0-based pixels: for each of `COLUMNS` the mean of the two sides at
-    half a head, and over all annotated joints but pelvis and thorax, at the thresholds of `MEANS`."""
+    """PCKh in percent, of keypoints (N, K, 2) in 0-based pixels: for each of `PCKH_COLUMNS` the mean of the two
+    sides at half a head, and over all annotated joints but pelvis and thorax, at the thresholds of `MEANS`."""
     one_based = np.asarray(keypoints, np.float64) + 1
     distances = np.linalg.norm(one_based - truth.joints, axis=2) / truth.head_sizes[:, None]
     count, counted = truth.annotated.sum(0), _in_means(names)
@@ -140,7 +135,7 @@ def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str,
 
     share = 100 * right(MEANS["Mean"]) / np.maximum(count, 1)
     metrics = {}
-    for column, keypoint_names in COLUMNS.items():
+    for column, keypoint_names in PCKH_COLUMNS.items():
         sides = [place for place in map(names.index, keypoint_names) if count[place]]
         metrics[column] = float(share[sides].mean()) if sides else NO_JOINT
     for mean, threshold in MEANS.items():

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Endings, and the metadata that keeps time and program name out of such a file, so that it is the same each time.
-FORMATS: dict[str, dict[str, Any]] = {
+FIGURE_FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"metadata": {"Software": None}},
     ".jpg": {"pil_kwargs": {"quality": 85}},
     ".svg": {"metadata": {"Date": None, "Creator": None}},
 }
 DPI = 200
-COLOURS = "inferno"  # perceptually uniform, legible in grey and to colour-blind eyes
+COLOUR_MAP = "inferno"  # perceptually uniform, legible in grey and to colour-blind eyes
 DIMMED = 0.5  # the image's brightness where there is no attention
 SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides nearly all of the image
 SOLID = 0.9
@@ -58,17 +58,17 @@ def _styled() -> Any:
 
 def check_name(path: Path) -> None:
     """Raise UserError if no picture can be written under this name."""
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path}: a picture of attention ends in {', '.join(FORMATS)}")
+    if path.suffix not in FIGURE_FORMATS:
+        raise UserError(f"{path}: a picture of attention ends in {', '.join(FIGURE_FORMATS)}")
 
 
 def save(figure: "Figure", path: str | Path) -> None:
     """Write the figure in the format that the file's name ends with: the same bytes for the same figure."""
     path = Path(path)
     check_name(path)
-    kind = path.suffix.removeprefix(".")
+    how = FIGURE_FORMATS[path.suffix] | {"format": path.suffix.removeprefix("."), "dpi": figure.dpi}
     with _styled():
-        write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=figure.dpi, **FORMATS[path.suffix]))
+        write_atomically(path, lambda file: figure.savefig(file, **how))
 
 
 def rendered(figure: "Figure") -> np.ndarray:
@@ -84,7 +84,7 @@ def _figure(width: float, height: float, dpi: float = DPI) -> "Figure":
 
 
 def _colours() -> "Colormap":
-    return _matplotlib().colormaps[COLOURS]
+    return _matplotlib().colormaps[COLOUR_MAP]
 
 
 def words(name: str) -> str:
@@ -98,7 +98,7 @@ def words(name: str) -> str:
 def overlay(
     explanation: Explanation, weights: np.ndarray, threshold: float = 0.0, height: int | None = None
 ) -> np.ndarray:
-    """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOURS`.
+    """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOUR_MAP`.
 
     The brightest is the map's largest weight; weights below the threshold are left out. Between the cells' centres
     colours are interpolated. `height` makes it smaller.
@@ -289,7 +289,7 @@ def pairs(statistics: Statistics) -> "Figure":
             left, bottom = label + column * (side + 0.12), height - (row + 1) * (side + 0.3)
             place = figure.add_axes((left / width, bottom / height, side / width, side / height))
             values = np.maximum(statistics.pairs[layer], 0.25)
-            image = place.imshow(values, cmap=COLOURS, norm=norm, interpolation="nearest")
+            image = place.imshow(values, cmap=COLOUR_MAP, norm=norm, interpolation="nearest")
             place.set_title(f"layer {layer}", fontsize=8, pad=3)
             below = layer + columns >= layers
             place.set_xticks(range(joints), names if below else [], rotation=90, fontsize=fontsize)

@@ -28,7 +28,7 @@ from transpose.dataset.images import ImageReader
 from transpose.dataset.samplers import EvalSampler
 from transpose.dataset.topdown import TopDownDataset
 from transpose.errors import UserError
-from transpose.evaluation.pckh import COLUMNS, MEANS, NO_JOINT, PckhEvaluation, Truth, pckh, read_truth
+from transpose.evaluation.pckh import MEANS, NO_JOINT, PCKH_COLUMNS, PckhEvaluation, Truth, pckh, read_truth
 from transpose.models.backends import Backend
 from transpose.pose import geometry, heatmap, skeleton
 
@@ -161,7 +161,7 @@ def test_pckh_of_five_persons_counted_by_hand(root: Path, tmp_path: Path):
             "Mean@0.11": 100 * 59 / 68,
         }
     )
-    assert list(metrics) == [*COLUMNS, *MEANS]
+    assert list(metrics) == [*PCKH_COLUMNS, *MEANS]
 
     found = json.loads((tmp_path / "results" / "keypoints_valid_results_0.json").read_bytes())
     assert [person["image"] for person in found] == [record["image"] for record in records()]
