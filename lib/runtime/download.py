@@ -1,6 +1,5 @@
 """Files from the network, transferred by pooch: over https only, and checked before they get their name."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -29,45 +28,39 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
     which the first download writes, as sha256sum does, if no sum is known. Raises UserError if the url is not https,
     the network or the disk fails, or the bytes are not the expected ones.
     """
-    record = path.with_name(f"{path.name}.sha256")
-    if sha256:
-        expected, source = sha256.lower(), "its publisher"
-    elif in_name := SUM_IN_NAME.search(path.name):
-        expected, source = in_name[1], "its name"
-    else:
-        expected, source = _read_sum(record), str(record)
-    if path.exists():
-        if expected:
-            _check_sum(path, str(path), expected, source, "move it away to download it again")
-        return path
+    import pooch
+
+    record, in_name = path.with_name(f"{path.name}.sha256"), "".join(SUM_IN_NAME.findall(path.name))
+    sums = {"its publisher": sha256.lower(), "its name": in_name, str(record): _recorded(record)}
+    source, expected = next(((name, known) for name, known in sums.items() if known), ("", ""))
+
+    def check(file: Path, subject: object, advice: str) -> str:
+        found: str = pooch.file_hash(str(file))
+        if not found.startswith(expected):
+            differ = f"its sha256 is {found}, but {source} says {expected}"
+            raise UserError(f"{subject}: {differ}: damaged or changed; {advice}")
+        return found
 
     def receive(file: IO[bytes]) -> None:
         _transfer(url, file, path, known=bool(expected))
-        file.flush()
-        found = _check_sum(Path(file.name), url, expected, source, "nothing is kept")
+        found = check(Path(file.name), url, "nothing is kept")
         if not expected:
             write_atomically(record, lambda file: file.write(f"{found}  {path.name}\n".encode()))
 
-    logger.info("%s: downloading %s", path, url)
-    write_atomically(path, receive)
+    if not path.exists():
+        logger.info("%s: downloading %s", path, url)
+        write_atomically(path, receive)
+    elif expected:
+        check(path, path, "move it away to download it again")
     return path
 
 
-def _read_sum(record: Path) -> str:
-    if not record.exists():
-        return ""
-    found = re.match(rb"[0-9a-f]{64}\b", record.read_bytes())
-    if found is None:
+def _recorded(record: Path) -> str:
+    """The sum in a file as sha256sum writes it, "" if there is none."""
+    content = record.read_bytes() if record.exists() else b""
+    if content and not re.match(rb"[0-9a-f]{64}\b", content):
         raise UserError(f"{record}: not a sha256 sum in the form of sha256sum; move it away to record a new one")
-    return found[0].decode()
-
-
-def _check_sum(path: Path, subject: str, expected: str, source: str, advice: str) -> str:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected):
-        raise UserError(f"{subject}: its sha256 is {found}, but {source} says {expected}: damaged or changed; {advice}")
-    return found
+    return content[:64].decode()
 
 
 def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
@@ -75,12 +68,11 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
     import pooch
     from requests import RequestException
 
-    stated = ""
+    otherwise = f"if it cannot be downloaded, bring the file another way and put it at {path}"
 
     def check(answer: Any, **_: Any) -> None:
         """Called with the head of every answer, before a redirection is followed or a body is read."""
-        nonlocal stated
-        stated = length = answer.headers.get("Content-Length")
+        length = answer.headers.get("Content-Length")
         if answer.is_redirect:
             _refuse_insecure(urljoin(answer.url, answer.headers["Location"]))
         elif answer.status_code != 200:
@@ -88,21 +80,13 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
         elif not (known if length is None else length.isdecimal()):
             raise UserError(f"{url}: the server does not say how long the file is, and no sum of it is known: refused")
 
-    otherwise = f"if it cannot be downloaded, bring the file another way and put it at {path}"
     _refuse_insecure(url)
-    download = pooch.HTTPDownloader(
-        progressbar=on_terminal(),
-        chunk_size=1 << 20,
-        headers={"Accept-Encoding": "identity"},
-        hooks={"response": check},
-        verify=os.environ.get("SSL_CERT_FILE") or True,
-    )
+    trusted = os.environ.get("SSL_CERT_FILE") or True
+    options = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": check}, "verify": trusted}
     try:
-        download(url, file, None)
+        pooch.HTTPDownloader(progressbar=on_terminal(), chunk_size=1 << 20, **options)(url, file, None)
     except RequestException as error:
         raise UserError(f"{url}: the download failed ({root_cause(error)}); {otherwise}") from None
-    if stated and file.tell() != int(stated):  # which not every version of urllib3 looks at
-        raise UserError(f"{url}: the download failed ({file.tell():,} of {int(stated):,} bytes came); {otherwise}")
 
 
 def _refuse_insecure(url: str) -> None:
