@@ -300,9 +300,9 @@ def detections(size: Size, folder: Path) -> Stage:
     )
 
 
-def train_index(size: Size, folder: Path, cached: bool = False) -> Stage:
+def train_index(size: Size, folder: Path) -> Stage:
     scale.make_set(folder, "train2017", scale.TRAIN, size.fraction, images=False)
-    cfg = scale.settings(folder, "DATASET.INDEX_CACHE", str(cached), "WORKERS", "0")
+    cfg = scale.settings(folder, "WORKERS", "0")
     path = folder / "annotations/person_keypoints_train2017.json"
 
     def theirs() -> list[dict[str, Any]]:
@@ -312,22 +312,15 @@ def train_index(size: Size, folder: Path, cached: bool = False) -> Stage:
     def ours() -> Any:
         return build_training_data(cfg)[0].dataset
 
-    if cached:
-        ours()
     return Stage(
-        title=f"training set's index, {round(scale.TRAIN['persons'] * size.fraction):,} persons"
-        + (", from its cache" if cached else ""),
+        title=f"training set's index, {round(scale.TRAIN['persons'] * size.fraction):,} persons",
         original="23 s",
-        wanted="≥ 100×" if cached else "≥ 4×",
+        wanted="≥ 4×",
         plain=theirs,
         ours=ours,
         difference=compare_persons,
         tolerance=0,
     )
-
-
-def train_index_cached(size: Size, folder: Path) -> Stage:
-    return train_index(size, folder, cached=True)
 
 
 # Commands
@@ -367,6 +360,5 @@ STAGES: dict[str, Maker] = {
     "evaluation": evaluation_stage,
     "detections": detections,
     "train-index": train_index,
-    "train-index-cached": train_index_cached,
     "help": command_help,
 }

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from ..dataset import annotation_cache, coco, mpii
+from ..dataset import coco, mpii
 from ..dataset.check import doctor
 from ..dataset.check.report import Report
 from ..dataset.image_cache import DecodedImages
@@ -166,22 +166,13 @@ def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampl
 
 
 def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
-    """The training set's persons, out of the index if it has them, and their skeleton."""
-    data, joints = cfg.DATASET, cfg.MODEL.NUM_JOINTS
-
-    def read() -> tuple[coco.Annotations, coco.Instances]:
-        annotations = _read_annotations(cfg, data.TRAIN_SET)
-        skeleton_of(cfg, annotations)  # before the keypoints: a wrong number of joints is reported with its source
-        return annotations, (mpii if is_mpii(cfg) else coco).annotated_instances(annotations)
-
-    if data.INDEX_CACHE and not is_mpii(cfg):
-        folder, key = Path(cfg.OUTPUT_DIR) / "index", f"category {data.CATEGORY!r}, {joints} joints"
-        source, instances = annotation_cache.load_or_build(folder, _annotation_file(cfg, data.TRAIN_SET), read, key=key)
-    else:
-        source, instances = read()
+    """The training set's persons and their skeleton."""
+    source = _read_annotations(cfg, cfg.DATASET.TRAIN_SET)
+    skeleton = skeleton_of(cfg, source)  # before the keypoints: a wrong number of joints is reported with its source
+    instances = (mpii if is_mpii(cfg) else coco).annotated_instances(source)
     if instances.unlisted:
         logger.warning("%s: %d persons of images that it does not list are skipped", source.path, instances.unlisted)
-    return skeleton_of(cfg, source), instances
+    return skeleton, instances
 
 
 def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:

@@ -84,7 +84,6 @@ _C.DATASET.SELECT_DATA = False  # train only on persons whose joints lie around 
 _C.DATASET.CACHE_MB = 0  # memory that each process may fill with decoded images; 0 keeps only the last one
 _C.DATASET.MAX_IMAGE_PIXELS = 134_217_728  # an image whose header states more is refused before it is decoded
 _C.DATASET.DECODED_DIR = ""  # folder that keeps the decoded training images, 52 GB for COCO; '' decodes each time
-_C.DATASET.INDEX_CACHE = True  # keep the persons of large annotation files as arrays in OUTPUT_DIR/index
 _C.DATASET.FLIP = True  # mirror with probability 0.5
 _C.DATASET.SCALE_FACTOR = 0.25  # of the crop's size: a normal draw around 1 of this deviation, clipped at it
 _C.DATASET.ROT_FACTOR = 30.0  # degrees

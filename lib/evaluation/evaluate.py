@@ -47,8 +47,7 @@ def results(
     scores = nms.rescore(instances.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
     image = instances.image[predictions.index]
-    suppress = nms.soft if soft_nms else nms.hard
-    kept = suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas))
+    kept = nms.suppress(image, predictions.keypoints, scores, areas, oks_threshold, np.asarray(sigmas), soft=soft_nms)
     columns = {
         "image_id": instances.images.ids[image],
         "category_id": np.full(len(image), category_id),

@@ -23,55 +23,32 @@ def oks(one: np.ndarray, other: np.ndarray, one_area: np.ndarray, area: np.ndarr
     return np.exp(-distance / spread).mean(1)
 
 
-def _best_first(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The order (N) image by image, by descending score; of equal scores the later comes first, as published."""
-    return np.lexsort((scores, -image))[::-1]
-
-
-def hard(
+def suppress(
     image: np.ndarray,
     keypoints: np.ndarray,
     scores: np.ndarray,
     areas: np.ndarray,
     threshold: float,
     sigmas: np.ndarray,
+    soft: bool = False,
 ) -> np.ndarray:
     """Indices of the persons that stay, image by image (N: any numbers), the best first.
 
-    Each drops those of its image that are more similar to it than the threshold.
+    Each drops those of its image that are more similar to it than the threshold. With `soft` similar persons only move
+    back, by exp(-OKS^2 / threshold), and at most `MAX_AFTER_SOFT` of an image stay.
     """
-    order = _best_first(image, scores)
+    order = np.lexsort((scores, -image))[::-1]  # of equal scores the later comes first, as published
     stays: list[int] = []
     for left in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
-        while len(left):
+        remaining, most = scores[left], len(stays) + MAX_AFTER_SOFT
+        while len(left) and not (soft and len(stays) == most):
             best, left = left[0], left[1:]
             stays.append(best)
             similarity = oks(keypoints[best], keypoints[left], areas[best], areas[left], sigmas)
-            left = left[~(similarity > threshold)]
+            if soft:
+                remaining = remaining[1:] * np.exp(-(similarity**2) / threshold)
+                again = remaining.argsort(kind="stable")[::-1]
+                left, remaining = left[again], remaining[again]
+            else:
+                left = left[~(similarity > threshold)]
     return np.array(stays, np.int64)
-
-
-def soft(
-    image: np.ndarray,
-    keypoints: np.ndarray,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    threshold: float,
-    sigmas: np.ndarray,
-) -> np.ndarray:
-    """Like `hard`, but similar persons only move back: by exp(-OKS^2 / threshold); at most `MAX_AFTER_SOFT` of an image
-    stay."""
-    order = _best_first(image, scores)
-    remaining = scores[order]
-    kept = []
-    for _ in range(MAX_AFTER_SOFT):
-        owner = image[order]
-        is_best = np.diff(owner, prepend=np.nan) != 0
-        kept.append(order[is_best])
-        best, rest = order[is_best][is_best.cumsum() - 1][~is_best], order[~is_best]
-        similar = oks(keypoints[best], keypoints[rest], areas[best], areas[rest], sigmas)
-        remaining = remaining[~is_best] * np.exp(-(similar**2) / threshold)
-        again = _best_first(image[rest], remaining)
-        order, remaining = rest[again], remaining[again]
-    every = np.concatenate(kept)
-    return every[np.argsort(image[every], kind="stable")]

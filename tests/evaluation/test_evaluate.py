@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,9 @@ def crowd(persons: int, seed: int = 0, spread: float = 12.0) -> tuple[np.ndarray
     return keypoints.astype(np.float32), draw.uniform(0, 1, persons), draw.uniform(5e3, 5e4, persons)
 
 
+hard, soft = nms.suppress, partial(nms.suppress, soft=True)
+
+
 def kept(suppress, keypoints, scores, areas, threshold) -> list[int]:
     """Who stays of persons in one image."""
     return suppress(np.zeros(len(scores), int), keypoints, scores, areas, threshold, SIGMAS).tolist()
@@ -294,7 +298,7 @@ def test_nms_keeps_what_a_plain_double_loop_keeps(seed, threshold):
     for person in sorted(range(40), key=lambda i: -scores[i]):
         if all(similarity(person, better, keypoints, areas) <= threshold for better in wanted):
             wanted.append(person)
-    assert kept(nms.hard, keypoints, scores, areas, threshold) == wanted
+    assert kept(hard, keypoints, scores, areas, threshold) == wanted
     assert 1 < len(wanted) < 40
 
 
@@ -309,7 +313,7 @@ def test_soft_nms_orders_as_a_plain_loop_does(seed, threshold):
         del current[best]
         for other in current:
             current[other] *= math.exp(-(similarity(best, other, keypoints, areas) ** 2) / threshold)
-    assert kept(nms.soft, keypoints, scores, areas, threshold) == wanted
+    assert kept(soft, keypoints, scores, areas, threshold) == wanted
     assert len(wanted) == nms.MAX_AFTER_SOFT == 20
     assert wanted != sorted(range(30), key=lambda i: -scores[i])[:20]
 
@@ -318,8 +322,8 @@ def test_soft_nms_moves_a_double_back_without_dropping_it():
     keypoints, _, areas = crowd(3, spread=0.0)
     keypoints[2] += 200
     scores = np.array([0.9, 0.8, 0.7])
-    assert kept(nms.soft, keypoints, scores, areas, 0.9) == [0, 2, 1]
-    assert kept(nms.hard, keypoints, scores, areas, 0.9) == [0, 2]
+    assert kept(soft, keypoints, scores, areas, 0.9) == [0, 2, 1]
+    assert kept(hard, keypoints, scores, areas, 0.9) == [0, 2]
 
 
 @pytest.mark.parametrize("soft, kept", [(False, 2), (True, 3)])
@@ -341,12 +345,12 @@ def test_results_keep_the_scores_whichever_nms(soft, kept):
     assert len(results(people, elsewhere, **options)) == 2
 
 
-@pytest.mark.parametrize("suppress", [nms.hard, nms.soft])
+@pytest.mark.parametrize("suppress", [hard, soft], ids=["hard", "soft"])
 def test_nobody_leaves_nobody(suppress):
     assert kept(suppress, np.zeros((0, 17, 2)), np.zeros(0), np.zeros(0), 0.5) == []
 
 
-@pytest.mark.parametrize("suppress", [nms.hard, nms.soft])
+@pytest.mark.parametrize("suppress", [hard, soft], ids=["hard", "soft"])
 def test_nms_looks_at_each_image_alone(suppress):
     """Images of one to sixty persons in mixed order."""
     draw = np.random.default_rng(1)
