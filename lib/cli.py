@@ -11,6 +11,8 @@ from .errors import UserError, missing
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from .pose.draw import DrawOptions
+
 # What training and testing import and prediction does not: the packages of the extra `train`.
 FOR_TRAINING = ("json_tricks", "pycocotools", "tensorboardX")
 
@@ -25,6 +27,26 @@ def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentPars
     arguments.add_argument("--prevModelDir", default="", metavar="DIR", help="accepted as in the original; unused")
     arguments.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, e.g. TEST.USE_GT_BBOX True")
     return arguments
+
+
+def add_drawing(arguments: argparse.ArgumentParser) -> None:
+    """The options that `drawing` reads."""
+    add = arguments.add_argument_group("how persons are drawn").add_argument
+    add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored this or more (%(default)s)")
+    add(
+        "--draw",
+        metavar="PART,…",
+        help="beside the skeletons: boxes, scores, ids, names (of keypoints), or none; else the ids of tracked persons",
+    )
+    add("--color-by", metavar="WHAT", help="side, person or keypoint; else side, keypoint where there are no pairs")
+
+
+def drawing(arguments: argparse.Namespace) -> "DrawOptions":
+    """How the arguments want persons drawn. Raises UserError for what cannot be drawn."""
+    from .pose.draw import DrawOptions
+
+    parts = None if arguments.draw is None else tuple(part for part in arguments.draw.split(",") if part != "none")
+    return DrawOptions(arguments.threshold, parts, arguments.color_by)
 
 
 def configuration(arguments: argparse.Namespace) -> "CfgNode":

@@ -86,7 +86,10 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
                 pair = crops[index], crops.mirrored(index)
             except UserError:
                 continue
-            drawn = [draw.persons(c["image"], c["keypoints"], c["visible"], report.skeleton, 0.5) for c in pair]
+            drawn = [
+                draw.persons(c["image"], c["keypoints"], c["visible"], report.skeleton, draw.DrawOptions(0.5))
+                for c in pair
+            ]
             pictures.append(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
             image = report.instances.images.names[report.instances.image[index]]
             labels.append(f"{image}, annotation {report.instances.ids[index]}")
@@ -94,4 +97,4 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
     if not pictures:
         return None
     sheet = draw.mosaic(pictures, COLUMNS, (2 * size[0] + 2, HEIGHT), labels)
-    return draw.titled(sheet, TITLE, sides=True)
+    return draw.legend(draw.titled(sheet, TITLE), draw.SIDES)

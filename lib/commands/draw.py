@@ -1,5 +1,6 @@
 """Draw a results file: python tools/draw_results.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,43 +22,65 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=32, metavar="N", help="images at most (%(default)s)")
     parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a person (%(default)s)")
     parser.add_argument(
-        "--threshold", type=float, default=0.2, metavar="T", help="lowest score of a joint (%(default)s)"
+        "--truth",
+        action=argparse.BooleanOptionalAction,
+        help="beside each image the annotated persons; else if there are any keypoints annotated",
     )
+    cli.add_drawing(parser)
     arguments = parser.parse_args(argv)
     if min(arguments.columns, arguments.images) < 1:
         raise UserError("--columns and --images must be 1 or more")
+    options = cli.drawing(arguments)
+    if "boxes" in (options.parts or ()):
+        raise UserError("--draw boxes: a results file holds keypoints and scores, no boxes")
     cfg = cli.configuration(arguments)
 
+    import numpy as np
+
     from ..build.data import skeleton_of, test_images
+    from ..dataset.coco import annotated_instances
     from ..pose import draw, geometry
     from ..runtime import log
     from ..runtime.files import write_atomically
 
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
+    wanted = bool(annotations.taken.any()) if arguments.truth is None else arguments.truth
+    truth = annotated_instances(annotations) if wanted else None
     images = annotations.images
     persons = read_persons(arguments.results, skeleton.num_joints, images.ids.tolist(), arguments.score)
-    fullest = sorted(range(len(images.ids)), key=lambda i: len(persons[int(images.ids[i])]), reverse=True)
+    annotated = set(truth.image.tolist()) if truth else set[int]()
+    shown = [i for i, number in enumerate(images.ids.tolist()) if len(persons[number][0]) or i in annotated]
+    shown = sorted(shown, key=lambda i: -len(persons[int(images.ids[i])][0]))[: arguments.images]
 
-    names, drawn, count = [], [], 0
-    for i in fullest[: arguments.images]:
+    labels, drawn, count = list[str](), list[np.ndarray](), 0
+    for i in shown:
         image_id, name = int(images.ids[i]), str(images.names[i])
         # Scaled before drawing, or the lines would shrink with the image.
         image, to_cell = draw.fit(reader.read(name, owner=f"image {image_id}"), CELL)
-        keypoints, scores = geometry.apply(to_cell, persons[image_id][..., :2]), persons[image_id][..., 2]
-        drawn.append(draw.persons(image, keypoints, scores, skeleton, arguments.threshold))
-        names.append(name)
-        count += len(keypoints)
-    sheet = draw.mosaic(drawn, arguments.columns, CELL, labels=names)
+        found, scores = persons[image_id]
+        rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
+        if truth is not None:
+            own = truth.image == i
+            rows.append(("as annotated", truth.keypoints[own], truth.visible[own], None))
+        for label, points, seen, person_scores in rows:
+            points = geometry.apply(to_cell, points)
+            drawn.append(draw.persons(image, points, seen, skeleton, options, person_scores=person_scores))
+            labels.append(label)
+        count += len(found)
+    columns = max(2, arguments.columns // 2 * 2) if truth else arguments.columns
+    sheet = draw.legend(draw.mosaic(drawn, columns, CELL, labels), options.key(skeleton))
 
     out = arguments.out or arguments.results.with_suffix(".png")
     content = draw.encode(sheet, out)
     write_atomically(out, lambda file: file.write(content))
-    log.logger.info("%s: %d person(s) on %d of %d images", out, count, len(names), len(images.ids))
+    log.logger.info("%s: %d person(s) on %d of %d images", out, count, len(shown), len(images.ids))
 
 
-def read_persons(path: Path, num_joints: int, image_ids: list[int], min_score: float) -> "dict[int, np.ndarray]":
-    """The keypoints (P, K, 3: x, y, score) of the persons scored `min_score` or more, for every image.
+def read_persons(
+    path: Path, num_joints: int, image_ids: list[int], min_score: float
+) -> "dict[int, tuple[np.ndarray, np.ndarray]]":
+    """For every image the keypoints (P, K, 3: x, y, score) and scores (P) of the persons scored `min_score` or more.
 
     Results of other images are left out. Raises UserError for a file that is malformed or leaves nothing to draw.
     """
@@ -79,4 +102,5 @@ def read_persons(path: Path, num_joints: int, image_ids: list[int], min_score: f
     if best < min_score:
         raise UserError(f"{path}: no person is scored {min_score:g} or more, the best has {best:.3g}; lower --score")
     keypoints = results["keypoints"].reshape(-1, num_joints, 3)
-    return {image_id: keypoints[(image == image_id) & (scores >= min_score)] for image_id in image_ids}
+    taken = {image_id: (image == image_id) & (scores >= min_score) for image_id in image_ids}
+    return {image_id: (keypoints[own], scores[own]) for image_id, own in taken.items()}

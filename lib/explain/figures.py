@@ -193,7 +193,7 @@ def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarra
     """The crop's picture (h, w, 3), uint8 RGB, with the keypoints scored `threshold` or more."""
     points = explanation.factor * explanation.keypoints + (explanation.factor - 1) / 2
     in_bgr = explanation.picture[..., ::-1].copy()
-    drawn = draw.persons(in_bgr, points, explanation.scores, explanation.skeleton, threshold)
+    drawn = draw.persons(in_bgr, points, explanation.scores, explanation.skeleton, draw.DrawOptions(threshold))
     return drawn[..., ::-1].copy()
 
 

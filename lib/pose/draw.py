@@ -4,8 +4,10 @@ All images are uint8 BGR, colours too; sizes are (width, height). B batch, N per
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,35 +16,117 @@ from ..errors import UserError
 from . import geometry
 from .skeleton import Skeleton
 
+Colour = tuple[int, int, int]
 # Sky blue, orange and white tell the sides apart for colour-blind eyes too (the first two are Okabe and Ito's).
 LEFT, MIDDLE, RIGHT = -1, 0, 1
 COLOURS = {LEFT: (233, 180, 86), MIDDLE: (255, 255, 255), RIGHT: (0, 140, 255)}
+SIDES = [("left, its own", COLOURS[LEFT]), ("right", COLOURS[RIGHT]), ("of no pair", COLOURS[MIDDLE])]
+# Of persons, one after the other: the rest of Okabe and Ito's.
+PERSONS = [(0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (167, 121, 204), (0, 94, 213), (178, 114, 0)]
 OUTLINE = (24, 24, 24)
 PAPER, INK = (255, 255, 255), (64, 64, 64)
+
+PARTS = ("boxes", "scores", "ids", "names")  # what may be drawn beside the skeletons
+COLOR_BY = ("side", "person", "keypoint")
 
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
 MAX_COORDINATE = 1e6  # pixels; drawing clips anyway, but its integers must hold the coordinate
 MARGIN = 6
-LABEL_HEIGHT = 16
+LABEL_HEIGHT, LINE_HEIGHT = 16, 26
 TITLE, LABEL = (cv2.FONT_HERSHEY_SIMPLEX, 0.5), (cv2.FONT_HERSHEY_SIMPLEX, 0.4)  # font, size
+MIN_TEXT = 6  # pixels: names lower than that cannot be read, and would hide a small person
+CAPITAL = 21  # pixels: the height of this font's capitals at size 1
 MAX_CROPS, MAX_HEATMAP_ROWS = 32, 8
 
 
+@dataclass(frozen=True)
+class DrawOptions:
+    """How persons are drawn: keypoints scored `threshold` or more; with some of `PARTS`, by default the ids of tracked
+    persons; coloured by one of `COLOR_BY`, by default by side, or by keypoint if the skeleton has no left/right pairs.
+
+    Scores are the persons', names the keypoints'. Raises UserError for other values.
+    """
+
+    threshold: float = 0.2
+    parts: tuple[str, ...] | None = None
+    color_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [part for part in self.parts or () if part not in PARTS]:
+            raise UserError(f"{unknown[0]!r} cannot be drawn; name some of {', '.join(PARTS)}")
+        if self.color_by not in (None, *COLOR_BY):
+            raise UserError(f"persons are coloured by {', '.join(COLOR_BY)}, not by {self.color_by!r}")
+
+    def colours(self, skeleton: Skeleton, person: int = 0) -> tuple[list[Colour], list[Colour]]:
+        """Of the keypoints (K) and of the limbs of a person, by its place or id."""
+        by = self._by(skeleton)
+        if by == "person":
+            own = PERSONS[person % len(PERSONS)]
+            return [own] * skeleton.num_joints, [own] * len(skeleton.limbs)
+        if by == "keypoint":
+            spread = np.linspace(24, 232, skeleton.num_joints).astype(np.uint8)  # without the map's dark ends
+            joints = cv2.applyColorMap(spread[:, None], cv2.COLORMAP_TURBO).reshape(-1, 3)
+            return [(int(b), int(g), int(r)) for b, g, r in joints], [COLOURS[MIDDLE]] * len(skeleton.limbs)
+        sides = np.zeros(skeleton.num_joints, int)
+        for left, right in skeleton.pairs:
+            sides[left], sides[right] = LEFT, RIGHT
+        limbs = [COLOURS[int(np.sign(sides[a] + sides[b]))] for a, b in skeleton.limbs]
+        return [COLOURS[side] for side in sides.tolist()], limbs
+
+    def key(self, skeleton: Skeleton) -> list[tuple[str, Colour]]:
+        """What the colours of single keypoints mean, for `legend`; nothing where they are coloured otherwise."""
+        return (
+            list(zip(skeleton.names, self.colours(skeleton)[0], strict=True))
+            if self._by(skeleton) == "keypoint"
+            else []
+        )
+
+    def _by(self, skeleton: Skeleton) -> str:
+        return self.color_by or ("side" if skeleton.pairs else "keypoint")
+
+
 def persons(
-    image: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton, threshold: float = 0.2
+    image: np.ndarray,
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    skeleton: Skeleton,
+    options: DrawOptions = DrawOptions(),
+    *,
+    boxes: np.ndarray | None = None,
+    person_scores: np.ndarray | None = None,
+    ids: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels scored `threshold` or more.
+    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels and their scores (N, K), of one
+    person (K, 2) and (K).
 
-    Of one person keypoints and scores may be (K, 2) and (K).
-
-    Small persons are drawn last, over the large ones, which stay readable where something covers them.
+    Boxes (N, 4: x, y, w, h), person scores (N) and ids (N), else the persons' places, are drawn if `options` name them.
+    Lines are as wide as fits the person and the image. Small persons are drawn last, over the large ones, which stay
+    readable where something covers them.
     """
     canvas = image.copy()
     keypoints, scores = keypoints.reshape(-1, *keypoints.shape[-2:]), np.atleast_2d(scores)
-    shown = (scores >= threshold) & np.isfinite(keypoints).all(-1)
+    shown = (scores >= options.threshold) & np.isfinite(keypoints).all(-1)
+    parts = ({"ids"} if ids is not None else ()) if options.parts is None else options.parts
+    numbers = np.arange(len(keypoints)) if ids is None else ids
     extents = [_extent(points[seen]) for points, seen in zip(keypoints, shown, strict=True)]
-    for i in np.argsort(extents, kind="stable")[::-1]:
-        _person(canvas, keypoints[i], shown[i], skeleton, extents[i])
+    order = np.argsort(extents, kind="stable")[::-1]
+    for i in order:
+        colours = options.colours(skeleton, int(numbers[i]))
+        if boxes is not None and "boxes" in parts:
+            _frame(canvas, boxes[i], colours[0][0] if options.color_by == "person" else COLOURS[MIDDLE])
+        _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours)
+    for i in order:  # texts last, as no line may cross them
+        joints, _ = options.colours(skeleton, int(numbers[i]))
+        if "names" in parts:
+            height = min(0.75 * _text_height(canvas), extents[i] / 22)
+            for k in np.flatnonzero(shown[i]) if height >= MIN_TEXT else ():
+                _write(canvas, skeleton.names[k], keypoints[i, k], height, joints[k])
+        words = [f"#{numbers[i]}"] if "ids" in parts else []
+        if person_scores is not None and "scores" in parts:
+            words.append(f"{person_scores[i]:.2f}")
+        if words and (boxes is not None or shown[i].any()):
+            corner = keypoints[i][shown[i]].min(0) if boxes is None else boxes[i][:2]
+            _tag(canvas, " ".join(words), corner, joints[0] if options.color_by == "person" else COLOURS[MIDDLE])
     return canvas
 
 
@@ -51,41 +135,108 @@ def _extent(points: np.ndarray) -> float:
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 
-def box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+def box(image: np.ndarray, box: np.ndarray, colour: Colour = COLOURS[MIDDLE]) -> np.ndarray:
     """A copy of the BGR image (H, W, 3) with a box: x, y, w, h in its pixels, drawn along the outermost that it has."""
     canvas = image.copy()
-    first, last = _fixed_point(box[:2]), _fixed_point(box[:2] + box[2:] - 1)
-    width = _line_width(max(image.shape[:2]) / 250)
-    for colour, line in ((OUTLINE, width + 2), (COLOURS[MIDDLE], width)):
-        cv2.rectangle(canvas, first, last, colour, line, cv2.LINE_AA, SUBPIXEL_BITS)
+    _frame(canvas, box, colour)
     return canvas
 
 
-def _person(canvas: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, skeleton: Skeleton, extent: float) -> None:
-    sides = np.zeros(skeleton.num_joints, int)
-    for left, right in skeleton.pairs:
-        sides[left], sides[right] = LEFT, RIGHT
-    widths = np.full(skeleton.num_joints, _line_width(extent / 70))
+def _frame(canvas: np.ndarray, box: np.ndarray, colour: Colour) -> None:
+    (left, top), (right, bottom) = box[:2], box[:2] + box[2:] - 1
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    line = 0.6 * _line_width(canvas, float(max(box[2:])))
+    _paint(canvas, line, [(corners[i - 1], corners[i], colour, line) for i in range(4)], [])
+
+
+def _person(
+    canvas: np.ndarray,
+    keypoints: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    extent: float,
+    colours: tuple[list[Colour], list[Colour]],
+) -> None:
+    line = _line_width(canvas, extent)
+    widths = np.full(skeleton.num_joints, line)
     limbs = []
-    for a, b in skeleton.limbs:
+    for (a, b), colour in zip(skeleton.limbs, colours[1], strict=True):
         if shown[a] and shown[b]:
             # Short limbs are thin, or the limbs between eyes and ears would hide the face.
-            width = min(_line_width(extent / 70), _line_width(_extent(keypoints[[a, b]]) / 5))
+            width = min(line, max(line / 3, _extent(keypoints[[a, b]]) / 5))
             widths[[a, b]] = np.minimum(widths[[a, b]], width)
-            limbs.append((keypoints[a], keypoints[b], COLOURS[int(np.sign(sides[a] + sides[b]))], width))
-    joints = [(keypoints[k], COLOURS[int(sides[k])], 0.75 * float(widths[k]) + 0.75) for k in np.flatnonzero(shown)]
-
-    # First the outline of the whole person, so that none of it lies on a limb.
-    for outline in (1, 0):
-        for start, end, colour, width in limbs:
-            places, paint = (_fixed_point(start), _fixed_point(end)), OUTLINE if outline else colour
-            cv2.line(canvas, *places, paint, width + 2 * outline, cv2.LINE_AA, SUBPIXEL_BITS)
-        for center, colour, radius in joints:
-            _dot(canvas, center, OUTLINE if outline else colour, radius + outline)
+            limbs.append((keypoints[a], keypoints[b], colour, width))
+    dots = [(keypoints[k], colours[0][k], 1.2 * float(widths[k])) for k in np.flatnonzero(shown)]
+    _paint(canvas, line, limbs, dots)
 
 
-def _line_width(pixels: float) -> int:
-    return round(min(max(pixels, 1), 7))
+def _unit(canvas: np.ndarray) -> float:
+    """Pixels of the image for about one of a screen that shows the whole."""
+    return max(canvas.shape[:2]) / 1000
+
+
+def _line_width(canvas: np.ndarray, extent: float) -> float:
+    """In pixels, for a person or a box so large: seen in the whole image, and no blot on a small person."""
+    unit = _unit(canvas)
+    return min(max(extent / 70, min(unit, extent / 25), 0.4), 7 * max(1, unit))
+
+
+def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
+    """Lines (from, to, colour, width) and dots (centre, colour, radius), all outlined together; `line` is the usual
+    width. OpenCV's lines are whole pixels wide: finer ones are painted on an enlarged copy of what is around them.
+    """
+    outline = 0.25 + 0.2 * line
+    points = np.array([*(point for a, b, _, _ in lines for point in (a, b)), *(center for center, _, _ in dots)])
+    if not len(points):
+        return
+    reach, size = 3 * line + outline + 2, canvas.shape[1::-1]
+    first = np.clip(np.floor(points.min(0) - reach), 0, size).astype(int)
+    last = np.clip(np.ceil(points.max(0) + reach) + 1, 0, size).astype(int)
+    if (first >= last).any():
+        return
+    zoom = math.ceil(3 / line)
+    patch = canvas[first[1] : last[1], first[0] : last[0]]
+    large = patch.repeat(zoom, 0).repeat(zoom, 1)
+
+    def at(point: np.ndarray) -> tuple[int, int]:
+        return _fixed_point((point - first + 0.5) * zoom - 0.5)
+
+    for around in (outline, 0):  # first of all, so that none of it lies on a limb
+        for a, b, colour, width in lines:
+            thickness = max(1, round((width + 2 * around) * zoom))
+            cv2.line(large, at(a), at(b), OUTLINE if around else colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        for center, colour, radius in dots:
+            fixed_radius = round((radius + around) * zoom * (1 << SUBPIXEL_BITS))
+            paint = OUTLINE if around else colour
+            cv2.circle(large, at(center), fixed_radius, paint, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
+    patch[:] = cv2.resize(large, patch.shape[1::-1], interpolation=cv2.INTER_AREA)
+
+
+def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour) -> None:
+    """Text with an outline, beside a point."""
+    beside = np.clip(point + np.array([height, height / 3]), -MAX_COORDINATE, MAX_COORDINATE)
+    place = np.rint(beside).astype(int).tolist()
+    thin = max(1, round(height / 9))
+    for paint, thickness in ((OUTLINE, 3 * thin), (colour, thin)):
+        cv2.putText(canvas, text, place, TITLE[0], height / CAPITAL, paint, thickness, cv2.LINE_AA)
+
+
+def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, colour: Colour) -> None:
+    """Text on a dark ground above a corner, moved into the image where it does not fit there."""
+    height = _text_height(canvas)
+    scale, thick, pad = height / CAPITAL, max(1, round(height / 8)), round(height / 2)
+    width = cv2.getTextSize(text, TITLE[0], scale, thick)[0][0] + pad
+    high = round(height) + pad
+    room = np.maximum(np.array(canvas.shape[1::-1]) - (width, high), 0)
+    left, top = np.clip(np.asarray(corner) - (0, high), 0, room).astype(int).tolist()
+    cv2.rectangle(canvas, (left, top), (left + width, top + high), OUTLINE, cv2.FILLED)
+    place = left + pad // 2, top + high - pad // 2
+    cv2.putText(canvas, text, place, TITLE[0], scale, colour, thick, cv2.LINE_AA)
+
+
+def _text_height(canvas: np.ndarray) -> float:
+    """Of capitals, in pixels."""
+    return 11 * max(1, _unit(canvas))
 
 
 def _fixed_point(point: np.ndarray) -> tuple[int, int]:
@@ -93,7 +244,7 @@ def _fixed_point(point: np.ndarray) -> tuple[int, int]:
     return x, y
 
 
-def _dot(canvas: np.ndarray, center: np.ndarray, colour: tuple[int, int, int], radius: float) -> None:
+def _dot(canvas: np.ndarray, center: np.ndarray, colour: Colour, radius: float) -> None:
     fixed_radius = round(radius * (1 << SUBPIXEL_BITS))
     cv2.circle(canvas, _fixed_point(center), fixed_radius, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
 
@@ -134,30 +285,50 @@ def mosaic(
     return sheet
 
 
-def titled(sheet: np.ndarray, text: str, sides: bool = False) -> np.ndarray:
-    """The sheet, BGR, beneath a text of as many lines as it takes; with `sides` a last line explains the colours."""
-    step, dot, left = round(1.6 * LABEL_HEIGHT), round(LABEL_HEIGHT / 3), 2 * MARGIN
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and left + _text_width(longer, TITLE) > sheet.shape[1] - left:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    head = np.full((MARGIN + step * (len(lines) + sides), sheet.shape[1], 3), PAPER, np.uint8)
-
-    def write(text: str, left: int, line: int) -> None:
-        cv2.putText(head, text, (left, line * step - dot // 2), *TITLE, INK, 1, cv2.LINE_AA)
-
-    for line, text in enumerate(lines, start=1):
-        write(text, left, line)
-    for name, side in (("left, its own", LEFT), ("right", RIGHT), ("of no pair", MIDDLE)) if sides else ():
-        center = np.array([left + dot, (len(lines) + 1) * step - dot])
-        _dot(head, center, OUTLINE, dot + 1)
-        _dot(head, center, COLOURS[side], dot)
-        write(name, left + 3 * dot, len(lines) + 1)
-        left += _text_width(name, TITLE) + 7 * dot
+def titled(sheet: np.ndarray, text: str) -> np.ndarray:
+    """The sheet, BGR, beneath a text of as many lines as it takes."""
+    words = [(f"{word} ", _text_width(f"{word} ", TITLE)) for word in text.split()]
+    lines = _wrapped(words, sheet.shape[1] - 4 * MARGIN)
+    head = np.full((MARGIN + LINE_HEIGHT * len(lines), sheet.shape[1], 3), PAPER, np.uint8)
+    for number, line in enumerate(lines, start=1):
+        cv2.putText(head, "".join(line), (2 * MARGIN, number * LINE_HEIGHT - 2), *TITLE, INK, 1, cv2.LINE_AA)
     return np.concatenate([head, sheet])
+
+
+def legend(picture: np.ndarray, key: Sequence[tuple[str, Colour]]) -> np.ndarray:
+    """The picture, BGR, above lines that say what its colours mean: texts and colours. Without any, as it is."""
+    if not key:
+        return picture
+    unit = max(1, _unit(picture))
+    font, step, dot, margin = (TITLE[0], TITLE[1] * unit), round(LINE_HEIGHT * unit), 5 * unit, round(2 * MARGIN * unit)
+    places = [_text_width(text, font) + round(7 * dot) for text, _ in key]
+    width = max(picture.shape[1], max(places) + margin)
+    foot: list[np.ndarray] = []
+    for line in _wrapped(list(zip(key, places, strict=True)), width - margin):
+        strip, left = np.full((step, width, 3), PAPER, np.uint8), margin
+        for text, colour in line:
+            center = np.array([left + dot, step / 2])
+            _dot(strip, center, OUTLINE, dot + unit)
+            _dot(strip, center, colour, dot)
+            place = round(left + 3 * dot), round(step / 2 + dot)
+            cv2.putText(strip, text, place, *font, INK, round(unit), cv2.LINE_AA)
+            left += _text_width(text, font) + round(7 * dot)
+        foot.append(strip)
+    beside = ((0, 0), (0, width - picture.shape[1]), (0, 0))
+    return np.concatenate([np.pad(picture, beside, constant_values=PAPER[0]), *foot])
+
+
+def _wrapped(items: Iterable[tuple[Any, int]], width: int) -> list[list[Any]]:
+    """Items and how wide they are -> as many in a line as fit into the width, one at least."""
+    lines: list[list[Any]] = [[]]
+    used = 0
+    for item, wide in items:
+        if lines[-1] and used + wide > width:
+            lines.append([])
+            used = 0
+        lines[-1].append(item)
+        used += wide
+    return lines
 
 
 def check_name(path: Path) -> None:
@@ -194,7 +365,7 @@ def crops_with_keypoints(
     Keypoints (B, K, 2) are in input pixels, visible (B, K) 0 or 1. At most `MAX_CROPS` are shown.
     """
     rows = zip(crops[:MAX_CROPS], keypoints, visible, strict=False)
-    drawn = [persons(crop, points, seen, skeleton, threshold=0.5) for crop, points, seen in rows]
+    drawn = [persons(crop, points, seen, skeleton, DrawOptions(0.5)) for crop, points, seen in rows]
     return mosaic(drawn, columns=8, cell=(crops.shape[2], crops.shape[1]))
 
 

@@ -58,7 +58,9 @@ class PoseResult:
         write_atomically(Path(path), lambda file: file.write(content))
 
     def _drawn(self, threshold: float) -> np.ndarray:
-        return draw.persons(self.image.pixels(), self.keypoints, self.scores, self.skeleton, threshold)
+        return draw.persons(
+            self.image.pixels(), self.keypoints, self.scores, self.skeleton, draw.DrawOptions(threshold)
+        )
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
