@@ -2,6 +2,9 @@
 
 network = zoo.pretrained("tp_r_a4", variants=hub.HUB_VARIANTS); network.push_to_hub("me/transpose-r-a4")
 network = hub.HUB_VARIANTS["transpose_r"].from_pretrained("me/transpose-r-a4")
+
+What the card cannot know is given with the weights: push_to_hub(…, model_card_kwargs={"datasets": ["me/hands"],
+"results": "AP 0.71 on …, measured by …"}).
 """
 
 from dataclasses import fields
@@ -17,12 +20,60 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error.name or "huggingface_hub", "hub") from None
 
+CARD = """---
+{{ card_data }}
+{% if datasets %}datasets: {{ datasets | tojson }}
+{% endif %}metrics: [oks-ap]
+---
+
+# {{ network }}: keypoints of a person in a crop
+
+{{ network }} with {{ joints }} keypoints and {{ parameters }} parameters, of the paper *TransPose: Keypoint
+Localization via Transformer* (ICCV 2021): a CNN, a Transformer encoder, and heatmaps.
+
+## Use
+
+```python
+from transpose.models.hub import HUB_VARIANTS
+
+network = HUB_VARIANTS["{{ variant }}"].from_pretrained("USER/NAME").eval()
+heatmaps = network(images)
+# (B, 3, {{ height }}, {{ width }}) -> (B, {{ joints }}, {{ height // 4 }}, {{ width // 4 }})
+```
+
+**Input**: the crop of one person, {{ width }} x {{ height }} pixels, RGB from 0 to 1, less the mean (0.485, 0.456,
+0.406), divided by (0.229, 0.224, 0.225). A detector finds the persons first. **Output**: a heatmap a keypoint at a
+quarter of the size. `transpose.Predictor` does all of it, from an image to keypoints in its pixels.
+
+## Training, results and limits
+
+{{ results or "Not stated: what the weights were trained on, and the AP that they reach." }}
+
+The network finds one person a crop, names left and right as that person's own, and gives every keypoint a place, hidden
+or not: look at the scores. Do not use keypoints to identify or to judge people.
+
+## Source
+
+- Code: {{ repo_url }}
+- Paper: {{ paper_url }}
+
+```bibtex
+@inproceedings{yang2021transpose,
+  title={TransPose: Keypoint Localization via Transformer},
+  author={Yang, Sen and Quan, Zhibin and Nie, Mu and Yang, Wankou},
+  booktitle={ICCV},
+  year={2021}
+}
+```
+"""
 ON_ITS_PAGE = {
+    "model_card_template": CARD,
     "library_name": "transpose",
     "repo_url": "https://github.com/yangsenius/TransPose",
     "paper_url": "https://arxiv.org/abs/2012.14214",
     "pipeline_tag": "keypoint-detection",
     "license": "mit",
+    "tags": ["pose-estimation", "keypoints", "transformer"],
 }
 
 
@@ -37,6 +88,23 @@ class Shared(PyTorchModelHubMixin):
         if flat:
             options.setdefault("encoder", EncoderConfig(**flat))
         return super()._from_pretrained(strict=strict, **options)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+        """The page that goes with the weights, as far as the network knows what it is."""
+        network: Any = self
+        width, height = network.stride * network.grid[1], network.stride * network.grid[0]
+        variant, shown = next(
+            (key, kind.__bases__[0].__name__) for key, kind in HUB_VARIANTS.items() if type(self) is kind
+        )
+        about = {
+            "network": shown.replace("TransPose", "TransPose-"),
+            "variant": variant,
+            "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+            "joints": network.final_layer.out_channels,
+            "width": width,
+            "height": height,
+        }
+        return super().generate_model_card(*args, **about | kwargs)
 
 
 class SharedTransPoseR(TransPoseR, Shared, **ON_ITS_PAGE):

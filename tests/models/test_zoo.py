@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 import torch
 from helpers.goldens import ROOT, state_dicts
+from huggingface_hub import ModelCard
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -239,6 +240,21 @@ def test_the_numbers_of_a_flat_hub_file_reach_the_encoder(tmp_path):
     layer = again.global_encoder.layers[0]
     assert (layer.self_attn.dropout, layer.dropout.p, layer.activation) == (0.0, 0.25, ACTIVATIONS["gelu"])
     assert again.global_encoder.positions_at_first_layer_only and again.pos_embedding.requires_grad
+
+
+def test_a_hub_card_says_what_the_network_is_and_what_its_owner_adds(tmp_path):
+    network = hub.HUB_VARIANTS["transpose_h"](image_size=(96, 128), num_joints=5)
+    network.save_pretrained(tmp_path, model_card_kwargs={"datasets": ["me/hands"], "results": "AP 0.5 on ours."})
+    card = ModelCard.load(tmp_path / "README.md")
+    about = card.data.to_dict()
+    assert about["datasets"] == ["me/hands"] and about["metrics"] == ["oks-ap"] and about["license"] == "mit"
+    assert (about["library_name"], about["pipeline_tag"]) == ("transpose", "keypoint-detection")
+    for said in ("# TransPose-H", "5 keypoints", "AP 0.5 on ours.", 'HUB_VARIANTS["transpose_h"]', "(B, 3, 128, 96)"):
+        assert said in card.text
+    hub.HUB_VARIANTS["transpose_r"]().save_pretrained(tmp_path / "other")
+    card = ModelCard.load(tmp_path / "other/README.md")
+    assert "datasets" not in card.data.to_dict() and "Not stated: what the weights were trained on" in card.text
+    assert "More Information Needed" not in card.text
 
 
 def test_a_hub_folder_that_lacks_a_tensor_is_refused(tmp_path):
