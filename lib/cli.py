@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, missing
 
@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 FOR_TRAINING = ("json_tricks", "pycocotools", "tensorboardX")
 
 
-def parser(description: str, cfg_required: bool = True) -> argparse.ArgumentParser:
-    """The original's arguments: --cfg, directories, and KEY VALUE overrides at the end."""
-    arguments = argparse.ArgumentParser(description=description)
+class Parser(argparse.ArgumentParser):
+    """A parser that takes its options before, between and after KEY VALUE pairs."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        return self.parse_intermixed_args(args, namespace)
+
+
+def parser(description: str, cfg_required: bool = True) -> Parser:
+    """The original's arguments: --cfg, directories, also as the original spells them, and KEY VALUE overrides."""
+    arguments = Parser(description=description)
     arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="experiment's configuration file")
-    arguments.add_argument("--modelDir", default="", metavar="DIR", help="where runs' folders go (OUTPUT_DIR)")
-    arguments.add_argument("--logDir", default="", metavar="DIR", help="where TensorBoard's folders go (LOG_DIR)")
-    arguments.add_argument("--dataDir", default="", metavar="DIR", help="put in front of the yaml's paths (DATA_DIR)")
-    arguments.add_argument("--prevModelDir", default="", metavar="DIR", help="accepted as in the original; unused")
+    for name, original, use in (
+        ("--model-dir", "--modelDir", "where runs' folders go (OUTPUT_DIR)"),
+        ("--log-dir", "--logDir", "where TensorBoard's folders go (LOG_DIR)"),
+        ("--data-dir", "--dataDir", "put in front of the yaml's paths (DATA_DIR)"),
+        ("--prev-model-dir", "--prevModelDir", "accepted as in the original; unused"),
+    ):
+        arguments.add_argument(name, original, default="", metavar="DIR", help=use)
     arguments.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, e.g. TEST.USE_GT_BBOX True")
     return arguments
 
@@ -59,9 +69,9 @@ def configuration(arguments: argparse.Namespace) -> "CfgNode":
     return load_config(
         arguments.cfg,
         arguments.opts,
-        output_dir=arguments.modelDir,
-        log_dir=arguments.logDir,
-        data_dir=arguments.dataDir,
+        output_dir=arguments.model_dir,
+        log_dir=arguments.log_dir,
+        data_dir=arguments.data_dir,
     )
 
 

@@ -11,7 +11,7 @@ from ..config.load import load_config
 from ..core.predict import TestOptions
 from ..engine.resume import BEST, FINAL
 from ..errors import UserError
-from ..models import weights
+from ..models import weights, zoo
 from ..models.encoder import EncoderConfig
 from ..models.hrnet import Stage
 from ..models.transpose import VARIANTS, TransPose
@@ -116,6 +116,9 @@ def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
             f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to its end; "
             "give TEST.MODEL_FILE a checkpoint or run tools/train.py"
         )
+    for name, entry in zoo.RELEASED.items():
+        if path.name == entry.file and not path.exists():
+            raise UserError(f"{path}: the released weights are not there; python tools/download.py {name} gets them")
     _load(network, path)
     return path
 

@@ -144,11 +144,11 @@ _C.TEST.IN_VIS_THRE = 0.0  # joints above this score count towards the person's
 _C.TEST.MODEL_FILE = ""  # weights to test; '' takes final_state.pth of the run's folder
 
 _C.DEBUG = CfgNode()
-_C.DEBUG.DEBUG = False  # pictures every PRINT_FREQ steps, in the run's folder and in TensorBoard
-_C.DEBUG.SAVE_BATCH_IMAGES_GT = False
-_C.DEBUG.SAVE_BATCH_IMAGES_PRED = False
-_C.DEBUG.SAVE_HEATMAPS_GT = False
-_C.DEBUG.SAVE_HEATMAPS_PRED = False
+_C.DEBUG.DEBUG = False  # pictures every PRINT_FREQ steps, in the run's folder and in TensorBoard: of all kinds
+_C.DEBUG.SAVE_BATCH_IMAGES_GT = True
+_C.DEBUG.SAVE_BATCH_IMAGES_PRED = True
+_C.DEBUG.SAVE_HEATMAPS_GT = True
+_C.DEBUG.SAVE_HEATMAPS_PRED = True
 _C.DEBUG.SAVE_ATTENTION = 0  # persons of the test set whose dependency areas are drawn at each validation
 
 

@@ -77,9 +77,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> N
 
 
 def test_pictures_on_request(tmp_path: Path) -> None:
-    debug = "DEBUG.DEBUG True DEBUG.SAVE_BATCH_IMAGES_GT True DEBUG.SAVE_BATCH_IMAGES_PRED True "
-    debug += "DEBUG.SAVE_HEATMAPS_GT True DEBUG.SAVE_HEATMAPS_PRED True TRAIN.END_EPOCH 1 PRINT_FREQ 100 "
-    debug += "DEBUG.SAVE_ATTENTION 2"
+    debug = "DEBUG.DEBUG True TRAIN.END_EPOCH 1 PRINT_FREQ 100 DEBUG.SAVE_ATTENTION 2"
     run(command("train.py", tmp_path, *debug.split()), cwd=tmp_path)
     pictures = {path.stem.rsplit("_", 1)[0] for path in (run_folder(tmp_path) / "pictures").glob("*.jpg")}
     kinds = ("gt", "pred", "hm_gt", "hm_pred")

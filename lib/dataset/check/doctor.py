@@ -230,7 +230,9 @@ def _check_images(
         says = f"{len(other):,} of {len(chosen):,} have another size than stated: their keypoints lie elsewhere"
         remedy = "annotate exactly these files, pixels as stored (EXIF orientation is ignored)"
         findings.add(ERROR, "size", says, other, remedy)
-    if not broken and not other:
+    if not len(chosen):
+        findings.add(NOTE, "readable", "not checked: no image was read")
+    elif not broken and not other:
         findings.add(OK, "readable", f"{len(chosen):,} of {len(there):,}{whose} read, each of the stated size")
 
 
