@@ -14,7 +14,8 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-pass
+from transpose.build import run as _run  # noqa: E402, F401
+from transpose.predictor import predictor as _predictor  # noqa: E402, F401
 
 for line in sys.stdin:
     request = json.loads(line)
