@@ -1,4 +1,4 @@
-"""Which values are allowed, alone and together, and which keys do nothing (any more)."""
+"""Which values are allowed, alone and together, and which keys have no effect."""
 
 import difflib
 import logging
@@ -108,8 +108,8 @@ VARIANT_RULES: dict[str, dict[str, Rule]] = {
     "transpose_h": stage_rules("MODEL.EXTRA.STAGE2", 2) | stage_rules("MODEL.EXTRA.STAGE3", 3),
 }
 
-# Keys that the original's files set and that nothing reads, unless another key has the value given here.
-LEGACY: dict[str, dict[str, Any]] = {
+# Keys of the original's files that have no effect, unless another key has the value given here.
+NO_EFFECT: dict[str, dict[str, Any]] = {
     "MODEL.TAG_PER_JOINT": {},
     "MODEL.BOTTLENECK_NUM": {},
     "MODEL.INTERMEDIATE_SUP": {},
@@ -132,7 +132,7 @@ LEGACY: dict[str, dict[str, Any]] = {
     "TEST.NMS_THRE": {},
     "TEST.BBOX_THRE": {},
 }
-# Keys of earlier versions, which files and checkpoints may still hold, and what to do instead.
+# Keys of earlier versions, which files and checkpoints may still contain, and what replaces them.
 REMOVED = {
     "TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 1 s of a test of 104,125 boxes",
     "DATASET.ON_DEVICE": "DATASET.DECODED_DIR spares the decoding as well",
@@ -210,11 +210,11 @@ def report_idle_keys(cfg: CfgNode, given: Collection[str]) -> None:
     """Log the given keys that have no effect: one line for the original's, one for those of earlier versions."""
     idle = [
         key
-        for key, wakes in LEGACY.items()
-        if key in given and not any(_lookup(cfg, other) == value for other, value in wakes.items())
+        for key, unless in NO_EFFECT.items()
+        if key in given and not any(_lookup(cfg, other) == value for other, value in unless.items())
     ]
     if idle:
-        logger.info("legacy keys without effect, as in the original: %s", ", ".join(idle))
+        logger.info("keys that have no effect, as in the original: %s", ", ".join(idle))
     removed = [f"{key} ({instead})" for key, instead in REMOVED.items() if key in given]
     if removed:
         logger.info("removed keys without effect: %s", ", ".join(removed))

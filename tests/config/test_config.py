@@ -1,8 +1,6 @@
 """Configuration: shipped and original yaml files load, what they mean, and how the recipe's rules follow from them."""
 
 import math
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from transpose.errors import UserError
 
 RECIPES = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.name != SKELETON_FILE)
 R_A4 = ROOT / "experiments" / "coco" / "transpose_r" / "TP_R_256x192_d256_h1024_enc4_mh8.yaml"
-# Written as the original's files are, legacy keys included.
+# Written as the original's files are, with keys that have no effect.
 ORIGINAL_STYLE = """
 GPUS: (0,1)
 DATASET: {DATASET: 'coco', ROOT: 'data/coco/', ROT_FACTOR: 45, DATA_FORMAT: jpg}
@@ -53,17 +51,17 @@ def test_shipped_yaml_loads_and_the_runs_own_copy_says_the_same(path, tmp_path):
     assert as_dict(cfg) == as_dict(load_config(copy))
 
 
-def test_the_originals_yaml_loads_and_its_legacy_keys_are_told_in_one_line(tmp_path, caplog):
+def test_the_originals_yaml_loads_and_its_keys_without_effect_are_listed_in_one_line(tmp_path, caplog):
     with caplog.at_level("INFO", "transpose"):
         cfg = load(tmp_path, ORIGINAL_STYLE)
     assert cfg.GPUS == (0, 1) and cfg.TRAIN.LR == 1e-4 and cfg.MODEL.EXTRA.STAGE2.NUM_CHANNELS == [32, 64]
-    (line,) = [record.getMessage() for record in caplog.records if "legacy" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
     for key in ("TEST.SHIFT_HEATMAP", "TEST.POST_PROCESS", "TRAIN.GAMMA1", "TRAIN.WD", "TRAIN.LR_STEP", "FUSE_METHOD"):
         assert key in line
     assert "TRAIN.END_EPOCH" not in line
 
 
-def test_legacy_keys_that_another_key_wakes_are_not_told(tmp_path, caplog):
+def test_keys_that_another_key_gives_an_effect_are_not_listed(tmp_path, caplog):
     wake = ["TRAIN.SCHEDULE", "multistep", "TRAIN.OPTIMIZER", "sgd"]
     with caplog.at_level("INFO", "transpose"):
         load(tmp_path, ORIGINAL_STYLE, *wake)
@@ -164,27 +162,6 @@ def test_resume_ignores_where_things_are_and_sees_what_trains_differently():
     assert config_changes(old, same) == []
     other = load_config(R_A4, ["TRAIN.LR", "0.5", "GPUS", "(0,1)"])
     assert config_changes(old, other) == ["GPUS: 1 -> 2", "TRAIN.LR: 0.0001 -> 0.5"]
-
-
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    return sorted({line.strip() for line in re.findall(r"^python tools/\S+\.py --cfg [^…\n]*$", text, re.M)})
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_readme_commands_name_tools_files_and_keys_that_exist(command):
-    from transpose import cli
-
-    _, tool, *arguments = shlex.split(command)
-    assert (ROOT / tool).is_file()
-    parser = cli.parser("")
-    parser.add_argument("--results")
-    parsed = parser.parse_args(arguments)
-    load_config(ROOT / parsed.cfg, parsed.opts)
-
-
-def test_readme_has_no_blanks_to_fill_in():
-    assert not re.search(r"<<\w+>>", (ROOT / "README.md").read_text())
 
 
 def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():
