@@ -17,7 +17,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types bench bench-data bench-jobs soak clean
+.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types docs bench bench-data bench-jobs soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,13 @@ lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 
 types: $(STAMP) ## mypy on lib
 	$(PY) -m mypy
+
+docs: $(STAMP) ## build the site into build/site; every warning is an error
+	$(PY) docs/make_configuration.py
+	rm -rf build/source build/package && mkdir -p build/source
+	cp -r lib pyproject.toml README.md LICENSE build/source
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --target build/package build/source
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=1: thrice, into docs/benchmarks.md
 	$(PY) tools/benchmark.py --stages $(if $(WRITE),--write)

@@ -1,4 +1,4 @@
-"""Draw photographs of kites and the annotations that an annotation tool would export: python docs/make_kites.py FOLDER
+"""Draw images of kites and the annotations that an annotation tool would export: python docs/make_kites.py FOLDER
 
 The running example of docs/custom-dataset.md. FOLDER gets photos/ with two shots of each scene, "kite 07-a.png" and
 "kite 07-b.png", and kites.json, COCO's format: kites with five keypoints, and balloons with a box alone.
@@ -29,9 +29,9 @@ HIDDEN, SEEN = 1, 2  # visibility of a keypoint that something covers, and of on
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw photographs of kites with COCO keypoint annotations.")
+    parser = argparse.ArgumentParser(description="Draw images of kites with COCO keypoint annotations.")
     parser.add_argument("folder", type=Path, help="a new folder for photos/ and kites.json")
-    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="two photographs each (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="two images each (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws another set (%(default)s)")
     arguments = parser.parse_args()
     if arguments.folder.exists() and any(arguments.folder.iterdir()):
@@ -45,19 +45,19 @@ def main() -> None:
         background = landscape(np.random.default_rng((arguments.seed, scene)))
         for number, shot in enumerate(SHOTS):
             draw = np.random.default_rng((arguments.seed, scene, 1 + number))
-            photograph, things = photograph_kites(background, draw)
+            image, things = draw_scene(background, draw)
             name, image_id = f"kite {scene:02d}-{shot}.png", 1000 + 10 * scene + number
-            (photos / name).write_bytes(cv2.imencode(".png", photograph)[1].tobytes())
+            (photos / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
             images.append({"id": image_id, "file_name": name, "width": WIDTH, "height": HEIGHT})
             for thing in things:
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0} | thing)
     content = {"images": images, "categories": CATEGORIES, "annotations": annotations}
     (arguments.folder / "kites.json").write_text(json.dumps(content))
     kites = sum(annotation["category_id"] == KITE for annotation in annotations)
-    print(f"{arguments.folder}: {kites} kites and {len(annotations) - kites} balloons in {len(images)} photographs")
+    print(f"{arguments.folder}: {kites} kites and {len(annotations) - kites} balloons in {len(images)} images")
 
 
-def photograph_kites(background: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def draw_scene(background: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One shot of a scene, and its annotations but for their ids."""
     image = background.copy()
     things = [balloon(image, draw) for _ in range(draw.integers(0, 3))]

@@ -369,7 +369,8 @@ def test_ci_runs_what_contributing_asks_for_on_both_ends_of_the_supported_versio
     job = ci["jobs"]["test"]
     assert [entry["python"] for entry in job["strategy"]["matrix"]["include"]] == ["3.11", "3.13"]
     assert PROJECT["requires-python"] == ">=3.11"
-    assert any("make lint test" in step.get("run", "") for step in job["steps"])
+    assert any("make lint docs test" in step.get("run", "") for step in job["steps"])
+    assert "lint docs test" in (ROOT / ".ci/run").read_text()
 
 
 def test_a_tag_is_published_without_a_stored_token():

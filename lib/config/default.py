@@ -154,10 +154,10 @@ _C.TEST.MODEL_FILE = ""  # weights to test; '': final_state.pth in the run's fol
 
 _C.DEBUG = CfgNode()
 _C.DEBUG.DEBUG = False  # save pictures every PRINT_FREQ steps and at each validation
-_C.DEBUG.SAVE_BATCH_IMAGES_GT = False  # crops with the annotated keypoints
-_C.DEBUG.SAVE_BATCH_IMAGES_PRED = False  # crops with the predicted keypoints
-_C.DEBUG.SAVE_HEATMAPS_GT = False  # target heatmaps
-_C.DEBUG.SAVE_HEATMAPS_PRED = False  # predicted heatmaps
+_C.DEBUG.SAVE_BATCH_IMAGES_GT = True  # crops with the annotated keypoints
+_C.DEBUG.SAVE_BATCH_IMAGES_PRED = True  # crops with the predicted keypoints
+_C.DEBUG.SAVE_HEATMAPS_GT = True  # target heatmaps
+_C.DEBUG.SAVE_HEATMAPS_PRED = True  # predicted heatmaps
 _C.DEBUG.SAVE_ATTENTION = 0  # persons of the test set whose dependency areas are drawn at each validation
 
 

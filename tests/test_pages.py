@@ -1,0 +1,267 @@
+"""README and the pages of docs/: their commands and programs run, from a copy of the clone in which a model is trained.
+
+A fenced block in `sh` holds commands, one in `python` a program. An HTML comment on the line above says why a block is
+not run here, as in <!-- needs COCO --> or <!-- takes minutes -->; its tools, options, keys, files and packages are
+checked all the same. Commands of docs/custom-dataset.md that take minutes: tests/commands/test_custom_dataset.py.
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from helpers.goldens import ROOT
+from helpers.places import MOST_SECONDS, surroundings
+
+from transpose import commands
+from transpose.config.default import defaults
+from transpose.config.load import leaves, load_config
+from transpose.errors import UserError
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:^<!-- ((?:needs|takes) [^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HEREDOC = re.compile(r" <<'END'\n(.*?)^END$", re.MULTILINE | re.DOTALL)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+ON_REQUEST = {"tensorboard", "opencv-python-headless"}  # packages that a page names and nothing here imports
+CHECKED_ONLY = ("pip", "make", "pytest", ".", "docker", "tensorboard", "torchrun")  # programs that no test starts
+CLONED = ("lib", "tools", "docs", "experiments", "tests/helpers")
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    reason: str  # why it is not run
+    language: str
+    text: str
+
+    def lines(self) -> list[list[str]]:
+        """The words of each command; a program between <<'END' and END is the last word of its command."""
+        programs = HEREDOC.findall(self.text)
+        text = HEREDOC.sub(" PROGRAM", self.text).replace("\\\n", " ")
+        lines = [shlex.split(part, comments=True) for line in text.splitlines() for part in line.split(" && ")]
+        given = iter(programs)
+        return [[next(given) if word == "PROGRAM" else word for word in line] for line in lines if line]
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    found = [Block(page, *parts) for parts in BLOCK.findall(page.read_text())]
+    return [block for block in found if block.language in languages]
+
+
+def name(page: Path) -> str:
+    return page.stem
+
+
+# What a page names exists
+
+
+class Parsed(Exception):
+    """Ends a command when its options are read."""
+
+
+def check_tool(command: str, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, args=None, namespace=None) -> NoReturn:
+        raise Parsed(parse(self, args, namespace))
+
+    module = importlib.import_module(f"transpose.commands.{command.replace('-', '_')}")
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        try:
+            module.main(options)
+        except Parsed as parsed:
+            (arguments,) = parsed.args
+        except SystemExit:
+            pytest.fail(f"{command} does not take {shlex.join(options)}")
+    if getattr(arguments, "cfg", None):
+        load_config(ROOT / arguments.cfg, getattr(arguments, "opts", ()), report=False)
+
+
+def check_packages(words: list[str]) -> None:
+    requirements = [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+    known = {re.split(r"[\[<>=]", text)[0] for text in requirements} | ON_REQUEST
+    for word in (word for word in words if not word.startswith("-")):
+        package, _, extras = re.split(r"[<>=]", word)[0].partition("[")
+        assert package in known or (ROOT / package).exists(), word
+        assert not extras or set(extras.rstrip("]").split(",")) <= set(EXTRAS), word
+
+
+def check_command(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    while "=" in line[0]:  # NAME=value in front of the program
+        line = line[1:]
+    program, *words = line
+    for word in words:
+        if re.match(r"(experiments|docs|lib|tests|data/coco_sample)/", word):
+            assert (ROOT / word).exists(), word
+    tool = next((word for word in words if word.startswith("tools/")), None)
+    if tool:
+        (command,) = re.findall(r'run\("([a-z-]+)"\)', (ROOT / tool).read_text())
+        check_tool(command, words[words.index(tool) + 1 :], monkeypatch)
+    elif program == "transpose":
+        assert words[0] in commands.COMMANDS
+        check_tool(words[0], words[1:], monkeypatch)
+    elif program == "python" and words[0] == "-m":
+        assert importlib.util.find_spec(words[1]), words[1]
+    elif program == "python" and words[0] == "-":
+        compile(words[1], "page", "exec")
+    elif program == "make":
+        targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert {word for word in words if "=" not in word} <= targets
+    elif program == "pip":
+        check_packages(words[1:])
+    else:
+        assert program in CHECKED_ONLY or (program == "python" and (ROOT / words[0]).is_file()), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_what_the_commands_name_exists(page: Path, monkeypatch: pytest.MonkeyPatch):
+    for block in blocks(page, "sh"):
+        for line in block.lines():
+            check_command(line, monkeypatch)
+    for block in blocks(page, "python"):
+        compile(block.text, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_command_hides_in_another_block(page: Path):
+    for _, language, text in BLOCK.findall(page.read_text()):
+        if language not in ("sh", "python", ""):
+            found = re.findall(r"^(?:python tools/|make |pip install )[^…\n]*$", text, re.MULTILINE)
+            assert found == [], f"commands in a block of {language}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python tools/predict.py image.jpg --model tp_r_a4 --svae json",
+        "transpose test --cfg experiments/coco_sample/demo.yaml TEST.USE_BOXES True",
+        "python tools/test.py --cfg experiments/coco_sample/none.yaml",
+        "pip install -e .[trian]",
+        "make dome",
+        "rm -rf output",
+    ],
+)
+def test_what_does_not_exist_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises((AssertionError, UserError, pytest.fail.Exception)):
+        check_command(shlex.split(wrong), monkeypatch)
+
+
+# The commands run
+
+
+class Clone:
+    """A copy of the clone with a small trained model as the demo's, and a server that runs its tools."""
+
+    def __init__(self, folder: Path, run: Path):
+        self.folder, self.run = folder, run
+        for part in CLONED:
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "data").mkdir()
+        (folder / "data/coco_sample").symlink_to(ROOT / "data/coco_sample")
+        (folder / "said").mkdir()
+        self.own = set(folder.iterdir())
+        command = [sys.executable, str(folder / "tests/helpers/preloaded.py")]
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings()
+        )
+
+    def reset(self) -> None:
+        for path in set(self.folder.iterdir()) - self.own:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(self.run, self.folder / "output/coco/transpose_r/demo")
+
+    def tool(self, tool: str, words: list[str]) -> None:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        place = {"tool": tool, "arguments": words, "folder": str(self.folder), "environment": {}}
+        out = [self.folder / "said" / stream for stream in ("stdout", "stderr")]
+        request = place | {"stdout": str(out[0]), "stderr": str(out[1]), "seconds": MOST_SECONDS}
+        for path in out:
+            path.unlink(missing_ok=True)
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        code = int(self.server.stdout.readline())
+        assert code == 0, f"{tool} {shlex.join(words)}\n" + "\n".join(path.read_text() for path in out)
+
+    def program(self, text: str) -> None:
+        (self.folder / "tools/page.py").write_text(text)
+        self.tool("page", [])
+
+    def command(self, line: list[str]) -> None:
+        while "=" in line[0]:
+            line = line[1:]
+        if line[0] in CHECKED_ONLY:
+            return
+        assert line[0] == "python", line
+        if line[1] == "-":
+            self.program(line[2])
+        elif line[1].startswith("tools/"):
+            self.tool(Path(line[1]).stem, line[2:])
+        else:
+            subprocess.run([sys.executable, *line[1:]], cwd=self.folder, env=surroundings(), check=True)
+
+    def block(self, block: Block) -> None:
+        if block.language == "python":
+            self.program(block.text)
+        else:
+            for line in block.lines():
+                self.command(line)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Iterator[Clone]:
+    made = Clone(tmp_path_factory.mktemp("clone"), run)
+    yield made
+    made.server.stdin.close()
+    assert made.server.wait(MOST_SECONDS) == 0
+
+
+def runnable(page: Path, reason: str = "") -> list[Block]:
+    return [block for block in blocks(page, "sh", "python") if block.reason == reason]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
+def test_the_commands_run(page: Path, clone: Clone):
+    clone.reset()
+    for block in runnable(page):
+        clone.block(block)
+
+
+@pytest.mark.slow
+def test_the_commands_that_take_minutes_run(clone: Clone):
+    """Of docs/training.md first, which train the demo's model that the others use."""
+    clone.reset()
+    shutil.rmtree(clone.folder / "output")
+    training = ROOT / "docs/training.md"
+    for page in (training, *(page for page in PAGES if page not in (training, ROOT / "docs/custom-dataset.md"))):
+        for block in runnable(page, "takes minutes"):
+            clone.block(block)
+
+
+# What is generated
+
+
+def test_the_configuration_page_lists_the_keys_as_they_are():
+    made = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
+    assert made["PAGE"].read_text() == made["page"](made["SOURCE"].read_text()), "run make docs"
+    keys = re.findall(r"^\| `([A-Z][\w.]+)` \|", made["PAGE"].read_text(), re.MULTILINE)
+    assert keys == [key for key, _ in leaves(defaults())]
+    assert all(meaning for _, _, meaning in made["entries"](made["SOURCE"].read_text()))
+
+
+def test_readme_stays_short_and_lists_every_page():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 220
+    assert {f"docs/{page.name}" for page in PAGES[1:]} <= set(re.findall(r"\]\((docs/[\w-]+\.md)", readme))
