@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +24,7 @@ import pytest
 from helpers.goldens import ROOT
 from helpers.places import MOST_SECONDS, surroundings
 
-from transpose import commands
+from transpose import cli, commands
 from transpose.config.default import defaults
 from transpose.config.load import leaves, load_config
 from transpose.errors import UserError
@@ -72,14 +72,16 @@ class Parsed(Exception):
 
 
 def check_tool(command: str, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = argparse.ArgumentParser.parse_args
+    def stopping(parse: Callable) -> Callable:
+        def stop(self, args=None, namespace=None) -> NoReturn:
+            raise Parsed(parse(self, args, namespace))
 
-    def stop(self: argparse.ArgumentParser, args=None, namespace=None) -> NoReturn:
-        raise Parsed(parse(self, args, namespace))
+        return stop
 
     module = importlib.import_module(f"transpose.commands.{command.replace('-', '_')}")
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        for parser in (argparse.ArgumentParser, cli.Parser):
+            patch.setattr(parser, "parse_args", stopping(parser.parse_args))
         try:
             module.main(options)
         except Parsed as parsed:
