@@ -41,7 +41,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--mode", default=MODES[0], choices=MODES, help="one of %(choices)s (%(default)s)")
     add("--layers", type=whole_numbers, metavar="N,…", help="which ones, counted from 0; else all")
     add("--heads", type=whole_numbers, metavar="N,…", help="a row for each, counted from 0; else the mean of all")
-    add("--threshold", type=float, default=0.0, metavar="W", help="leave out weights below it (%(default)s)")
+    add(
+        "--threshold",
+        default="0",
+        metavar="W|P%",
+        help="leave out weights below it; a percentage is of each map's largest weight (%(default)s)",
+    )
     result = parser.add_argument_group("the pictures")
     add = result.add_argument
     add(
@@ -54,6 +59,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
     add("--overwrite", action="store_true", help="replace existing pictures")
     return parser.parse_args(argv)
+
+
+def threshold(text: str) -> dict[str, float]:
+    """What `figures.grid` leaves out. Raises UserError for what is neither a weight nor a percentage."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < (100 if text.endswith("%") else math.inf):
+        raise UserError(f"--threshold is a weight, 0 or more, or a percentage such as 50%, not {text}")
+    return {"share": value / 100} if text.endswith("%") else {"threshold": value}
 
 
 def numbers(text: str) -> list[float]:
@@ -71,8 +87,10 @@ def texts(text: str) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
     check(given)
+    how = threshold(given.threshold)
 
     from ..explain import figures
+    from ..explain.maps import kept
     from ..runtime import log
 
     needs("matplotlib", extra="explain")
@@ -93,11 +111,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 shown = re.sub(r"\s", "_", label.replace("–", "-"))
                 singles[given.singles / f"{place}_{given.mode}_{shown}{given.out.suffix}"] = (row, column)
     check_free(singles, given.overwrite)
-    figures.save(figures.grid(explanation, maps, given.threshold), given.out)
+    figures.save(figures.grid(explanation, maps, **how), given.out)
     for path, (row, column) in singles.items():
-        figure = figures.single(explanation, maps.values[row, column], maps.queries[column], given.threshold)
+        figure = figures.single(explanation, maps.values[row, column], maps.queries[column], **how)
         figures.save(figure, path)
     log.logger.info("%s: %s of %d place(s) in %d row(s)", given.out, maps.mode, len(maps.queries), len(maps.rows))
+    empty = [not kept(weights, **how).any() for row in maps.values for weights in row]
+    if any(empty):
+        largest = figures.in_words(maps.values.max(), maps.mode)
+        log.logger.warning(
+            "%d of %d maps show nothing, as all their weights are below --threshold; the largest weight of all maps is "
+            "%s: lower it, or give a percentage of each map's largest, such as 50%%",
+            *(sum(empty), len(empty), largest),
+        )
     if singles:
         log.logger.info("%s: %d single pictures", given.singles, len(singles))
 
@@ -115,8 +141,6 @@ def check(given: argparse.Namespace) -> None:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
     if not given.image.exists():  # before weights are downloaded
         raise UserError(f"{given.image}: cannot read the image (No such file or directory)")
-    if not 0 <= given.threshold < math.inf:
-        raise UserError(f"--threshold is a weight, 0 or more, not {given.threshold:g}")
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError, needs
 from ..pose import draw
 from ..runtime.files import write_atomically
-from .maps import MODES, Explanation, Maps, Query
+from .maps import MODES, Explanation, Maps, Query, kept
 from .stats import Statistics
 
 if TYPE_CHECKING:
@@ -96,20 +96,25 @@ def words(name: str) -> str:
 
 
 def overlay(
-    explanation: Explanation, weights: np.ndarray, threshold: float = 0.0, height: int | None = None
+    explanation: Explanation,
+    weights: np.ndarray,
+    threshold: float = 0.0,
+    height: int | None = None,
+    *,
+    share: float = 0.0,
 ) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOUR_MAP`.
 
-    The brightest is the map's largest weight; weights below the threshold are left out. Between the cells' centres
-    colours are interpolated. `height` makes it smaller.
+    The brightest is the map's largest weight; weights below the threshold, or below a share of the largest, are left
+    out. Between the cells' centres colours are interpolated. `height` makes it smaller.
     """
-    kept = np.where(weights >= threshold, weights, 0)
+    shown = kept(weights, threshold, share)
     picture = explanation.picture
     if height is not None and height < picture.shape[0]:
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     height, width = picture.shape[:2]
-    heat = cv2.resize(kept / max(kept.max(), 1e-300), (width, height), interpolation=cv2.INTER_CUBIC)
+    heat = cv2.resize(shown / max(shown.max(), 1e-300), (width, height), interpolation=cv2.INTER_CUBIC)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
     return np.rint(255 * _blended(heat, DIMMED * grey)).astype(np.uint8)
 
@@ -121,8 +126,10 @@ def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
     return weight * _colours()(heat)[..., :3] + (1 - weight) * ground
 
 
-def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figure":
+def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0, *, share: float = 0.0) -> "Figure":
     """The paper's figure: rows of layers, columns of starred queries, the crop with its skeleton at the left.
+
+    `threshold` and `share` leave out small weights, as in `overlay`.
 
     If there are fewer queries than layers, each query has a row and each layer a column.
     """
@@ -145,6 +152,8 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     text = f"{MODES[maps.mode]}; lower right: the map's largest"
     if threshold > 0:
         text += f"; less than {in_words(threshold, maps.mode)} is left out"
+    if share > 0:
+        text += f"; less than {share:.0%} of a map's largest is left out"
     caption = textwrap.wrap(text, int((width - left) / LETTER))
     height = top + inner + LINE * (0.5 + len(caption)) + MARGIN
     figure = _figure(width, height)
@@ -162,7 +171,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
             place = axes(left + column * (cell + GAP), top + row * (tall + GAP), cell, tall)
             layer, query = (column, row) if turned else (row, column)
             weights = maps.values[layer, query]
-            _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI)), explanation)
+            _show(place, overlay(explanation, weights, threshold, round(1.5 * tall * DPI), share=share), explanation)
             _star(place, maps.queries[query], size=9 * (cell / 0.9) ** 0.5)
             _note(place, in_words(weights.max(), maps.mode))
         longest = max(len(word) for label in across for word in label.split("\n"))
@@ -178,13 +187,15 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0) -> "Figur
     return figure
 
 
-def single(explanation: Explanation, weights: np.ndarray, query: Query, threshold: float = 0.0) -> "Figure":
+def single(
+    explanation: Explanation, weights: np.ndarray, query: Query, threshold: float = 0.0, *, share: float = 0.0
+) -> "Figure":
     """One map (H, W) over the crop, with the query's star and nothing else."""
     height, width = explanation.picture.shape[:2]
     figure = _figure(width / DPI, height / DPI)
     with _styled():
         place = figure.add_axes((0, 0, 1, 1))
-        _show(place, overlay(explanation, weights, threshold), explanation)
+        _show(place, overlay(explanation, weights, threshold, share=share), explanation)
         _star(place, query, size=14)
     return figure
 

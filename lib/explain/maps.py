@@ -56,6 +56,11 @@ class Maps:
     mode: str
 
 
+def kept(weights: np.ndarray, threshold: float = 0.0, share: float = 0.0) -> np.ndarray:
+    """A map's weights (H, W), with 0 for those below the threshold, or below a share of the map's largest."""
+    return np.where(weights >= max(threshold, share * weights.max()), weights, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """One person of an image, as a network sees it without flip test.

@@ -443,6 +443,7 @@ def test_weights_below_the_threshold_leave_the_image_as_it_is(person):
     assert np.ptp(plain.astype(int), axis=2).max() == 0  # grey
     np.testing.assert_array_equal(figures.overlay(person, weights, threshold=2.0), plain)
     everything, some = figures.overlay(person, weights), figures.overlay(person, weights, weights.max() / 3)
+    np.testing.assert_array_equal(figures.overlay(person, weights, share=1 / 3), some)
     coloured, fewer = ((np.ptp(picture.astype(int), axis=2) > 8).mean() for picture in (everything, some))
     assert 0 < fewer < coloured
 
@@ -560,6 +561,16 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return ["--model", str(folder), "--image", str(PHOTOGRAPH), "--box", box, "--device", "cpu", *more]
 
 
+def test_maps_of_which_nothing_is_left_are_counted_in_a_sentence(run, run_preloaded: Run, tmp_path):
+    for number, (threshold, said) in enumerate((("5", "2 of 2 maps show nothing"), ("90%", ""))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        options = ["--keypoints", "nose", "--threshold", threshold]
+        done = run_preloaded("visualize", arguments(run, *options), folder, {})
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout and ("show nothing" in done.stdout) is bool(said)
+
+
 def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_path):
     options = ["--keypoints", "nose,left_wrist", "--point", "100,150", "--layers", "1", "--out", "a/grid.svg"]
     done = run_preloaded("visualize", arguments(run, *options, "--singles", "each"), tmp_path, {})
@@ -584,7 +595,8 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--keypoints", "nose,left_rist"], ["left_rist", "'left_wrist'"]),
         (["--point", "490,10"], ["(490, 10)", "outside of the person's crop"]),
         (["--point", "490"], ["--point is X,Y"]),
-        (["--threshold", "nan"], ["--threshold is a weight, 0 or more, not nan"]),
+        (["--threshold", "nan"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not nan"]),
+        (["--threshold", "100%"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not 100%"]),
         (["--box", "1,2,3"], ["--box is X,Y,W,H"]),
         (["--box", "900,10,50,50"], ["900", "outside of the image, which is 500 x 332"]),
         (["--max-pixels", "165999"], ["388056.jpg: refused before decoding, it is 500 x 332 and --max-pixels"]),
