@@ -63,7 +63,7 @@ test-portable: $(STAMP) ## run the tests as other processors compute: without ve
 
 test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system's, or CHROMIUM=…
 	$(PY) -m pip install --disable-pip-version-check --quiet "gradio>=6.31,<7" playwright $(CONSTRAINTS:%=-c %)
-	$(PY) -m pytest -m "web or not web" tests/predictor/test_web.py tests/predictor/test_web_browser.py
+	$(PY) -m pytest -m "web or not web" $(wildcard tests/predictor/test_web*.py)
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

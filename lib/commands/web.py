@@ -20,6 +20,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
     add("--port", type=int, default=7860, help="(%(default)s)")
+    add("--name", action="append", default=[], metavar="HOST", help="a further name that visitors call this server by")
+    add(
+        "--max-sessions", type=int, default=5, metavar="N", help="remembered of one address, of 20 in all (%(default)s)"
+    )
     add("--max-megabytes", type=float, default=20, metavar="N", help="of an uploaded file (%(default)s)")
     add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded image (%(default)s)")
     return parser.parse_args(argv)
@@ -29,14 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
     if not 0 < given.port < 65536:
         raise UserError(f"--port is a number from 1 to 65535, not {given.port}")
-    if not 0 < given.max_megabytes < math.inf or given.max_pixels < 1:
-        raise UserError("--max-megabytes and --max-pixels must be positive")
+    if not 0 < given.max_megabytes < math.inf or min(given.max_pixels, given.max_sessions) < 1:
+        raise UserError("--max-megabytes, --max-pixels and --max-sessions must be positive")
 
     from ..predictor import web  # first, as it says so at once if Gradio is not installed
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files are deleted then too
     from ..predictor import web_session
     from ..predictor.predictor import Predictor
+    from ..predictor.web_guard import Guard
     from ..runtime import log
 
     needs("matplotlib", extra="explain")
@@ -54,6 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with web.private_folder():
         # Visitors need not know where on the machine it lies.
         weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
-        page = web.Page(session, samples, f"Weights: {weights}", given.max_pixels)
+        guard = Guard(
+            given.host,
+            given.name,
+            round(given.max_megabytes * 1e6),
+            sessions=web.SESSIONS,
+            of_address=given.max_sessions,
+            idle=web.FORGOTTEN_AFTER,
+        )
+        page = web.Page(session, samples, f"Weights: {weights}", guard, given.max_pixels)
         log.logger.info("http://%s:%d – Ctrl+C ends it", given.host, given.port)
-        page.serve(given.host, given.port, given.max_megabytes)
+        page.serve(given.port)

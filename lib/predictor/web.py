@@ -1,202 +1,308 @@
 """The page of tools/web_demo.py, made of Gradio's parts; what it shows comes from `web_session`.
 
-What one visitor does lives in that visitor's session. No file is served but the pictures made for the page, under names
-that cannot be guessed; nothing is fetched from other hosts or sent to them.
+What one visitor does lives in that visitor's session. There are no files: pictures are part of the page, and an image
+that a visitor uploads waits at the guard. Nothing is fetched from other hosts or sent to them.
 """
 
-import functools
+import base64
 import html
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError, missing
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
 try:  # before anything heavy
     import gradio as gr
+    from starlette.middleware import Middleware
 except ModuleNotFoundError:
     raise missing("gradio", extra="web") from None
 
 from ..explain.maps import MODES
 from ..pose import draw
 from . import web_session
-from .detector import whole_image
-from .web_session import Sample, Scene, WebSession
+from .web_guard import UPLOAD, Guard
+from .web_session import ANNOTATED, BOXES, DETECTOR, DRAWN, WHOLE, Sample, Scene, WebSession
 
-FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds, and files
+FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds
 SESSIONS = 20  # that are remembered at a time
 WAITING = 20  # questions in the queue; one more is refused
-THUMBNAIL = 160, 120
+THUMBNAIL = 120, 80
+OPENING, OWN = "opening", "own"  # what the page shows: the same to all who come, or what is in the visitor's session
 FONTS = ["system-ui", "sans-serif"]  # the visitor's own: Gradio's come from a font service
-STYLE = "#picture img, #crop img { cursor: crosshair }"
-ANNOTATED, DETECTOR, WHOLE, DRAWN = BOXES = ("annotated", "detector", "whole image", "drawn")
 HINTS = {
-    None: "Now say where the persons are: choose a kind of boxes.",
-    ANNOTATED: "Click a person in the image to look into the network on it.",
-    DETECTOR: "Click a person in the image to look into the network on it.",
-    WHOLE: "The image is taken for one person.",
-    DRAWN: "Click two opposite corners of a person's box in the image, or type its numbers.",
+    ANNOTATED: "Click a person to look into the network on it, or drag a box around another.",
+    DETECTOR: "Click a person to look into the network on it, or drag a box around another.",
+    WHOLE: "The whole image is taken for one person; drag a box around a person to say better.",
+    DRAWN: "Drag another box around a person, or type its numbers.",
+    None: "Drag a box around a person.",
 }
+STYLE = """
+.gradio-container .fillable { max-width: 1440px !important; padding: 8px 20px !important }
+.gradio-container .gap, #columns { gap: 8px }
+#columns { gap: 20px }
+#title h1 { font-size: 20px; margin: 0; display: inline } #title p { display: inline; margin-left: 12px }
+#title .prose > * { display: inline }
+#picture, #crop, #maps { text-align: center; line-height: 0 }
+#picture img, #crop img { cursor: crosshair; user-select: none }
+#picture img { max-width: 100%; max-height: 480px } #crop img { max-width: 100%; max-height: 360px }
+#maps img { max-width: 100%; max-height: 500px }
+#picture .drawing { touch-action: none }
+.band { position: fixed; z-index: 99; border: 2px solid #fff; outline: 1px solid #181818; pointer-events: none }
+#samples .html-container { overflow-x: auto; white-space: nowrap }
+#samples img { display: inline; height: 64px; margin: 0 4px 0 0; cursor: pointer }
+#upload label { display: block; text-align: center; padding: 6px; border-radius: 6px; cursor: pointer;
+  background: var(--button-secondary-background-fill) }
+#upload label:focus-within { outline: 2px solid }
+#table table { width: 100%; font-size: 12px; line-height: 1; border-collapse: collapse }
+#table td, #table th { padding: 3px 6px; text-align: right; border: 0 } #table tr :first-child { text-align: left }
+#table tbody tr { cursor: pointer } #table tr.asked { background: var(--color-accent-soft) }
+.toast-wrap > :not(:last-child) { display: none !important }
+footer, [data-testid=status-tracker] { display: none !important }
+@media (max-width: 800px) {
+  #columns { flex-direction: column; flex-wrap: nowrap } #columns > * { width: 100%; min-width: 0 !important }
+  #looks { order: 1 } #person { order: 2 }
+}
+@media (min-width: 801px) { #columns { flex-wrap: nowrap } #columns > * { min-width: 0 !important } }
+"""
+# A drag gives a box, a click a place: shares of the picture's width and height.
+POINTING = """
+element.addEventListener('dragstart', event => event.preventDefault());
+element.addEventListener('pointerdown', down => {
+  const image = down.target.closest('img');
+  if (!image || down.button) return;
+  const area = image.getBoundingClientRect(), band = document.body.appendChild(document.createElement('div'));
+  band.className = 'band';
+  band.hidden = true;
+  const share = (value, length) => Math.min(Math.max(value / length, 0), 1);
+  const at = event => [share(event.clientX - area.left, area.width), share(event.clientY - area.top, area.height)];
+  const near = event => Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) < 6;
+  const move = event => {
+    const [left, right] = [down.clientX, event.clientX].sort((a, b) => a - b);
+    const [top, bottom] = [down.clientY, event.clientY].sort((a, b) => a - b);
+    band.hidden = DRAGS ? near(event) : true;
+    Object.assign(band.style, {left: left + 'px', top: top + 'px', width: right - left + 'px',
+      height: bottom - top + 'px'});
+  };
+  const end = event => {
+    band.remove();
+    document.removeEventListener('pointermove', move);
+    for (const name of ['pointerup', 'pointercancel']) document.removeEventListener(name, end);
+    if (event.type === 'pointercancel') return;
+    const [x0, y0] = at(down), [x1, y1] = DRAGS && !near(event) ? at(event) : [x0, y0];
+    trigger('select', {x0, y0, x1, y1});
+  };
+  document.addEventListener('pointermove', move);
+  for (const name of ['pointerup', 'pointercancel']) document.addEventListener(name, end);
+});
+"""
+# One of several, by its number.
+CHOOSING = """
+const choose = event => {
+  const one = event.target.closest('[data-number]');
+  if (one && (event.type === 'click' || event.key === 'Enter')) trigger('select', {number: Number(one.dataset.number)});
+};
+element.addEventListener('click', choose);
+element.addEventListener('keydown', choose);
+"""
+UPLOADING = """
+element.addEventListener('change', async event => {
+  const file = event.target.files[0];
+  event.target.value = '';
+  if (!file) return;
+  if (file.size > MOST) return trigger('upload', {wrong: `this file has ${(file.size / 1e6).toFixed(1)} MB, too large: \
+the page takes ${MOST / 1e6}`});
+  try {
+    const answer = await (await fetch('.UPLOAD', {method: 'POST', body: file})).json();
+    trigger('upload', answer.ticket ? {ticket: answer.ticket} : {wrong: answer.detail});
+  } catch {
+    trigger('upload', {wrong: 'the upload was interrupted; try again'});
+  }
+});
+"""
 
 
 class Page:
-    """The page, not yet served: its parts, and what each answers. `blocks` is what Gradio serves."""
+    """The page, not yet served: its parts, and what each answers. `blocks` is what Gradio serves.
+
+    It opens with the first sample, explained. `guard` is what stands between it and its visitors.
+    """
 
     def __init__(
-        self, session: WebSession, samples: Sequence[Sample], title: str, max_pixels: int = web_session.MAX_PIXELS
+        self,
+        session: WebSession,
+        samples: Sequence[Sample],
+        title: str,
+        guard: Guard,
+        max_pixels: int = web_session.MAX_PIXELS,
     ):
-        self.session, self.samples, self.max_pixels = session, samples, max_pixels
-        with gr.Blocks(title="TransPose", analytics_enabled=False, delete_cache=(60, FORGOTTEN_AFTER)) as self.blocks:
+        self.session, self.samples, self.guard, self.max_pixels = session, samples, guard, max_pixels
+        self.opening = session.open(samples[0].scene()) if samples else None
+        shown = self._parts(self.opening, None) if self.opening else {"hint": "Upload an image."}
+        self.parts: dict[str, gr.components.Component] = {}
+
+        def add(kind: Callable, name: str, **options: Any) -> Any:
+            value = {"value": shown[name]} if name in shown and name != "boxes" else {}
+            self.parts[name] = kind(elem_id=name, **options | value)
+            return self.parts[name]
+
+        with gr.Blocks(title="TransPose", analytics_enabled=False, fill_width=True) as self.blocks:
             self.scene = gr.State(time_to_live=FORGOTTEN_AFTER)
-            gr.Markdown(f"# What TransPose looks at\n{html.escape(title)}")
-            with gr.Row():
-                self._add_images()
-            with gr.Row():
-                largest, step = session.threshold_range
-                self.mode = gr.Radio(list(MODES), value="dependency", label="Map", elem_id="mode")
-                self.threshold = gr.Slider(
-                    0, largest, 0, step=step, label="Leave out weights below", elem_id="threshold"
+            self.shown = gr.Textbox(OPENING, visible=False)
+            gr.Markdown(f"# What TransPose looks at\n{html.escape(title)}", elem_id="title")
+            with gr.Row(elem_id="columns"):
+                with gr.Column(scale=5):
+                    uploading = UPLOADING.replace("MOST", str(guard.max_bytes)).replace("UPLOAD", UPLOAD)
+                    label = "<label>Upload an image<input type=file accept='image/*' hidden></label>"
+                    upload = gr.HTML(label, js_on_load=uploading, elem_id="upload")
+                    strip = "".join(map(self._thumbnail, range(len(samples))))
+                    chosen = gr.HTML(strip, js_on_load=CHOOSING, elem_id="samples", visible=bool(samples))
+                    start = self.opening.boxes if self.opening else None
+                    choices = _choices(self.opening)
+                    boxes = add(gr.Radio, "boxes", choices=choices, value=start, label="Boxes of the persons")
+                    picture = add(gr.HTML, "picture", js_on_load=POINTING.replace("DRAGS", "true"))
+                    add(gr.Markdown, "hint")
+                with gr.Column(scale=3, elem_id="person"):
+                    crop = add(gr.HTML, "crop", js_on_load=POINTING.replace("DRAGS", "false"))
+                    table = add(gr.HTML, "table", js_on_load=CHOOSING)
+                with gr.Column(scale=5, elem_id="looks"):
+                    add(gr.HTML, "maps", js_on_load=None)
+                    add(gr.Markdown, "asked")
+                    mode = add(gr.Radio, "mode", choices=list(MODES), value="dependency", label="Map")
+                    below = "Leave out weights below this share of a map's largest (%)"
+                    share = add(gr.Slider, "share", minimum=0, maximum=95, step=1, value=0, label=below)
+                    typed = add(gr.Textbox, "typed", label="This person's box: X,Y,W,H and Enter", max_lines=1)
+            for event, given, function in (
+                (upload.upload, [], self.on_upload),
+                (chosen.select, [], self.on_sample),
+                (boxes.input, [boxes], self.on_boxes),
+                (typed.submit, [typed], self.on_typed),
+                (picture.select, [], self.on_picture),
+                (crop.select, [], self.on_crop),
+                (table.select, [], self.on_keypoint),
+                (mode.input, [], self.on_settings),
+                (share.input, [], self.on_settings),
+            ):
+                event(
+                    self._answering(function),
+                    [self.scene, self.shown, mode, share, *given],
+                    [self.scene, self.shown, *self.parts.values()],
+                    api_visibility="private",
+                    concurrency_id="network",
+                    trigger_mode="always_last",
+                    show_progress="hidden",
                 )
-            with gr.Row():
-                self._add_person()
-            self._listen()
 
-    def _add_images(self) -> None:
-        with gr.Column():
-            self.upload = gr.UploadButton("Upload an image", type="binary", elem_id="upload")
-            self.gallery = gr.Gallery(
-                [draw.fit(sample.scene().pixels, THUMBNAIL)[0][..., ::-1] for sample in self.samples],
-                label="or take one of these",
-                visible=bool(self.samples),
-                interactive=False,
-                allow_preview=False,
-                columns=5,
-                height=250,
-                buttons=[],
-                elem_id="samples",
-            )
-            self.boxes = gr.Radio(BOXES[1:], label="Boxes of the persons", elem_id="boxes")
-            self.typed = gr.Textbox(label="or their numbers", placeholder="X,Y,W,H and Enter", elem_id="typed")
-        with gr.Column():
-            self.picture = _picture("Image", "picture", 430)
-            self.hint = gr.Markdown("Upload an image, or take one of those at the left.", elem_id="hint")
+        events = self.blocks.get_config_file()["dependencies"]
+        guard.events = {event["id"]: len(event["inputs"]) for event in events}
+        guard.forget = lambda session: self.blocks.state_holder.session_data.pop(session, None)
 
-    def _add_person(self) -> None:
-        with gr.Column(scale=4):
-            self.table = gr.Dataframe(
-                headers=["keypoint", "x", "y", "score"],
-                label="Keypoints, in pixels of the image: click one",
-                interactive=False,
-                max_height=700,
-                column_widths=["40%", "20%", "20%", "20%"],
-                buttons=[],
-                elem_id="table",
-            )
-        with gr.Column(scale=4):
-            self.crop = _picture("Crop: click any point", "crop", 560)
-        with gr.Column(scale=5):
-            self.maps = _picture("Each layer", "maps", 560)
-            self.asked = gr.Markdown(elem_id="asked")
+    def _thumbnail(self, number: int) -> str:
+        name = html.escape(self.samples[number].path.name)
+        picture = draw.fit(self.samples[number].scene().pixels, THUMBNAIL)[0]
+        return _image(picture, f"data-number={number} tabindex=0 role=button alt='sample {name}'")
 
-    def _listen(self) -> None:
-        answer = [self.scene, self.crop, self.asked, self.maps]
-        person = [*answer, self.picture, self.table]
-        everything = [*person, self.boxes, self.typed, self.hint]
-        how = [self.mode, self.threshold]
-        for event, given, function, changed in (
-            (self.upload.upload, [self.upload], self.on_upload, everything),
-            (self.gallery.select, [], self.on_sample, everything),
-            (self.boxes.input, [self.scene, self.boxes], self.on_boxes, everything),
-            (self.typed.submit, [self.scene, self.typed], self.on_typed, everything),
-            (self.picture.select, [self.scene, self.boxes], self.on_picture, everything),
-            (self.crop.select, [self.scene], self.on_crop, answer),
-            (self.table.select, [self.scene], self.on_keypoint, answer),
-            (self.mode.input, [self.scene], self.on_settings, answer),
-            (self.threshold.input, [self.scene], self.on_settings, answer),
-        ):
-            event(
-                _warning(function),
-                [*how, *given],
-                changed,
-                api_visibility="private",
-                concurrency_id="network",
-                trigger_mode="always_last",
-            )
+    # What each part answers: the next scene.
 
-    # What each part answers. `how` is a mode of MODES and a threshold.
+    def on_upload(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        if "wrong" in event._data:
+            raise UserError(str(event._data["wrong"])[:500])
+        content = self.guard.take(str(event._data.get("ticket")))
+        return self.session.open(web_session.uploaded(content, self.max_pixels))
 
-    def on_upload(self, mode: str, threshold: float, content: bytes) -> dict:
-        return self._image(web_session.uploaded(content, self.max_pixels), None, mode, threshold)
+    def on_sample(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        (number,) = _numbers(event._data, "number")
+        if not 0 <= number < len(self.samples):
+            raise UserError("there is no such sample")
+        return self.session.open(self.samples[int(number)].scene())
 
-    def on_sample(self, event: gr.SelectData, mode: str, threshold: float) -> dict:
-        scene = self.samples[event.index].scene()
-        return self._result(scene, ANNOTATED, scene.annotated, mode, threshold)
-
-    def on_boxes(self, mode: str, threshold: float, scene: Scene | None, chosen: str) -> dict:
-        scene = _there(scene)
+    def on_boxes(self, scene: Scene | None, event: gr.EventData, chosen: str) -> Scene:
         if chosen == DRAWN:
-            return self._image(replace(scene, result=None, explanation=None), DRAWN, mode, threshold)
-        boxes = {ANNOTATED: scene.annotated, WHOLE: whole_image(scene.pixels)[0], DETECTOR: None}[chosen]
-        return self._result(scene, chosen, boxes, mode, threshold)
+            return replace(_there(scene), boxes=DRAWN, why="", result=None, explanation=None)
+        return self.session.find(_there(scene), chosen)
 
-    def on_typed(self, mode: str, threshold: float, scene: Scene | None, text: str) -> dict:
-        return self._result(_there(scene), DRAWN, web_session.boxes_from(text), mode, threshold)
+    def on_typed(self, scene: Scene | None, event: gr.EventData, text: str) -> Scene:
+        return self.session.find(_there(scene), DRAWN, web_session.boxes_from(text))
 
-    def on_picture(
-        self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None, chosen: str | None
-    ) -> dict:
-        scene, (x, y) = _there(scene), event.index
-        if chosen != DRAWN:
-            return self._person(self.session.choose(scene, scene.person_at(x, y)), mode, threshold)
-        if scene.corner is None:
-            return self._image(replace(scene, corner=(x, y), result=None, explanation=None), DRAWN, mode, threshold)
-        return self._result(scene, DRAWN, [scene.box_to(x, y)], mode, threshold)
+    def on_picture(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        scene = _there(scene)
+        height, width = scene.pixels.shape[:2]
+        shares = _numbers(event._data, "x0", "y0", "x1", "y1")
+        x0, y0, x1, y1 = (
+            min(share * length, length - 1) for share, length in zip(shares, [width, height] * 2, strict=True)
+        )
+        if (x0, y0) == (x1, y1):
+            return self.session.choose(scene, scene.person_at(x0, y0))
+        return self.session.find(scene, DRAWN, [scene.box_between(x0, y0, x1, y1)])
 
-    def on_crop(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
-        return self._answer(_there(scene).at(*event.index), mode, threshold)
+    def on_crop(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        return _there(scene).at(*_numbers(event._data, "x0", "y0"))
 
-    def on_keypoint(self, event: gr.SelectData, mode: str, threshold: float, scene: Scene | None) -> dict:
-        return self._answer(_there(scene).of_keypoint(event.index[0]), mode, threshold)
+    def on_keypoint(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        return _there(scene).of_keypoint(int(*_numbers(event._data, "number")))
 
-    def on_settings(self, mode: str, threshold: float, scene: Scene | None) -> dict:
-        return gr.skip() if scene is None or scene.explanation is None else self._answer(scene, mode, threshold)
+    def on_settings(self, scene: Scene | None, event: gr.EventData) -> Scene:
+        return _there(scene)
 
-    # What of the page changes: with another image, another result, another person, another question.
+    def _answering(self, function: Callable) -> Callable:
+        """An event's function: the page after it. A visitor's mistake becomes a sentence, and all parts that were
+        touched go back to what the pictures show."""
 
-    def _image(self, scene: Scene, chosen: str | None, *how: Any) -> dict:
-        choices = BOXES[1:] if scene.annotated is None else BOXES
-        typed = {} if chosen == DRAWN else {self.typed: ""}
-        changed = typed | {self.boxes: gr.Radio(choices, value=chosen), self.hint: HINTS[chosen]}
-        return changed | self._person(scene, *how)
+        def answer(event: gr.EventData, scene: Scene | None, shown: str, mode: str, share: float, *given: Any) -> dict:
+            before = self.opening if scene is None and shown == OPENING else scene
+            try:
+                after = function(before, event, *given)
+                (share,) = _numbers({"share": share}, "share")
+                after = replace(after, mode=mode, share=min(share, 95) / 100)
+                parts = self._parts(after, before)
+            except UserError as error:
+                gr.Warning(html.escape(str(error)), duration=8)
+                after, parts = before, self._controls(before) if before else {}
+            if after is None:
+                return gr.skip()
+            return {self.scene: after, self.shown: OWN} | {self.parts[name]: value for name, value in parts.items()}
 
-    def _result(self, scene: Scene, chosen: str, boxes: Any, *how: Any) -> dict:
-        return self._image(self.session.find(scene, boxes), chosen, *how)
+        return answer
 
-    def _person(self, scene: Scene, *how: Any) -> dict:
-        return {self.picture: scene.picture(), self.table: scene.table()} | self._answer(scene, *how)
-
-    def _answer(self, scene: Scene, mode: str, threshold: float) -> dict:
-        if scene.explanation is None:
-            return {self.scene: scene, self.crop: None, self.asked: "", self.maps: None}
+    def _controls(self, scene: Scene) -> dict[str, Any]:
+        """The parts that a visitor can change, as they are for a scene."""
         return {
-            self.maps: scene.maps(mode, threshold),
-            self.scene: scene,
-            self.crop: scene.crop(),
-            self.asked: f"**{html.escape(scene.question())}**: {MODES[mode]}",
+            "boxes": gr.Radio(_choices(scene), value=scene.boxes),
+            "typed": scene.typed(),
+            "mode": scene.mode,
+            "share": round(100 * scene.share),
         }
 
-    def serve(self, host: str = "127.0.0.1", port: int = 7860, max_megabytes: float = 20, forever: bool = True) -> None:
-        """Answer visitors. With `forever` false, return at once; `blocks.close()` ends it.
+    def _parts(self, scene: Scene, before: Scene | None) -> dict[str, Any]:
+        """What the page shows of a scene. Pictures that are the same as before are left out."""
+        parts = self._controls(scene)
+        parts["hint"] = html.escape(f"{scene.why}. " if scene.why else "") + HINTS[scene.boxes]
+        if before is None or (scene.result, scene.person, scene.boxes) != (before.result, before.person, before.boxes):
+            parts["picture"] = _image(scene.picture(), "class=drawing" if scene.result is None else "")
+        if scene.explanation is None:
+            return parts | dict.fromkeys(("crop", "table", "maps", "asked"), "")
+        asked = scene.question()
+        parts["table"] = _table(scene.table(), scene.place)
+        parts["asked"] = f"**{html.escape(asked)}**: {MODES[scene.mode]}"
+        parts["crop"] = _image(scene.crop())
+        parts["maps"] = _image(scene.maps())
+        return parts
+
+    def serve(self, port: int = 7860, forever: bool = True) -> None:
+        """Answer visitors of `guard.host`. With `forever` false, return at once; `blocks.close()` ends it.
 
         Raises UserError if the port cannot be had.
         """
         self.blocks.queue(max_size=WAITING, api_open=False)
         try:
             self.blocks.launch(
-                server_name=host,
+                server_name=self.guard.host,
                 server_port=port,
                 share=False,
                 quiet=True,
@@ -204,43 +310,55 @@ class Page:
                 run_history=False,
                 ssr_mode=False,
                 mcp_server=False,
-                max_file_size=round(max_megabytes * 1e6),
-                state_session_capacity=SESSIONS,
-                theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
+                max_file_size=0,
+                theme=gr.themes.Default(font=FONTS, font_mono=["monospace"], spacing_size="sm"),
                 css=STYLE,
+                app_kwargs={"middleware": [Middleware(self.guard.around)]},
                 prevent_thread_lock=not forever,
             )
         except OSError:
+            host = self.guard.host
             raise UserError(f"port {port} of {host} cannot be had; choose another with --port or --host") from None
 
 
 def private_folder() -> tempfile.TemporaryDirectory:
-    """Where Gradio keeps its files from now on, closed to other users of the machine; it goes with the program."""
+    """Where Gradio would keep files from now on, closed to other users of the machine; it goes with the program."""
     folder = tempfile.TemporaryDirectory(prefix="transpose-web-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     return folder
 
 
-def _picture(label: str, name: str, height: int) -> gr.Image:
-    return gr.Image(label=label, elem_id=name, format="jpeg", height=height, interactive=False, buttons=["fullscreen"])
+def _image(picture: np.ndarray, attributes: str = "") -> str:
+    """A BGR picture as an element of the page, which holds it."""
+    content = base64.b64encode(draw.encode(picture, Path("picture.jpg"))).decode()
+    return f'<img src="data:image/jpeg;base64,{content}" {attributes}>'
+
+
+def _table(rows: list[list[Any]], asked: Any) -> str:
+    """Keypoints to choose one of."""
+    lines = [
+        f"<tr data-number={number} tabindex=0{' class=asked' if row[0] == asked else ''}>"
+        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+        for number, row in enumerate(rows)
+    ]
+    head = "<tr><th>keypoint</th><th>x</th><th>y</th><th>score</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _choices(scene: Scene | None) -> list[str]:
+    return list(BOXES if scene and scene.annotated is not None else BOXES[1:])
+
+
+def _numbers(sent: dict[str, Any], *names: str) -> list[float]:
+    """Numbers that the page's script sends. Raises UserError where it sends something else."""
+    try:
+        return [min(max(float(sent[name]), 0), 1e6) for name in names]
+    except (KeyError, TypeError, ValueError):
+        raise UserError("this page is of another version of the program; load it again") from None
 
 
 def _there(scene: Scene | None) -> Scene:
     """Raises UserError if there is no image, or none any more."""
     if scene is None:
-        raise UserError("there is no image yet, or it was forgotten after a while: upload or choose one")
+        raise UserError("there is no image yet, or it was forgotten after half an hour; upload or choose one")
     return scene
-
-
-def _warning(function: Callable) -> Callable:
-    """The same, but a visitor's mistake becomes a sentence on the page, which stays as it is."""
-
-    @functools.wraps(function)
-    def answer(*given: Any) -> dict:
-        try:
-            return function(*given)
-        except UserError as error:
-            gr.Warning(html.escape(str(error)), duration=None)
-            return gr.skip()
-
-    return answer

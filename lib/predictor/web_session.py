@@ -17,8 +17,8 @@ from ..dataset.images import decode_image
 from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import Explanation, Place
-from ..pose import draw
-from .detector import Detector
+from ..pose import draw, geometry
+from .detector import Detector, whole_image
 from .predictor import Detect, Predictor
 from .result import PoseResult
 
@@ -26,41 +26,47 @@ logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 25_000_000  # of a visitor's image
 MAX_PERSONS = 30
+SHOWN = 900, 640  # pixels at most, of the image's picture
 MAP_HEIGHT = 360  # pixels, of each layer's
-MIN_SIDE = 4  # pixels, of a drawn box: two clicks on one place are no box
+MIN_SIDE = 4  # pixels, of a drawn box
+ANNOTATED, DETECTOR, WHOLE, DRAWN = BOXES = ("annotated", "detector", "whole image", "drawn")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
     """An image (H, W, 3), uint8 BGR, and how far a visitor has come with it; never changed, but replaced.
 
-    `annotated` are the boxes that came with the image; `corner` is the first of a box that is being drawn;
-    `explanation` is of `person`, and `place`, a keypoint or a point in crop pixels, what of it is asked.
+    `annotated` are the boxes that came with the image; `boxes` is one of BOXES, where the boxes of `result` come from,
+    and `why` says why they are not the detector's; `explanation` is of `person`, and `place`, a keypoint or a point in
+    crop pixels, what of it is asked: by a map of `mode` that leaves out what is below a `share` of its largest weight.
     """
 
     pixels: np.ndarray
     annotated: np.ndarray | None = None
-    corner: tuple[int, int] | None = None
+    boxes: str | None = None
+    why: str = ""
     result: PoseResult | None = None
     person: int = 0
     explanation: Explanation | None = None
     place: Place = ""
+    mode: str = "dependency"
+    share: float = 0.0
 
     def picture(self) -> np.ndarray:
-        """The image with skeletons and the chosen person's box, (H, W, 3) uint8 RGB."""
-        shown = self.pixels
+        """The image with skeletons and the chosen person's box, (h, w, 3) uint8 BGR, in the size of the page."""
+        shown, to_shown = draw.fit(self.pixels, SHOWN)
         if self.result is not None and len(self.result):
-            shown = draw.persons(shown, self.result.keypoints, self.result.scores, self.result.skeleton)
-            shown = draw.box(shown, self.result.boxes[self.person])
-        if self.corner:
-            side = max(self.pixels.shape[:2]) // 100 + MIN_SIDE
-            shown = draw.box(shown, np.array([*np.subtract(self.corner, side // 2), side, side]))
-        return shown[..., ::-1].copy()
+            keypoints = geometry.apply(to_shown, self.result.keypoints)
+            shown = draw.persons(shown, keypoints, self.result.scores, self.result.skeleton)
+            x, y, w, h = self.result.boxes[self.person]
+            corners = geometry.apply(to_shown, np.array([[x - 0.5, y - 0.5], [x + w - 0.5, y + h - 0.5]]))
+            shown = draw.box(shown, np.concatenate([corners[0] + 0.5, corners[1] - corners[0]]))
+        return shown
 
     def crop(self) -> np.ndarray:
-        """The chosen person's crop with its skeleton and the cell that is asked, (h, w, 3) uint8 RGB."""
+        """The chosen person's crop with its skeleton and the cell that is asked, (h, w, 3) uint8 BGR."""
         explanation = self._explained()
-        picture, attention = figures.with_skeleton(explanation), explanation.attention
+        picture, attention = figures.with_skeleton(explanation)[..., ::-1], explanation.attention
         row, column = divmod(explanation.query(self.place).token, attention.grid[1])
         cell = attention.stride * explanation.factor
         return draw.box(picture, np.array([column * cell, row * cell, cell, cell]))
@@ -71,27 +77,34 @@ class Scene:
             return figures.words(self.place)
         return "the point ({:.0f}, {:.0f}) of the crop".format(*self.place)
 
-    def maps(self, mode: str, threshold: float) -> np.ndarray:
-        """The answer of each layer on one sheet, (h, w, 3) uint8 RGB. Raises UserError as `Explanation.maps`."""
+    def maps(self) -> np.ndarray:
+        """The answer of each layer on one sheet, (h, w, 3) uint8 BGR. Raises UserError as `Explanation.maps`."""
         explanation = self._explained()
-        maps = explanation.maps([self.place], mode)
+        maps = explanation.maps([self.place], self.mode)
         (query,) = maps.queries
         pictures, labels = [], []
         for label, (weights,) in zip(maps.rows, maps.values, strict=True):
-            pictures.append(figures.rendered(figures.single(explanation, weights, query, threshold))[..., ::-1])
-            labels.append(f"{label}, largest {figures.in_words(weights.max(), mode)}".replace("–", "-"))
+            figure = figures.single(explanation, weights, query, share=self.share)
+            pictures.append(figures.rendered(figure)[..., ::-1])
+            largest = f"largest {figures.in_words(weights.max(), self.mode)}" if weights.any() else "nothing anywhere"
+            labels.append(f"{label}, {largest}".replace("–", "-"))
         height, width = pictures[0].shape[:2]
         cell = MAP_HEIGHT * width // height, MAP_HEIGHT
-        return draw.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)[..., ::-1].copy()
+        return draw.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)
 
     def at(self, x: float, y: float) -> "Scene":
-        """Asked for a pixel of the crop's picture. Raises UserError if there is no crop yet."""
-        factor = self._explained().factor
-        return replace(self, place=((x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5))
+        """Asked for a place of the crop, by its share of the width and of the height. Raises UserError if there is no
+        crop yet."""
+        width, height = self._explained().size
+        x, y = (min(share * length, length - 1e-6) for share, length in ((x, width), (y, height)))
+        return replace(self, place=(x - 0.5, y - 0.5))
 
     def of_keypoint(self, number: int) -> "Scene":
         """Asked for a keypoint by its place in the table. Raises UserError if there is no table yet."""
-        return replace(self, place=self._explained().names[number])
+        names = self._explained().names
+        if not 0 <= number < len(names):
+            raise UserError("there is no such keypoint")
+        return replace(self, place=names[number])
 
     def _explained(self) -> Explanation:
         if self.explanation is None:
@@ -107,23 +120,27 @@ class Scene:
         return [[name, round(x, 1), round(y, 1), round(score, 3)] for name, (x, y), score in rows]
 
     def person_at(self, x: float, y: float) -> int:
-        """Whose box a place on the picture lies in, the smallest of several. Raises UserError if in nobody's."""
+        """Whose box a place of the image lies in, the smallest of several. Raises UserError if in nobody's."""
         if self.result is None:
-            raise UserError("this image has no persons yet; choose first where the boxes come from")
+            raise UserError("this image has no persons yet; drag a box around one")
         corners, sides = self.result.boxes[:, :2], self.result.boxes[:, 2:]
         inside = ((corners <= (x, y)) & ((x, y) < corners + sides)).all(1)
         if not inside.any():
-            raise UserError("there is no person's box at this place")
+            raise UserError("there is no person's box at this place; drag a box around a person")
         return int(np.where(inside, sides.prod(1), np.inf).argmin())
 
-    def box_to(self, x: int, y: int) -> list[float]:
-        """The box from `corner` to this place. Raises UserError if it is too small for one."""
-        assert self.corner is not None
-        left, right = sorted((self.corner[0], x))
-        top, bottom = sorted((self.corner[1], y))
+    def box_between(self, x0: float, y0: float, x1: float, y1: float) -> list[int]:
+        """The box from one corner to the other, in pixels of the image. Raises UserError if it is too small for one."""
+        (left, right), (top, bottom) = sorted((int(x0), int(x1))), sorted((int(y0), int(y1)))
         if min(right - left, bottom - top) < MIN_SIDE:
-            raise UserError("this is too near to the first corner for a box; click the opposite corner")
+            raise UserError("this box is too small; drag from one corner of the person to the opposite one")
         return [left, top, right - left + 1, bottom - top + 1]
+
+    def typed(self) -> str:
+        """The chosen person's box, as `boxes_from` reads it."""
+        if self.result is None or not len(self.result):
+            return ""
+        return ",".join(f"{round(number, 1):g}" for number in self.result.boxes[self.person].tolist())
 
 
 def uploaded(content: bytes, max_pixels: int = MAX_PIXELS) -> Scene:
@@ -173,7 +190,8 @@ def detector_on_demand(device: str | None = None) -> Detect:
         except UserError as error:
             logger.warning("the detector: %s", error)
             raise UserError(
-                "there is no detector here, as its weights could not be loaded; draw a box, or take the whole image"
+                "there is no detector here, as its weights could not be loaded; drag a box around a person, or take "
+                "the whole image"
             ) from None
         return detector(image)
 
@@ -189,13 +207,28 @@ class WebSession:
     def __init__(self, predictor: Predictor):
         self.predictor, self.grid = predictor, predictor.network.grid
 
-    def find(self, scene: Scene, boxes: Any = None) -> Scene:
-        """The persons in these boxes, else in the detector's. Raises UserError if there are none."""
+    def find(self, scene: Scene, chosen: str, boxes: Any = None) -> Scene:
+        """The persons in these boxes, or in those of a kind of BOXES. Raises UserError if there are none."""
+        if boxes is None:
+            boxes = {ANNOTATED: scene.annotated, WHOLE: whole_image(scene.pixels)[0]}.get(chosen)
         result = self.predictor(scene.pixels, boxes, color="BGR")
         assert isinstance(result, PoseResult)
         if not len(result):
-            raise UserError("the detector finds no person in this image; draw a box, or take the whole image")
-        return self.choose(replace(scene, result=result, corner=None), 0)
+            raise UserError(
+                "the detector finds no person in this image; drag a box around one, or take the whole image"
+            )
+        return self.choose(replace(scene, result=result, boxes=chosen, why=""), 0)
+
+    def open(self, scene: Scene) -> Scene:
+        """The persons in the annotated boxes if there are any, else in the detector's; if it has none, the whole image
+        is taken for one."""
+        if scene.annotated is not None:
+            return self.find(scene, ANNOTATED)
+        try:
+            return self.find(scene, DETECTOR)
+        except UserError as error:
+            reason = str(error).split(";")[0]  # what follows says what to do, which is done here
+            return replace(self.find(scene, WHOLE), why=reason[0].upper() + reason[1:])
 
     def choose(self, scene: Scene, person: int) -> Scene:
         """Look into the network on this person; its surest keypoint is asked for first."""
@@ -204,10 +237,3 @@ class WebSession:
         surest = explanation.names[int(explanation.scores.argmax())]
         place = scene.place if isinstance(scene.place, str) and scene.place in explanation.found() else surest
         return replace(scene, person=person, explanation=explanation, place=place)
-
-    @property
-    def threshold_range(self) -> tuple[float, float]:
-        """The largest threshold that is of use, about 20 times what even attention gives a place, and a step."""
-        largest = 20 / math.prod(self.grid)
-        power = 10.0 ** math.floor(math.log10(largest))
-        return round(math.ceil(largest / power) * power, 9), round(power / 100, 9)

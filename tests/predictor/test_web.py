@@ -1,10 +1,14 @@
 """What the web page says to a visitor, without a browser (tests/predictor/test_web_browser.py has one)."""
 
+import http.client
+import http.server
+import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -29,7 +33,7 @@ def ask(predictor) -> WebSession:
 
 @pytest.fixture(scope="module")
 def found(ask) -> Scene:
-    return ask.find(web_session.uploaded(CONTENT), BOXES)
+    return ask.find(web_session.uploaded(CONTENT), "drawn", BOXES)
 
 
 # Scenes
@@ -47,44 +51,42 @@ def test_people_are_the_predictors_and_the_explanation_is_of_the_chosen_one(ask,
         assert (x, y) == pytest.approx(wanted.keypoints[person, 3], abs=0.06)
         assert score == pytest.approx(wanted.scores[person, 3], abs=6e-4)
     assert (second.picture() != found.picture()).any()  # the box is another's
-    assert found.picture().shape == (332, 500, 3)
+    assert found.picture().shape == (598, 900, 3)  # as large as the page shows it
 
 
 def test_a_place_of_the_crops_picture_asks_its_cell(found):
     """The demo's crop is 64 x 96 pixels in cells of 8, shown sixfold."""
     assert found.crop().shape == (576, 384, 3)
-    for place, token in (((0, 0), 0), ((47, 47), 0), ((48, 0), 1), ((0, 48), 8), ((383, 575), 95)):
-        assert found.explanation.query(found.at(*place).place).token == token
-    asked = found.at(100, 200)
+    for (x, y), token in (((0, 0), 0), ((47, 47), 0), ((48, 0), 1), ((0, 48), 8), ((384, 576), 95)):
+        assert found.explanation.query(found.at(x / 384, y / 576).place).token == token
+    asked = found.at(100.5 / 384, 200.5 / 576)
     assert asked.question() == "the point (16, 33) of the crop"
-    cell = np.argwhere((asked.crop() != found.at(300, 500).crop()).any(-1))
+    cell = np.argwhere((asked.crop() != found.at(0.8, 0.9).crop()).any(-1))
     assert (cell.min(0) >= (192 - 4, 96 - 4)).all() and (cell.max(0) <= (528 + 4, 336 + 4)).all()
 
 
-def test_maps_follow_the_place_the_mode_and_the_threshold(found):
-    def maps(scene: Scene, mode: str = "dependency", threshold: float = 0.0) -> np.ndarray:
-        picture = scene.maps(mode, threshold)
+def test_maps_follow_the_place_the_mode_and_the_share(found):
+    def maps(scene: Scene, **how) -> np.ndarray:
+        picture = replace(scene, **how).maps()
         assert picture.dtype == np.uint8 and picture.shape[0] > web_session.MAP_HEIGHT
         return picture.astype(int)
 
-    other = found.of_keypoint(9)
-    assert other.question() == "left wrist"
     seen = [
         maps(found),
-        maps(found.at(20, 500)),
-        maps(found, "affect"),
-        maps(found, "rollout"),
-        maps(found, "gradient"),
+        maps(found.at(0.05, 0.9)),
+        *(maps(found, mode=mode) for mode in ("affect", "rollout", "gradient")),
     ]
-    seen.append(maps(found, threshold=0.02))
+    seen.append(maps(found, share=0.6))
     for i, one in enumerate(seen):
         assert all(np.abs(one - another).max() > 20 for another in seen[:i])
     with pytest.raises(UserError, match="gradient explains a keypoint"):
-        found.at(20, 500).maps("gradient", 0)
+        replace(found.at(0.05, 0.9), mode="gradient").maps()
 
 
 def test_a_click_chooses_the_smallest_box_that_it_lies_in(ask):
-    scene = ask.find(web_session.uploaded(CONTENT), [[0, 0, 400, 300], [50, 60, 100, 90], [300, 200, 200, 132]])
+    scene = ask.find(
+        web_session.uploaded(CONTENT), "drawn", [[0, 0, 400, 300], [50, 60, 100, 90], [300, 200, 200, 132]]
+    )
     assert [scene.person_at(*place) for place in ((10, 10), (50, 60), (149, 149), (150, 149), (350, 250))] == [
         *(0, 1, 1, 0, 2)
     ]
@@ -93,12 +95,11 @@ def test_a_click_chooses_the_smallest_box_that_it_lies_in(ask):
 
 
 def test_two_corners_in_any_order_make_a_box():
-    corner = Scene(np.zeros((90, 80, 3), np.uint8), corner=(50, 40))
-    assert corner.box_to(10, 70) == [10, 40, 41, 31]
-    assert corner.box_to(79, 0) == [50, 0, 30, 41]
-    with pytest.raises(UserError, match="too near to the first corner"):
-        corner.box_to(52, 80)
-    assert (corner.picture() != 0).any()
+    scene = Scene(np.zeros((90, 80, 3), np.uint8))
+    assert scene.box_between(50, 40, 10, 70) == [10, 40, 41, 31]
+    assert scene.box_between(50, 40, 79.9, 0.2) == [50, 0, 30, 41]
+    with pytest.raises(UserError, match="this box is too small"):
+        scene.box_between(50, 40, 52, 80)
 
 
 def test_samples_are_the_images_with_annotated_people_the_largest_first():
@@ -113,15 +114,6 @@ def test_samples_are_the_images_with_annotated_people_the_largest_first():
 
 
 @pytest.mark.parametrize(
-    "cells, largest, step, paper", [((32, 24), 0.03, 1e-4, 0.01), ((64, 48), 0.007, 1e-5, 0.00075)]
-)
-def test_the_thresholds_of_the_paper_can_be_chosen(ask, monkeypatch, cells, largest, step, paper):
-    monkeypatch.setattr(ask, "grid", cells)
-    assert ask.threshold_range == (largest, step)
-    assert paper < largest and round(paper / step) * step == pytest.approx(paper)
-
-
-@pytest.mark.parametrize(
     "boxes, wrong",
     [
         ([[600, 10, 20, 20]], r"box 0 .* lies outside of the image"),
@@ -131,14 +123,18 @@ def test_the_thresholds_of_the_paper_can_be_chosen(ask, monkeypatch, cells, larg
 )
 def test_boxes_that_cannot_be_are_told_without_a_number_of_the_image(ask, boxes, wrong):
     with pytest.raises(UserError, match=wrong) as caught:
-        ask.find(web_session.uploaded(CONTENT), boxes)
+        ask.find(web_session.uploaded(CONTENT), "drawn", boxes)
     assert str(caught.value).startswith("the image: ")
 
 
-def test_nobody_found_is_said(run):
+def test_where_the_detector_finds_nobody_the_whole_image_is_taken_and_it_is_said(run):
     blind = WebSession(Predictor.from_pretrained(run, device="cpu", detector=lambda image: ([], [])))
-    with pytest.raises(UserError, match="the detector finds no person in this image; draw a box"):
-        blind.find(web_session.uploaded(CONTENT))
+    scene = web_session.uploaded(CONTENT)
+    with pytest.raises(UserError, match="the detector finds no person in this image; drag a box"):
+        blind.find(scene, "detector")
+    opened = blind.open(scene)
+    assert (opened.boxes, opened.typed()) == ("whole image", "0,0,500,332")
+    assert opened.why == "The detector finds no person in this image"
 
 
 def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, monkeypatch, caplog):
@@ -150,7 +146,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
     monkeypatch.setenv("TRANSPOSE_HOME", "models/nowhere")
     offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
     with pytest.raises(UserError, match="there is no detector here") as caught:
-        offline.find(web_session.uploaded(CONTENT))
+        offline.find(web_session.uploaded(CONTENT), "detector")
     assert "/" not in str(caught.value)
     assert "models/nowhere" in caplog.text
 
@@ -165,7 +161,8 @@ def test_the_detector_is_loaded_once(run, monkeypatch):
     monkeypatch.setattr(detector, "network", network)
     ask = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
     for _ in range(2):
-        assert len(ask.find(web_session.uploaded(CONTENT)).result) == 2
+        opened = ask.open(web_session.uploaded(CONTENT))
+        assert len(opened.result) == 2 and opened.boxes == "detector"
     assert len(loaded) == 1 and len(loaded[0].batches) == 2
 
 
@@ -192,65 +189,126 @@ def test_a_image_is_turned_and_too_large_a_one_refused():
 
 
 @dataclass
-class Click:
+class Event:
     """As much of Gradio's event as the page reads."""
 
-    index: Any
+    _data: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def page(ask) -> Iterator:
     pytest.importorskip("gradio")
     from transpose.predictor import web
+    from transpose.predictor.web_guard import Guard
 
+    guard = Guard("127.0.0.1", [], 2_000_000, sessions=20, of_address=5, idle=1800)
     with web.private_folder():
-        yield web.Page(ask, [Sample(PHOTOGRAPH, np.array(BOXES))], "<b>weights</b>", max_pixels=200_000)
+        yield web.Page(ask, [Sample(PHOTOGRAPH, np.array(BOXES))], "<b>weights</b>", guard, max_pixels=200_000)
 
 
-HOW = "dependency", 0.0
+class Visitor:
+    """Answers events as Gradio does: what the page shows, by the names of its parts."""
+
+    def __init__(self, page, monkeypatch):
+        from transpose.predictor import web
+
+        self.page, self.scene, self.state = page, None, web.OPENING
+        self.shown: dict[str, Any] = {"mode": "dependency", "share": 0}
+        self.said: list[str] = []
+        monkeypatch.setattr(web.gr, "Warning", lambda message, **how: self.said.append(message))
+        self.names = {part: name for name, part in page.parts.items()}
+
+    def do(self, name: str, data: dict | None = None, *given: Any, **settings: Any) -> dict[str, Any]:
+        """What an event changes on the page."""
+        self.shown |= settings
+        function = self.page._answering(getattr(self.page, f"on_{name}"))
+        answer = function(Event(data or {}), self.scene, self.state, self.shown["mode"], self.shown["share"], *given)
+        self.scene = answer.pop(self.page.scene, self.scene)
+        self.state = answer.pop(self.page.shown, self.state)
+        changed = {self.names[part]: value for part, value in answer.items() if part in self.names}
+        self.shown |= changed
+        return changed
 
 
-def test_answers_of_the_page_lead_from_a_image_to_maps(page):
-    uploaded = page.on_upload(*HOW, CONTENT)
-    scene = uploaded[page.scene]
-    assert uploaded[page.maps] is None and uploaded[page.table] == []
-    assert uploaded[page.boxes].value is None and "annotated" not in dict(uploaded[page.boxes].choices)
-    corner = page.on_picture(Click([80, 69]), *HOW, scene, "drawn")
-    drawn = page.on_picture(Click([227, 312]), *HOW, corner[page.scene], "drawn")
-    assert drawn[page.scene].result.boxes.tolist() == [[80, 69, 148, 244]] and drawn[page.scene].corner is None
-    typed = page.on_typed(*HOW, scene, "80,69,148,244")
-    np.testing.assert_array_equal(drawn[page.maps], typed[page.maps])
-    whole = page.on_boxes(*HOW, scene, "whole image")
-    assert whole[page.scene].result.boxes.tolist() == [[0, 0, 500, 332]]
-
-    sample = page.on_sample(Click(0), *HOW)
-    assert dict(sample[page.boxes].choices)["annotated"] == sample[page.boxes].value == "annotated"
-    other = page.on_picture(Click([450, 200]), *HOW, sample[page.scene], "annotated")
-    assert other[page.scene].person == 1
-    asked = page.on_keypoint(Click([9, 2]), *HOW, other[page.scene])
-    assert asked[page.asked].startswith("**left wrist**")
-    thresholded = page.on_settings("dependency", 0.05, asked[page.scene])
-    assert (thresholded[page.maps] != asked[page.maps]).any()
-    assert page.on_crop(Click([10, 10]), *HOW, asked[page.scene])[page.scene].place == pytest.approx((1.25, 1.25))
+@pytest.fixture
+def visitor(page, monkeypatch) -> Visitor:
+    return Visitor(page, monkeypatch)
 
 
-def test_mistakes_are_warnings_and_leave_the_page_as_it_is(page, monkeypatch):
+def place(x0: float, y0: float, x1: float | None = None, y1: float | None = None) -> dict[str, float]:
+    return {"x0": x0, "y0": y0, "x1": x0 if x1 is None else x1, "y1": y0 if y1 is None else y1}
+
+
+def test_the_page_opens_with_a_sample_explained_and_goes_on_from_there(page, visitor):
+    assert page.opening.boxes == "annotated" and page.parts["maps"].value.startswith(
+        '<img src="data:image/jpeg;base64,'
+    )
+    asked = visitor.do("keypoint", {"number": 9})
+    assert asked["asked"].startswith("**left wrist**") and "picture" not in asked
+    assert "class=asked><td>left_wrist" in asked["table"]
+    other = visitor.do("picture", place(450 / 500, 200 / 332))
+    assert visitor.scene.person == 1 and "picture" in other and other["typed"] == "393.9,94.8,106.1,206.7"
+    visitor.do("crop", place(10 / 384, 10 / 576))
+    assert visitor.scene.place == pytest.approx((10 / 6 - 0.5, 10 / 6 - 0.5))
+
+
+def test_answers_of_the_page_lead_from_an_image_to_maps(page, visitor):
+    ticket = page.guard._waiting["a"] = ("1.2.3.4", page.guard.clock(), CONTENT)
+    assert ticket
+    uploaded = visitor.do("upload", {"ticket": "a"})
+    assert "a" not in page.guard._waiting
+    assert "annotated" not in dict(uploaded["boxes"].choices) and uploaded["boxes"].value in ("detector", "whole image")
+    drawn = visitor.do("picture", place(80.5 / 500, 69.5 / 332, 227.5 / 500, 312.5 / 332))
+    assert visitor.scene.result.boxes.tolist() == [[80, 69, 148, 244]] and drawn["boxes"].value == "drawn"
+    typed = visitor.do("typed", {}, "80,69,148,244")
+    assert drawn["maps"] == typed["maps"]
+    whole = visitor.do("boxes", {}, "whole image")
+    assert whole["typed"] == "0,0,500,332" and whole["hint"] == web_hints()["whole image"]
+    empty = visitor.do("boxes", {}, "drawn")
+    assert (empty["maps"], empty["table"], empty["typed"]) == ("", "", "") and "class=drawing" in empty["picture"]
+
+    sample = visitor.do("sample", {"number": 0})
+    assert dict(sample["boxes"].choices)["annotated"] == sample["boxes"].value == "annotated"
+    less = visitor.do("settings", share=60)
+    assert less["maps"] != sample["maps"] and less["share"] == 60
+    assert visitor.do("settings", mode="rollout")["mode"] == "rollout"
+
+
+def web_hints() -> dict[str | None, str]:
     from transpose.predictor import web
 
-    said = []
-    monkeypatch.setattr(web.gr, "Warning", lambda message, **how: said.append(message))
-    scene = page.on_upload(*HOW, CONTENT)[page.scene]
-    for function, arguments in (
-        (page.on_upload, (*HOW, b"nothing")),
-        (page.on_typed, (*HOW, None, "1,2,3,4")),
-        (page.on_typed, (*HOW, scene, "<script>")),
-        (page.on_picture, (Click([1, 2]), *HOW, scene, "detector")),
-        (page.on_crop, (Click([1, 2]), *HOW, scene)),
-        (page.on_keypoint, (Click([1, 2]), *HOW, scene)),
-    ):
-        assert web._warning(function)(*arguments) == web.gr.skip()
-    assert len(said) == 6 and all(said) and not any("<" in message for message in said)
-    assert page.on_settings(*HOW, scene) == web.gr.skip()
+    return web.HINTS
+
+
+def test_mistakes_are_sentences_and_what_was_touched_goes_back(page, visitor):
+    visitor.do("sample", {"number": 0})
+    visitor.do("crop", place(0.5, 0.5))
+    before = visitor.scene
+    refused = visitor.do("settings", mode="gradient")
+    assert refused["mode"] == "dependency" and refused["boxes"].value == "annotated"
+    wrong: list[tuple] = [
+        ("upload", {"ticket": "none"}),
+        ("upload", {"wrong": "<b>too large</b>"}),
+        ("typed", {}, "<script>"),
+        ("typed", {}, "9000,2,30,40"),
+        ("picture", place(0.99, 0.01)),
+        ("picture", {"x0": "here"}),
+        ("picture", place(0.1, 0.1, 0.9, 0.101)),
+        ("sample", {"number": 7}),
+        ("keypoint", {"number": 99}),
+    ]
+    for name, *rest in wrong:
+        changed = visitor.do(name, *rest)
+        assert set(changed) == {"boxes", "typed", "mode", "share"} and changed["typed"] == before.typed(), name
+        assert visitor.scene is before
+    assert len(visitor.said) == 1 + len(wrong) and all(visitor.said) and not any("<" in said for said in visitor.said)
+
+
+def test_a_forgotten_image_is_said_and_not_taken_for_the_opening(visitor):
+    visitor.do("sample", {"number": 0})
+    visitor.scene = None
+    assert visitor.do("keypoint", {"number": 1}) == {}
+    assert "forgotten" in visitor.said[0]
 
 
 def test_nothing_is_offered_to_other_programs_and_other_hosts(page):
@@ -259,6 +317,62 @@ def test_nothing_is_offered_to_other_programs_and_other_hosts(page):
     assert page.blocks.analytics_enabled is False
     title = next(part for part in config["components"] if "weights" in str(part["props"].get("value")))
     assert "<b>" not in title["props"]["value"]
+
+
+def test_a_served_page_answers_events_and_fetches_nothing_that_a_payload_names(page):
+    fetched: list[str] = []
+
+    class Recorder(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            self.send_error(404)
+
+        log_message = do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as recorder, socket.socket() as free:
+        threading.Thread(target=recorder.serve_forever, daemon=True).start()
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        page.serve(port, forever=False)
+        try:
+
+            def ask(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+                request = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                request.request(method, path, body, {"Content-Type": "application/json"})
+                answer = request.getresponse()
+                return answer.status, answer.read()
+
+            file = {"path": f"http://127.0.0.1:{recorder.server_port}/x", "meta": {"_type": "gradio.FileData"}}
+            events = page.blocks.get_config_file()["dependencies"]
+            for event in events:
+                plain = [None, "opening", "dependency", 0, *[""] * (len(event["inputs"]) - 4)]
+                for place in range(len(plain)):
+                    for wrong in (file, [file], file | {"url": file["path"]}):
+                        body = {"data": [*plain[:place], wrong, *plain[place + 1 :]], "fn_index": event["id"]}
+                        assert (
+                            ask("POST", "/gradio_api/queue/join", json.dumps(body | {"session_hash": "a"}).encode())[0]
+                            == 400
+                        )
+            for path in ("/gradio_api/file=" + file["path"], "/gradio_api/run/predict", "/gradio_api/upload"):
+                assert ask("GET", path)[0] == ask("POST", path, json.dumps({"data": [file]}).encode())[0] == 404
+
+            status, said = ask("POST", "/upload", CONTENT)
+            assert status == 200
+            upload = next(event["id"] for event in events if event["targets"][0][1] == "upload")
+            body = {"data": [None, "opening", "dependency", 0], "event_data": json.loads(said), "fn_index": upload}
+            status, _ = ask("POST", "/gradio_api/queue/join", json.dumps(body | {"session_hash": "b"}).encode())
+            assert status == 200
+            stream = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+            stream.request("GET", "/gradio_api/queue/data?session_hash=b")
+            messages = (json.loads(line[5:]) for line in stream.getresponse() if line.startswith(b"data:"))
+            done = next(message for message in messages if message["msg"] == "process_completed")
+            assert done["success"] and "data:image/jpeg;base64," in json.dumps(done["output"])
+            stream.close()
+        finally:
+            page.blocks.close(verbose=False)
+            recorder.shutdown()
+    assert fetched == []
 
 
 # The tool
@@ -273,9 +387,9 @@ def test_help_comes_without_importing_torch(tmp_path, without_torch):
     "arguments, wrong",
     [
         (["--port", "99999"], "--port is a number from 1 to 65535, not 99999"),
-        (["--max-megabytes", "-1"], "--max-megabytes and --max-pixels must be positive"),
-        (["--max-megabytes", "nan"], "--max-megabytes and --max-pixels must be positive"),
-        (["--max-pixels", "0"], "--max-megabytes and --max-pixels must be positive"),
+        (["--max-megabytes", "-1"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
+        (["--max-megabytes", "nan"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
+        (["--max-pixels", "0"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
     ],
 )
 def test_options_that_cannot_be(arguments, wrong, tmp_path, without_torch):
@@ -316,4 +430,4 @@ def test_a_port_that_is_taken(page):
         with pytest.raises(
             UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port or --host"
         ):
-            page.serve(port=port, forever=False)
+            page.serve(port, forever=False)

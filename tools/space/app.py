@@ -12,5 +12,7 @@ sys.argv = [
     *("web_demo.py", "--model", os.environ.get("MODEL", "tp_r_a4")),
     *("--host", "0.0.0.0", "--port", os.environ.get("GRADIO_SERVER_PORT", "7860")),
     *("--max-megabytes", "10", "--max-pixels", "12000000"),
+    # All visitors come by the Space's proxy, so by one address, and by the name that it gives.
+    *("--max-sessions", "20", "--name", os.environ.get("SPACE_HOST", "localhost")),
 ]
 runpy.run_path(str(TOOLS / "web_demo.py"), run_name="__main__")

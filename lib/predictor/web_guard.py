@@ -1,0 +1,244 @@
+"""The border of the web page's server: what of a stranger's request gets through to Gradio.
+
+Gradio fetches any address that a file's `path` names, takes bodies of any length, and forgets the sessions of others
+when many come. Therefore only the requests that the page makes pass, with bodies of texts and numbers; an image comes
+in by `UPLOAD` alone and waits here until its event asks for it.
+"""
+
+import asyncio
+import ipaddress
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import UserError
+
+UPLOAD, JOIN = "/upload", "/gradio_api/queue/join"
+PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events")
+FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+READ = (*PAGES, "/gradio_api/queue/data")
+MAX_EVENT = 64 * 1024  # bytes of any other body than an image's
+MAX_SECONDS = 60  # for a body to arrive, and for an image to wait
+MAX_WAITING = 8  # images on the way or waiting, of all visitors
+MINE = 2  # of them, of one address
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Refused(Exception):
+    """A request that gets a sentence in place of an answer."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Guard:
+    """Lets through what the page does. Made once; `around` is the ASGI middleware.
+
+    `host` is what the server was started with, and `names` are further names that visitors may call it by. At most
+    `sessions` of visitors are known at a time, `of_address` of one address; those that were idle for `idle` seconds are
+    forgotten, which `forget` is told.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        names: Sequence[str],
+        max_bytes: int,
+        *,
+        sessions: int,
+        of_address: int,
+        idle: float,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.host, self.names, self.max_bytes = host, {name.lower() for name in names}, max_bytes
+        self.sessions, self.of_address, self.idle, self.clock = sessions, of_address, idle, clock
+        self.events: dict[int, int] = {}  # the page's, by their numbers: of how many values
+        self.forget: Callable[[str], object] = str  # called with each session that is not known any more
+        self._seen: dict[str, tuple[str, float]] = {}  # session -> its address, and when it was last used
+        self._waiting: dict[str, tuple[str, float, bytes]] = {}  # ticket -> address, since when, content
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, receive, send)
+            elif scope["type"] == "http":
+                request = Request(scope, receive)
+                try:
+                    answer = await self._answer(request)
+                except Refused as refused:
+                    # An answer before the body was read ends the connection, so that the rest is not taken.
+                    headers = {"Connection": "close"}
+                    answer = JSONResponse({"detail": str(refused)}, refused.status, headers)
+                except ClientDisconnect:
+                    return
+                if isinstance(answer, Response):
+                    await answer(scope, receive, send)
+                else:
+                    await app(scope, _again(answer, receive), _in_words(send))
+
+        return guarded
+
+    async def _answer(self, request: Request) -> Response | bytes:
+        """What the guard answers, or the body with which the request goes on."""
+        self._check_address(request)
+        path, reads = request.scope["path"], request.method in ("GET", "HEAD")
+        if reads and (path in READ or (path.startswith(FOLDERS) and ".." not in path)):
+            return b""
+        if request.method == "POST" and path == UPLOAD:
+            return JSONResponse({"ticket": await self._keep(request)})
+        if request.method == "POST" and path == JOIN:
+            body = checked_event(await _body(request, MAX_EVENT, "a request"), self.events)
+            self._admit(body["session_hash"], _address(request))
+            return json.dumps(body).encode()
+        raise Refused(404, "there is nothing here")
+
+    def _check_address(self, request: Request) -> None:
+        """A page of another site must not reach this server by a name that it makes point here."""
+        try:
+            name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        except ValueError:
+            name = ""
+        mine = name in {*LOOPBACK, self.host.lower(), *self.names}
+        if self.host in ("0.0.0.0", "::"):
+            mine = mine or name == socket.gethostname().lower() or _is_number(name)
+        if not mine:
+            raise Refused(421, "this server does not go by that name; start it with --name to allow it")
+        origin = request.headers.get("origin")
+        if origin and urlsplit(origin).netloc != request.headers["host"]:
+            raise Refused(403, "a page of another site may not ask here")
+
+    def _admit(self, session: str, address: str) -> None:
+        """Let a session in. It may push out an older one of its own address, but none of another that is in use."""
+        now, is_new = self.clock(), session not in self._seen
+        gone = [name for name, (_, used) in self._seen.items() if now - used >= self.idle and name != session]
+        mine = [name for name, (whose, _) in self._seen.items() if whose == address and name not in gone]
+        if is_new and len(mine) >= self.of_address:
+            gone.append(mine[0])
+        for name in gone:
+            del self._seen[name]
+            self.forget(name)
+        if is_new and len(self._seen) >= self.sessions:
+            raise Refused(429, "this server is full of visitors; come back in half an hour")
+        self._seen.pop(session, None)  # the last one is the latest
+        self._seen[session] = address, now
+
+    async def _keep(self, request: Request) -> str:
+        """Keep an image until `take`, and return its ticket. Its place is taken while it is still on the way."""
+        address = _address(request)
+        self._forget()
+        mine = sum(kept[0] == address for kept in self._waiting.values())
+        if len(self._waiting) >= MAX_WAITING or mine >= MINE:
+            raise Refused(429, "too many images are waiting; try again in a minute")
+        ticket = secrets.token_urlsafe()
+        self._waiting[ticket] = address, self.clock(), b""
+        try:
+            content = await _body(request, self.max_bytes, "this file")
+        except BaseException:
+            self._waiting.pop(ticket, None)
+            raise
+        self._waiting[ticket] = address, self.clock(), content
+        return ticket
+
+    def take(self, ticket: str) -> bytes:
+        """An image that was uploaded, which does not wait any more. Raises UserError if there is none."""
+        self._forget()
+        if ticket not in self._waiting:
+            raise UserError("the image did not arrive, or waited too long; upload it again")
+        return self._waiting.pop(ticket)[2]
+
+    def _forget(self) -> None:
+        """Those that nobody takes. What is still on the way is ended by its own limit of time."""
+        now = self.clock()
+        self._waiting = {name: kept for name, kept in self._waiting.items() if now - kept[1] < 2 * MAX_SECONDS}
+
+
+def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
+    """One of the page's `events`, made anew of what Gradio needs. Raises Refused unless it holds texts and numbers
+    alone: Gradio takes any object for a file, and fetches it."""
+    try:
+        event = json.loads(body, parse_constant=_refuse_constant)
+        about = event.get("event_data") or {}
+        values = [*event["data"], *about.values()] if isinstance(event["data"], list) else [[]]
+        number, trigger, session = event["fn_index"], event.get("trigger_id"), event["session_hash"]
+        known = type(number) is int and type(trigger) in (int, type(None)) and len(event["data"]) == events[number]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise Refused(400, "this is no event of the page") from None
+    plain = all(value is None or isinstance(value, str | int | float) for value in values)
+    if not plain or not known or not isinstance(session, str) or not 0 < len(session) <= 64:
+        raise Refused(400, "an event of the page holds texts and numbers, no files or addresses")
+    return {
+        "data": event["data"],
+        "event_data": about,
+        "fn_index": number,
+        "trigger_id": trigger,
+        "session_hash": session,
+    }
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+async def _body(request: Request, most: int, what: str) -> bytes:
+    too_long = Refused(413, f"{what} has more than {most / 1e6:.3g} MB, which is the most that this page takes")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdecimal() or int(stated[:20]) > most:
+        raise too_long
+    content = bytearray()
+    try:
+        async with asyncio.timeout(MAX_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > most:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(408, f"{what} did not arrive within {MAX_SECONDS} seconds") from None
+    return bytes(content)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What the body was read from, as if it had not been."""
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return unread.pop() if unread else await receive()
+
+    return receive_again
+
+
+def _in_words(send: Send) -> Send:
+    """Gradio's page shows the sentence of any refusal but one of 503, which is what Gradio answers if its queue is
+    full; and its number of bytes stays that of its sentence."""
+    full = b""
+
+    async def send_in_words(message: Message) -> None:
+        nonlocal full
+        if message["type"] == "http.response.start" and message["status"] == 503:
+            full = json.dumps({"detail": "too many questions are waiting; try again in a minute"}).encode()
+            length = [(b"content-type", b"application/json"), (b"content-length", str(len(full)).encode())]
+            message = {**message, "status": 429, "headers": length}
+        elif full and message["type"] == "http.response.body":
+            message, full = {**message, "body": full, "more_body": False}, b""
+        await send(message)
+
+    return send_in_words

@@ -1,0 +1,242 @@
+"""What of a stranger's request gets to the web page's server, and what is refused in which words."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from transpose.errors import UserError
+from transpose.predictor import web_guard
+from transpose.predictor.web_guard import Guard
+
+EVENT = {"data": [None, "opening", "dependency", 0], "event_data": {"number": 3}, "fn_index": 1, "trigger_id": 7}
+JOIN, UPLOAD = web_guard.JOIN, web_guard.UPLOAD
+
+
+class Server:
+    """A guard before an application that remembers what reaches it, and a clock that tests turn."""
+
+    def __init__(self, **options: Any):
+        self.time, self.reached, self.status = 0.0, list[tuple[str, bytes]](), 200
+        how = {"host": "127.0.0.1", "names": [], "max_bytes": 1000, "sessions": 3, "of_address": 2, "idle": 100}
+        self.guard = Guard(**how | options, clock=lambda: self.time)
+        self.guard.events = {1: 4}
+
+    async def _app(self, scope, receive, send) -> None:
+        body = (await receive())["body"] if scope["method"] == "POST" else b""
+        self.reached.append((scope["path"], body))
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | list[bytes] = b"",
+        address: str = "10.0.0.1",
+        host: str = "localhost:7860",
+        **headers: str,
+    ) -> tuple[int, str]:
+        """The status and the text of the answer."""
+        chunks = [body] if isinstance(body, bytes) else list(body)
+        sent: list[dict] = []
+
+        async def receive() -> dict:
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        named = {"host": host} | headers
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()],
+            "client": (address, 1),
+        }
+        asyncio.run(self.guard.around(self._app)(scope, receive, send))
+        return sent[0]["status"], sent[1]["body"].decode()
+
+    def join(self, session: str = "a", address: str = "10.0.0.1", **changed: Any) -> tuple[int, str]:
+        return self.ask("POST", JOIN, json.dumps(EVENT | {"session_hash": session} | changed).encode(), address)
+
+
+FILE = {"path": "http://127.0.0.1:1/secret", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": [FILE, *"abc"]},
+        {"data": [[FILE], *"abc"]},
+        {"data": [{"a": {"b": FILE}}, *"abc"]},
+        {"data": ["x", {"path": "/etc/passwd"}, 1, 2]},
+        {"data": [1, 2, 3]},
+        {"fn_index": 2},
+        {"fn_index": True},
+        {"trigger_id": FILE},
+        {"event_data": {"file": FILE}},
+        {"event_data": {"files": [FILE]}},
+        {"event_data": [FILE]},
+        {"event_data": "text"},
+        {"fn_index": "1"},
+        {"fn_index": {"path": "http://a"}},
+        {"session_hash": FILE},
+        {"session_hash": "a" * 65},
+        {"session_hash": ""},
+        {"data": None},
+        {"data": "abcd"},
+    ],
+    ids=lambda changed: json.dumps(changed)[:40],
+)
+def test_an_event_holds_texts_and_numbers_alone(changed):
+    server = Server()
+    assert server.join()[0] == 200
+    (_, body), server.reached = server.reached[0], []
+    assert json.loads(body) == EVENT | {"session_hash": "a"}
+    status, said = server.join(**changed)
+    assert status == 400 and "event of the page" in said and not server.reached
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"null", b'{"data": [NaN], "session_hash": "a"}', b"[" * 60_000, b"\xff"]
+)
+def test_what_is_no_event_is_said_to_be_none(body):
+    status, said = Server().ask("POST", JOIN, body)
+    assert (status, json.loads(said)) == (400, {"detail": "this is no event of the page"})
+
+
+def test_of_an_event_only_what_the_page_needs_goes_on():
+    server = Server()
+    server.join(simple_format=True, oauth_token="x", batched=True, event_id="y", url="http://a")
+    assert set(json.loads(server.reached[0][1])) == {*EVENT, "session_hash"}
+
+
+def test_only_the_requests_of_the_page_pass():
+    server = Server()
+    for path in ("/", "/config", "/theme.css", "/assets/a.js", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc"):
+        assert server.ask("GET", path) == (200, "served")
+    count = len(server.reached)
+    for method, path in (
+        *(
+            ("POST", f"/gradio_api/{name}")
+            for name in ("upload", "run/predict", "api/x", "call/x", "call/v2/x", "cancel")
+        ),
+        *(
+            ("POST", f"/gradio_api/{name}")
+            for name in ("component_server", "process_recording", "vibe-edit", "queue/join/")
+        ),
+        *(
+            ("GET", f"/gradio_api/{name}")
+            for name in ("file=/etc/passwd", "file/x", "proxy=http://a", "info", "call/x/y")
+        ),
+        *(("GET", path) for path in ("/monitoring", "/login", "/assets/../../x", "/docs", "/openapi.json", UPLOAD)),
+        *(("PUT", "/"), ("DELETE", "/config"), ("OPTIONS", JOIN)),
+    ):
+        assert server.ask(method, path) == (404, '{"detail":"there is nothing here"}'), path
+    assert len(server.reached) == count
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_no_body_is_longer_than_its_limit(stated):
+    server = Server()
+    for path, most, sentence in (
+        (UPLOAD, 1000, "this file has more than 0.001 MB"),
+        (JOIN, 65536, "a request has more"),
+    ):
+        long = [b"x" * (most // 2)] * 3
+        headers = {"content_length": str(sum(map(len, long)))} if stated else {}
+        status, said = server.ask("POST", path, long, **headers)
+        assert status == 413 and sentence in said
+    assert server.ask("POST", UPLOAD, b"x", content_length="1e9")[0] == 413
+    assert server.ask("POST", UPLOAD, b"x", content_length="9" * 5000)[0] == 413
+    assert not server.reached and not server.guard._waiting
+
+
+def test_an_image_waits_for_its_event_once_and_not_for_ever():
+    server = Server()
+    status, said = server.ask("POST", UPLOAD, [b"one", b"two"])
+    assert status == 200 and server.guard.take(json.loads(said)["ticket"]) == b"onetwo"
+    for ticket in (json.loads(said)["ticket"], "", "/etc/passwd"):
+        with pytest.raises(UserError, match="did not arrive, or waited too long"):
+            server.guard.take(ticket)
+
+    tickets = [json.loads(server.ask("POST", UPLOAD, b"x")[1])["ticket"] for _ in range(web_guard.MINE)]
+    status, said = server.ask("POST", UPLOAD, b"x")
+    assert status == 429 and "too many images are waiting" in said
+    assert server.ask("POST", UPLOAD, b"x", "10.0.0.2")[0] == 200  # another visitor's address
+    server.guard.take(tickets[0])
+    assert server.ask("POST", UPLOAD, b"x")[0] == 200
+    server.time += 2 * web_guard.MAX_SECONDS + 1
+    assert server.ask("POST", UPLOAD, b"x")[0] == 200 and len(server.guard._waiting) == 1
+
+
+def test_all_addresses_together_store_a_limited_number_of_images():
+    server = Server()
+    answers = [server.ask("POST", UPLOAD, b"x", f"10.0.0.{i}")[0] for i in range(web_guard.MAX_WAITING + 1)]
+    assert answers == [200] * web_guard.MAX_WAITING + [429]
+
+
+def test_sessions_in_use_are_not_evicted_by_others():
+    server = Server()
+    forgotten: list[str] = []
+    server.guard.forget = forgotten.append
+    assert [server.join(*visit)[0] for visit in (("a", "x"), ("b", "x"), ("c", "y"))] == [200] * 3
+    status, said = server.join("d", "z")
+    assert status == 429 and "this server is full of visitors" in said and forgotten == []
+    assert server.join("a", "x")[0] == 200
+    assert server.join("e", "x")[0] == 200 and forgotten == ["b"]  # the address's own, the least recently used
+    for number in range(50):  # one address cannot push out another
+        server.join(f"more {number}", "x")
+    assert server.join("d", "z")[0] == 429 and "c" not in forgotten
+    server.time = 99
+    assert server.join("c", "y")[0] == 200
+    server.time = 101  # those of x were idle for 100 seconds
+    assert server.join("d", "z")[0] == 200 and forgotten[-2:] == ["more 48", "more 49"]
+    assert server.join("f", "w")[0] == 200 and server.join("g", "v")[0] == 429
+
+
+@pytest.mark.parametrize(
+    "started, names, reached, refused",
+    [
+        (
+            "127.0.0.1",
+            [],
+            ["localhost", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST:9"],
+            ["evil.example", "10.1.2.3", "", "[::1"],
+        ),
+        (
+            "0.0.0.0",
+            [],
+            ["10.1.2.3:7860", "[fe80::1]:7860", "localhost"],
+            ["evil.example", "10.1.2.3.evil.example", "a b"],
+        ),
+        ("0.0.0.0", ["me.hf.space"], ["me.hf.space", "Me.hf.space"], ["you.hf.space", "me.hf.space.evil.example"]),
+        ("box.lan", [], ["box.lan:7860"], ["10.1.2.3", "lan"]),
+    ],
+)
+def test_the_server_answers_to_its_own_names(started, names, reached, refused):
+    server = Server(host=started, names=names)
+    assert [server.ask("GET", "/", host=name)[0] for name in reached] == [200] * len(reached)
+    for name in refused:
+        status, said = server.ask("GET", "/", host=name)
+        assert status == 421 and "does not go by that name; start it with --name" in said
+
+
+def test_pages_of_other_sites_may_not_ask():
+    server = Server()
+    assert server.ask("GET", "/", origin="http://localhost:7860")[0] == 200
+    for origin in ("http://evil.example", "http://localhost:1", "null"):
+        assert server.ask("POST", UPLOAD, b"x", origin=origin)[0] == 403
+
+
+def test_a_full_queue_is_a_sentence():
+    server = Server()
+    server.status = 503  # what Gradio says then, and its page would not show
+    status, said = server.join()
+    assert status == 429 and json.loads(said)["detail"].startswith("too many questions are waiting")
