@@ -4,15 +4,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError, missing
+from .errors import UserError, missing, passing_over
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from .pose.draw import DrawOptions
 
+MAX_REPORTED = 20  # errors of items that are shown
 # What training and testing import and prediction does not: the packages of the extra `train`.
 FOR_TRAINING = ("json_tricks", "pycocotools", "tensorboardX")
 
@@ -117,6 +119,27 @@ def output_closed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
+
+
+class Failures:
+    """The items, such as images, that a command could not use: the rest goes on, and the exit code tells at the end."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    def passing_over(self) -> AbstractContextManager[None]:
+        """A `with` statement for one item."""
+        return passing_over(self.errors.append)
+
+    def end(self, done: int) -> None:
+        """If none was `done`, raise the first item's error; else report each and exit with 1, if there are any."""
+        if self.errors and not done:
+            raise self.errors[0]
+        for error in self.errors[:MAX_REPORTED]:
+            print(f"error: {error}", file=sys.stderr)
+        if self.errors:
+            print(f"{len(self.errors)} could not be used or written, the rest is done", file=sys.stderr)
+            sys.exit(1)
 
 
 def fail(sentence: str) -> None:

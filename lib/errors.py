@@ -2,7 +2,8 @@
 
 import importlib
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _FROM_WORKER = "Caught UserError in DataLoader worker"
@@ -27,6 +28,17 @@ def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
         yield from items
     except UserError as error:
         errors.append(error)
+
+
+@contextmanager
+def passing_over(on_error: Callable[[UserError], None] | None) -> Iterator[None]:
+    """Give the UserError of one item to `on_error`, so that the next item's turn comes; without it, raise it."""
+    try:
+        yield
+    except UserError as error:
+        if on_error is None:
+            raise
+        on_error(error)
 
 
 _short = reprlib.Repr()

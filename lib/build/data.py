@@ -170,9 +170,13 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     source = _read_annotations(cfg, cfg.DATASET.TRAIN_SET)
     skeleton = skeleton_of(cfg, source)  # before the keypoints: a wrong number of joints is reported with its source
     instances = (mpii if is_mpii(cfg) else coco).annotated_instances(source)
-    if instances.unlisted:
-        logger.warning("%s: %d persons of images that it does not list are skipped", source.path, instances.unlisted)
+    log_left_out(source.path, instances)
     return skeleton, instances
+
+
+def log_left_out(path: Path, instances: coco.Instances) -> None:
+    if instances.left_out:
+        logger.info("%s: %d persons; left out: %s", path, len(instances), instances.left_out)
 
 
 def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:

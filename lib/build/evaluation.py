@@ -1,6 +1,5 @@
 """The configuration -> the test set, and how a model is evaluated on it."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,17 @@ from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend
 from ..runtime import distributed
-from .data import build_dataset, build_loader, check_box_source, has_truth, is_mpii, skeleton_of, test_images
+from .data import (
+    build_dataset,
+    build_loader,
+    check_box_source,
+    has_truth,
+    is_mpii,
+    log_left_out,
+    skeleton_of,
+    test_images,
+)
 from .model import build_test_options
-
-logger = logging.getLogger(__name__)
 
 
 def build_evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
@@ -59,19 +65,15 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     check_box_source(cfg)
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
-    joints, boxes = skeleton.num_joints, "ground truth"
+    joints, boxes, source = skeleton.num_joints, "ground truth", annotations.path
     if has_truth(name):
         coco.check_truth(annotations)
         instances = coco.annotated_instances(annotations)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
-        instances = coco.detected_instances(Path(test.COCO_BBOX_FILE), annotations, joints, test.IMAGE_THRE)
-    if instances.unlisted:
-        source = annotations.path if test.USE_GT_BBOX else test.COCO_BBOX_FILE
-        logger.warning(
-            "%s: %d persons of images that %s does not list are skipped",
-            *(source, instances.unlisted, annotations.path.name),
-        )
+        source = Path(test.COCO_BBOX_FILE)
+        instances = coco.detected_instances(source, annotations, joints, test.IMAGE_THRE)
+    log_left_out(source, instances)
     return CocoEvaluation(
         boxes=boxes,
         annotations=annotations,

@@ -2,11 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import UserError, until_error
+from .. import cli
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--score", type=float, default=0.05, metavar="S", help="leave out boxes with a lower score (%(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--honour-exif", action="store_true", help="rotate images as EXIF says; tools/test.py does not")
+    add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: tools/test.py does not")
+    add("--honour-exif", action="store_true", help=argparse.SUPPRESS)  # what it asked for is the default
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
     add("--overwrite", action="store_true", help="replace existing files")
     given = parser.parse_args(argv)
@@ -37,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = inputs.expand(given.sources)
     if found.videos or found.cameras:
         raise UserError(f"{[*found.videos, *found.cameras][0]}: boxes are found in images; predict.py reads videos")
-    numbers = inputs.numbering(found.images, given.annotations)
-    listed = given.out.with_name(f"{given.out.stem}_images.json")
-    for path in [given.out] if given.annotations else [given.out, listed]:
+    numbers = inputs.numbering(found, given.annotations)
+    images_file = inputs.list_beside(given.out)
+    for path in [given.out] if given.annotations else [given.out, images_file]:
         if path.exists() and not given.overwrite:
             raise UserError(f"{path}: exists already; --overwrite replaces it, --out chooses another")
     max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
@@ -50,31 +56,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.detector, given.weights, threshold=given.score, batch_size=given.batch, device=given.device
     )
 
-    errors: list[UserError] = []
+    failures = cli.Failures()
     detections: list[dict] = []
-    sizes: list[tuple[int, int]] = []
+    listed: list[tuple[str, int, tuple[int, int]]] = []
+
+    def readable() -> "Iterator[tuple[str, int, np.ndarray]]":
+        rows = zip(found.images, found.names, numbers.ids, numbers.sizes, strict=True)
+        for file, name, number, size in progress.follow(rows):
+            with failures.passing_over():
+                image = InputImage(file, str(file), oriented=not given.ignore_exif, max_pixels=max_pixels, size=size)
+                yield name, number, image.pixels()
+
     with log.Progress(len(found.images), "images") as progress:
-        files = (
-            InputImage(file, str(file), oriented=given.honour_exif, max_pixels=max_pixels) for file in found.images
-        )
-        pixels = until_error((file.pixels() for file in progress.follow(files)), errors)
-        while group := list(islice(pixels, given.batch)):
-            boxes_and_scores = detector.batch([image[..., ::-1].copy() for image in group])
-            for number, (boxes, scores) in zip(numbers.ids[len(sizes) :], boxes_and_scores, strict=False):
+        images = readable()
+        while group := list(islice(images, given.batch)):
+            boxes_and_scores = detector.batch([pixels[..., ::-1].copy() for _, _, pixels in group])
+            for (name, number, pixels), (boxes, scores) in zip(group, boxes_and_scores, strict=True):
                 detections += [
                     {"image_id": number, "category_id": numbers.category["id"], "bbox": box, "score": score}
                     for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
                 ]
-            sizes += [(image.shape[1], image.shape[0]) for image in group]
-    if errors and not sizes:
-        raise errors[0]
+                listed.append((name, number, (pixels.shape[1], pixels.shape[0])))
+    if not listed:
+        failures.end(done=0)
 
     def write(path: Path, content: object) -> None:
         write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
     write(given.out, detections)
     if not given.annotations:
-        write(listed, inputs.image_list(found.images, sizes, numbers))
-    log.logger.info("%s: %d boxes in %d images", given.out, len(detections), len(sizes))
-    if errors:
-        raise inputs.cut_short(errors[0], len(sizes), "image")
+        write(images_file, inputs.image_list(listed, numbers.category))
+    log.logger.info("%s: %d boxes in %d images", given.out, len(detections), len(listed))
+    failures.end(len(listed))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import cli
 from ..errors import UserError, until_error
 
 if TYPE_CHECKING:
@@ -73,17 +74,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = make_plan(given, sources)
     if given.boxes and plan.videos:
         raise UserError("--boxes is for images; the persons of a video or a camera are found by a detector")
-    numbers = inputs.numbering(sources.images, given.annotations)
+    listed = given.annotations
+    if given.boxes and not listed and inputs.list_beside(given.boxes).exists():
+        listed = inputs.list_beside(given.boxes)
+    numbers = inputs.numbering(sources, listed)
     boxes = inputs.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
-    videos = {
-        name: Camera(source) if isinstance(source, int) else Video(source) for source, name in plan.videos.items()
-    }
+    failures, videos = cli.Failures(), {}
+    for source, name in plan.videos.items():
+        with failures.passing_over():
+            videos[name] = Camera(source) if isinstance(source, int) else Video(source)
+    if not plan.images and not videos:
+        failures.end(done=0)
     window = Window() if given.show else None
     predictor = make_predictor(given)
-    if plan.images:
-        predict_images(given, plan, predictor, numbers, boxes, window)
+    done = predict_images(given, sources, plan, predictor, numbers, boxes, window, failures) if plan.images else 0
     for name, video in videos.items():
-        predict_video(given, predictor, video, given.out / name, plan.forms, window)
+        with failures.passing_over():
+            predict_video(given, predictor, video, given.out / name, plan.forms, window)
+            done += 1
+    failures.end(done)
 
 
 @dataclass(frozen=True)
@@ -168,47 +177,56 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
 
 def predict_images(
     given: argparse.Namespace,
+    sources: "Sources",
     plan: Plan,
     predictor: "Predictor",
     numbers: "Numbering",
     boxes: "list[tuple[np.ndarray, np.ndarray]]",
     window: "Window | None",
-) -> None:
-    """Predict images, their persons batched together, and save what is asked for under their names.
-
-    If an image cannot be used, the results of those before it are saved before the error is raised.
-    """
+    failures: cli.Failures,
+) -> int:
+    """Predict images, their persons batched together, and save what is asked for under their names; returns how often
+    that went well."""
     from ..predictor import inputs
+    from ..predictor.image import InputImage
     from ..runtime import log
 
-    files = list(plan.images)
+    files = [
+        InputImage(file, str(file), oriented=not given.ignore_exif, size=size)
+        for file, size in zip(sources.images, numbers.sizes, strict=True)
+    ]
+    known = dict(zip(sources.images, zip(numbers.ids, sources.names, strict=True), strict=True))
     table: list[str] = []
     entries: list[dict] = []
-    sizes: list[tuple[int, int]] = []
-    errors: list[UserError] = []
-    stream = predictor.stream(files, *zip(*boxes, strict=True), oriented=not given.ignore_exif)
+    listed: list[tuple[str, int, tuple[int, int]]] = []
+    saved = 0
+    stream = predictor.stream(files, *zip(*boxes, strict=True), found=True, on_error=failures.errors.append)
     with log.Progress(len(files), "images") as progress:
-        results = until_error(progress.follow(stream), errors)
-        for name, number, result in zip(plan.images.values(), numbers.ids, results, strict=False):
-            if "image" in plan.forms:
-                result.save(given.out / f"{name}.jpg", given.threshold)
-            if "json" in plan.forms:
-                write(given.out / f"{name}.json", result.to_json())
+        for result in progress.follow(stream):
+            file = result.image.source
+            number, own_name = known[file]
+            with failures.passing_over():
+                if "image" in plan.forms:
+                    result.save(given.out / f"{plan.images[file]}.jpg", given.threshold)
+                if "json" in plan.forms:
+                    write(given.out / f"{plan.images[file]}.json", result.to_json())
+                saved += bool({"image", "json"} & set(plan.forms))
             if window is not None:
                 window.show(result.draw(given.threshold)[..., ::-1].copy(), wait=True)
             table.append(result.to_csv(header=not table))
             entries += result.to_coco(number, numbers.category["id"])
-            sizes.append(result.size)
-    if errors and not sizes:
-        raise errors[0]
-    if "csv" in plan.forms:
-        write(given.out / "keypoints.csv", "".join(table))
-    if "coco" in plan.forms:
-        write(given.out / "keypoints.json", json.dumps(entries))
-        write(given.out / "images.json", json.dumps(inputs.image_list(files, sizes, numbers)))
-    log.logger.info("%s: %d person(s) in %d image(s)", given.out, len(entries), len(sizes))
-    if errors:
-        raise inputs.cut_short(errors[0], len(sizes), "image")
+            listed.append((own_name, number, result.size))
+    if not listed:
+        return 0
+    with failures.passing_over():
+        if "csv" in plan.forms:
+            write(given.out / "keypoints.csv", "".join(table))
+        if "coco" in plan.forms:
+            write(given.out / "keypoints.json", json.dumps(entries))
+            write(given.out / "images.json", json.dumps(inputs.image_list(listed, numbers.category)))
+        saved += bool({"csv", "coco"} & set(plan.forms))
+    log.logger.info("%s: %d person(s) in %d image(s)", given.out, len(entries), len(listed))
+    return saved
 
 
 def predict_video(

@@ -6,7 +6,6 @@ wrong with them: the first finding that stops a tool is its error, the data's ch
 """
 
 import dataclasses
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,15 +20,13 @@ from ..pose import geometry
 from .findings import ERROR, NOTE, OK, Findings, in_digits, many
 from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table, listing, read_json
 
-logger = logging.getLogger(__name__)
-
 ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
 DETECTION_FILE = "detection file (TEST.COCO_BBOX_FILE)"
 NUM_JOINTS = 17  # of COCO's persons
 PUBLISHED_BOXES = {"COCO_val2017_detections_AP_H_56_person.json": 104_125}
+SUSPICIOUS, FEW = 0.05, 3  # share of objects, and number, that show that a file's unit is another
 NOT_STATED = -1  # num_keypoints of an annotation that does not have it
 
-CATEGORY = dataclasses.replace(NUMBER, selecting=True)
 IMAGE = {"id": WHOLE, "width": WHOLE, "height": WHOLE, "file_name": FILE_NAME}
 ANNOTATION = {
     "id": WHOLE,
@@ -39,7 +36,7 @@ ANNOTATION = {
     "num_keypoints": dataclasses.replace(WHOLE, default=NOT_STATED),
     "bbox": listing(4),
 }
-DETECTION = {"category_id": CATEGORY, "image_id": WHOLE, "score": NUMBER, "bbox": listing(4)}
+DETECTION = {"category_id": NUMBER, "image_id": WHOLE, "score": NUMBER, "bbox": listing(4)}
 
 
 def annotation_fields(num_joints: int) -> dict[str, Kind]:
@@ -90,8 +87,8 @@ class Images:
 @dataclass(frozen=True)
 class Instances:
     """The instances to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
-    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1. `unlisted` more were left
-    out because their image is not listed."""
+    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1. `left_out` counts what else
+    the file has, by the reasons."""
 
     images: Images
     ids: np.ndarray
@@ -100,7 +97,7 @@ class Instances:
     scores: np.ndarray
     keypoints: np.ndarray
     visible: np.ndarray
-    unlisted: int = 0
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,7 +168,7 @@ class Annotations:
                 "without a labelled keypoint": ~self.labelled,
                 "in images not listed": self.image < 0,
                 "malformed": self.table.malformed("bbox", "area", "keypoints"),
-                "with a box outside the image": ~geometry.clean_boxes(self.table["bbox"], self.sizes)[1],
+                "with an empty box or one outside the image": ~geometry.clean_boxes(self.table["bbox"], self.sizes)[1],
                 "without an area": ~(self.table["area"] > 0),
             }
         )
@@ -207,8 +204,10 @@ def first_reasons(reasons: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return first
 
 
-def count_reasons(reasons: dict[str, np.ndarray]) -> str:
-    return ", ".join(f"{which.sum():,} {reason}" for reason, which in reasons.items() if which.any())
+def count_reasons(reasons: dict[str, np.ndarray], others: int = 0) -> str:
+    """How many objects each reason marks first, and how many are of other categories."""
+    counts = {"of other categories": others} | {reason: int(which.sum()) for reason, which in reasons.items()}
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
 
 
 def read_annotations(
@@ -238,14 +237,16 @@ def parse_annotations(path: Path, num_joints: int, category_name: str, *, image_
         if not isinstance(found, list):
             says = f"no list '{key}', so this is no COCO annotation file"
             findings.add(ERROR, "format", says, error=f"not a COCO annotation file: it has no list '{key}'")
+        elif not found and key != "annotations":  # of which COCO's evaluation may have none
+            findings.add(ERROR, "format", f"its list '{key}' is empty", error=f"its list '{key}' is empty")
     images = _images_of(lists["images"], findings)
     category: dict[str, Any] = {}
     try:
-        category = _category_of(lists["categories"], category_name)
+        category = _category_of(lists["categories"], category_name) if lists["categories"] else {}
     except UserError as error:
         findings.add(ERROR, "category", str(error), error=str(error))
     annotations: list = lists.get("annotations", [])
-    categories = Table.read(annotations, "annotation", {"category_id": CATEGORY})
+    categories = Table.read(annotations, "annotation", {"category_id": NUMBER})
     findings += categories.check()
     places = categories.places[categories["category_id"] == category.get("id")]
     ours = [annotations[i] for i in places.tolist()]
@@ -280,19 +281,21 @@ def _check_ids(findings: Findings, ids: np.ndarray, what: str, level: str, why: 
 
 
 def _category_of(categories: list, wanted: str) -> dict[str, Any]:
-    """The category of the wanted name, else the one named "person", else the only one there is."""
+    """The category of the wanted name or id; else the one named "person"; else any. If several are left, the only one
+    that lists keypoints: some tools add a root category, or write a name twice."""
     table = Table.read(categories, "category", {"name": ANYTHING, "id": WHOLE})
     for finding in table.check()[:1]:
         raise UserError(finding.error)
-    named = [category for category in categories if category["name"] == (wanted or "person")]
-    if len(named) == 1:
-        return named[0]
-    if len(categories) == 1 and not wanted:
-        return categories[0]
-    listed = ", ".join(str(category["name"]) for category in categories)
-    raise UserError(
-        f"its categories ({listed}) do not hold one named '{wanted or 'person'}'; set DATASET.CATEGORY to one"
-    )
+    found = [category for category in categories if category["name"] == (wanted or "person")]
+    if not found:
+        found = [category for category in categories if not wanted or str(category["id"]) == wanted]
+    if len(found) > 1:
+        found = [category for category in found if category.get("keypoints")]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{category['id']} {category['name']}" for category in categories)
+    meant = f"none is named {wanted!r}" if wanted else "which one is meant is not clear"
+    raise UserError(f"its categories are {listed}: {meant}; set DATASET.CATEGORY to a name or an id")
 
 
 def check_annotations(source: Annotations, *, scored: bool) -> Findings:
@@ -309,6 +312,11 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
         )
     else:
         findings.add(OK, "images", "those of all annotations are listed")
+
+    boxes, points = table["bbox"][listed], source.keypoints[wanted & listed]
+    seen = np.where(points[..., 2:] > 0, points[..., :2], -np.inf).max(1, initial=-np.inf)
+    check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:], source.sizes[listed])
+    check_units(findings, "the keypoints", seen, source.sizes[wanted & listed])
 
     none, negative = areas <= 0, areas < 0
     if none.any():
@@ -327,12 +335,30 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
     if not source.taken.any():
         says = f"nobody to train on or to test: 0 of {many(len(table), 'person')}"
         error = "no annotated person has a box inside its image and a positive area"
-        if not wanted.any():
+        if not source.listed.get("annotations"):
+            error = "its list 'annotations' is empty"
+        elif not wanted.any():
             error = f"no annotation of category '{source.category.get('name')}' has a labelled keypoint"
         elif not (wanted & listed).any():
             error = f"none of its {wanted.sum()} labelled persons is in an image that it lists under 'images'"
         findings.add(ERROR, "taken", f"{says}; left out: {count_reasons(source.left_out) or 'none'}", error=error)
     return findings
+
+
+def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarray | None = None) -> None:
+    """Whether coordinates are fractions or percent of the image: `far` (N, 2) are the largest x and y of each object,
+    `sizes` (N, 2) the width and height of its image, as far as they are known."""
+    known = ~np.isnan(far).any(1)
+    within = known & (far > 0).any(1) & (far <= 1).all(1)
+    remedy = "give them in pixels: multiply x by the image's width and y by its height"
+    if within.any():
+        says = f"{what} of {within.sum():,} of {known.sum():,} lie within one pixel, like fractions of the image"
+        many_are = within.sum() > SUSPICIOUS * known.sum()
+        error = f"{says}; {remedy}" if many_are else ""
+        findings.add(ERROR if many_are else NOTE, "units", says, remedy=remedy, error=error)
+    elif sizes is not None and known.sum() >= FEW and (far[known] <= 100).all() and (sizes[known] > 200).all():
+        says = f"{what} of all {known.sum():,} lie within 100 x 100 pixels, like percent of the image"
+        findings.add(ERROR, "units", says, remedy=f"{remedy}, divided by 100")
 
 
 def check_truth(source: Annotations) -> None:
@@ -345,7 +371,9 @@ def annotated_instances(source: Annotations) -> Instances:
 
     Raises UserError when one of them is malformed or none qualifies.
     """
-    check_annotations(source, scored=False).refuse(source.path)
+    findings = check_annotations(source, scored=False)
+    findings.refuse(source.path)
+    findings.warn(source.path, "units")
     keep = np.flatnonzero(source.taken)
     keep = keep[np.argsort(source.image[keep], kind="stable")]
     image = source.image[keep]
@@ -357,7 +385,7 @@ def annotated_instances(source: Annotations) -> Instances:
         scores=np.ones(len(keep)),
         keypoints=source.keypoints[keep, :, :2].astype(np.float32),
         visible=source.visible[keep].astype(np.float32),
-        unlisted=int((source.wanted & (source.image < 0)).sum()),
+        left_out=count_reasons(source.left_out, source.listed["annotations"] - len(source.table)),
     )
 
 
@@ -367,15 +395,26 @@ def annotated_instances(source: Annotations) -> Instances:
 def detected_instances(path: Path, source: Annotations, num_joints: int, threshold: float) -> Instances:
     """A detector's person boxes scored `threshold` or more, in file order, not clipped.
 
-    The file is a COCO results list. Boxes of images that the annotation file does not list are counted and skipped.
+    The file is a COCO results list. What is left out, such as empty boxes, is counted in `left_out`.
     Raises UserError when the file is malformed or no box is left.
     """
     findings, instances = check_detections(path, source, num_joints, threshold)
     findings.refuse(path)
-    for finding in findings:
-        if finding.check == "boxes":
-            logger.warning("%s: of its boxes, %s", path, finding.says)
+    findings.warn(path, "units")
     return instances
+
+
+def parse_detections(path: Path, what: str = DETECTION_FILE) -> tuple[Table, Findings]:
+    """The objects of a COCO results list of boxes, and those of them that are malformed.
+
+    Raises UserError for a file that is missing, no JSON or no list.
+    """
+    content = read_json(path, what, _DETECTION_FILE, otherwise=Any)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
+    table, findings = Table.read(content, "detection", DETECTION), Findings()
+    findings += table.check()
+    return table, findings
 
 
 def check_detections(path: Path, source: Annotations, num_joints: int, threshold: float) -> tuple[Findings, Instances]:
@@ -383,15 +422,14 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
 
     Raises UserError for a file that is missing, no JSON or no list.
     """
-    content = read_json(path, DETECTION_FILE, _DETECTION_FILE, otherwise=Any)
-    if not isinstance(content, list):
-        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
-    table, findings = Table.read(content, "detection", DETECTION), Findings()
-    total = many(len(table), "box")
+    table, malformed = parse_detections(path)
+    findings, total = Findings(), many(len(table), "box")
     published = PUBLISHED_BOXES.get(path.name, len(table))
     expected = f"; COCO's file has {published:,}" if published != len(table) else ""
     findings.add(NOTE if expected else OK, "counts", f"{total}{expected}")
-    findings += table.check()
+    findings += malformed
+    if not len(table):
+        findings.add(ERROR, "boxes", "it lists no box", error="it lists no box")
 
     person = table["category_id"] == source.category.get("id")
     if source.category and not person.all():
@@ -404,25 +442,28 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
     image = source.images.find(table)
     listed = image >= 0
     unknown = np.unique(table["image_id"][~listed & ~table.malformed("image_id")])
-    if len(unknown) or not len(table):
+    if len(unknown):
         says = f"{(~listed).sum():,} of {total} are of images that the annotation file does not list"
         error = (
             f"none of its {person.sum()} person boxes is of an image of {source.path}; "
             "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
         )
-        stops = not (person & listed).any() and (person.any() or not len(table))
+        stops = person.any() and not (person & listed).any()
         findings.add(ERROR if stops else NOTE, "images", says, map(str, unknown), error=error if stops else "")
     else:
         findings.add(OK, "images", "all listed in the annotation file")
 
     boxes, scores = table["bbox"], table["score"]
-    empty = boxes[:, 2:].max(1) <= 0
-    usable = person & listed & ~empty
-    if empty.any():
-        says = f"{empty.sum():,} without width and height are left out"
-        examples = (f"{in_digits(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(empty))
+    sizes = np.full((len(table), 2), np.nan)
+    sizes[listed] = source.images.sizes[image[listed]]
+    check_units(findings, "the boxes", (boxes[:, :2] + boxes[:, 2:])[person & listed], sizes[person & listed])
+    nowhere = listed & ~geometry.in_image(boxes, sizes)
+    usable = person & listed & ~nowhere
+    if nowhere.any():
+        says = f"{nowhere.sum():,} are empty or outside their image and are left out"
+        examples = (f"{in_digits(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(nowhere))
         stops = (person & listed).any() and not usable.any()
-        error = "none of its person boxes has a width and a height" if stops else ""
+        error = "none of its person boxes has a width and a height and shows some of its image" if stops else ""
         findings.add(ERROR if stops else NOTE, "boxes", says, examples, error=error)
     enough = int((scores[usable] >= threshold).sum()) if usable.any() else int((scores >= threshold).sum())
     says = f"{enough:,} of {len(scores):,} are {threshold:g} (TEST.IMAGE_THRE) or more"
@@ -432,7 +473,15 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
         best = f", the best is {np.nanmax(scores, initial=-np.inf):.3g}" if len(scores) else ""
         error = f"no person box is scored {threshold} (TEST.IMAGE_THRE) or more"
         findings.add(ERROR, "scores", f"{says}{best}", error=error)
-    keep = np.flatnonzero(usable & (scores >= threshold))
+    reasons = first_reasons(
+        {
+            "of other categories": ~person,
+            "of images not listed": ~listed,
+            "empty or outside their image": nowhere,
+            f"scored below {threshold:g} (TEST.IMAGE_THRE)": ~(scores >= threshold),
+        }
+    )
+    keep = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
     return findings, Instances(
         images=source.images,
         ids=keep,
@@ -441,7 +490,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
         scores=scores[keep],
         keypoints=np.zeros((len(keep), num_joints, 2), np.float32),
         visible=np.ones((len(keep), num_joints), np.float32),
-        unlisted=int((person & ~listed).sum()),
+        left_out=count_reasons(reasons),
     )
 
 

@@ -1,11 +1,14 @@
 """What is wrong with a file: the first finding that stops a tool is its error, the data's check reports all."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from ..errors import UserError
+
+logger = logging.getLogger(__name__)
 
 OK, NOTE, ERROR = "ok", "note", "error"  # an error stops a run or spoils its result, a note is worth knowing
 MAX_EXAMPLES = 3
@@ -37,6 +40,12 @@ class Findings(list[Finding]):
         for finding in self:
             if finding.error:
                 raise UserError(f"{path}: {finding.error}")
+
+    def warn(self, path: Path, check: str) -> None:
+        """Log what a check found and the tools that read the file go on with."""
+        for finding in self:
+            if finding.check == check:
+                logger.warning("%s: %s", path, "; ".join(filter(None, (finding.says, finding.remedy))))
 
 
 def many(count: int, what: str) -> str:

@@ -8,8 +8,9 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +22,8 @@ from .json_fields import leads_out
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
+TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+ORIENTATION = 0x0112  # EXIF's and TIFF's tag
 MAX_PIXELS = 2**27  # of an image; 400 MB decoded
 LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
 MAX_BYTES_A_PIXEL = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
@@ -153,6 +156,7 @@ def decode_image(
 ) -> np.ndarray:
     """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
 
+    Without `oriented` the pixels come as they are stored, in every format. Of values of 16 bits the upper 8 are taken.
     `where` is what an error calls the file, and `limit` what sets `max_pixels`. Raises UserError if it is empty, cut
     off, no image, or larger than `max_pixels`, which its header tells before anything is decoded.
     """
@@ -169,6 +173,8 @@ def decode_image(
             f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
         )
     flags = cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
+    if not oriented and content.startswith(TIFF_STARTS):
+        content = _as_stored(content)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
@@ -176,6 +182,41 @@ def decode_image(
     if image is None:
         raise UserError(f"{where}: not an image that can be decoded")
     return image
+
+
+def _as_stored(content: bytes) -> bytes:
+    """A TIFF without its orientation, which OpenCV obeys although told not to (TIFF 6.0, section 2, and BigTIFF)."""
+    order: Any = "little" if content.startswith(b"II") else "big"
+    big = b"+" in content[2:4]
+    at, length, counts, step, value = (8, 8, 8, 20, 12) if big else (4, 4, 2, 12, 8)
+
+    def number(place: int, length: int) -> int:
+        return int.from_bytes(content[place : place + length], order)
+
+    changed, start = bytearray(content), number(at, length)
+    first = start + counts
+    for entry in range(first, min(first + step * number(start, counts), len(content) - step + 1), step):
+        if number(entry, 2) == ORIENTATION:
+            changed[entry + value : entry + value + 2] = (1).to_bytes(2, order)
+    return bytes(changed)
+
+
+def orientation(content: bytes) -> int:
+    """The EXIF orientation of an image file's content, 1 (as stored) where it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content)) as image:
+            return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # what a foreign library makes of damaged metadata
+        return 1
+
+
+def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
+    """How the size of pixels (H, W, 3) contradicts the `stated` width and height; empty if it does not."""
+    height, width = pixels.shape[:2]
+    if (width, height) == tuple(stated):
+        return ""
+    turned = " (turned by its EXIF orientation?)" if (height, width) == tuple(stated) else ""
+    return f"is {width} x {height}, not {stated[0]} x {stated[1]}{turned}"
 
 
 def _jpeg_header(content: bytes) -> tuple[int, tuple[int, int] | None]:

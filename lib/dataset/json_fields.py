@@ -3,9 +3,11 @@
 N objects.
 """
 
+import codecs
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +24,7 @@ MAX_NUMBER = 2**63  # what the arrays' integers hold
 MAX_ID = 60  # characters of an id in a sentence
 NUMBERS = {int, float}
 TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # of values that need no closer look
+NO_JSON = re.compile(rb"[\[:,]\s*(NaN|-?Infinity)\b")  # what Python's json module writes all the same
 MISSING: Any = object()  # the value of a field that an object does not have
 
 
@@ -32,7 +35,8 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
     not valid JSON.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=form)
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return msgspec.json.decode(content, type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except msgspec.ValidationError as error:
@@ -41,6 +45,14 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
         mismatch = str(error).replace("Expected", "expected") + (", counted from 0" if "[" in str(error) else "")
         raise UserError(f"{path}: the {what} has another format: {mismatch}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{path}: the {what} is text in UTF-16; save it as UTF-8") from None
+        if found := NO_JSON.search(content):
+            near = content[max(found.start(1) - 30, 0) : found.end()].decode(errors="replace")
+            raise UserError(
+                f"{path}: the {what} holds {found[1].decode()}, which is no number in JSON (… {near}): write a number, "
+                "or leave the object out"
+            ) from None
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
 
 
@@ -67,7 +79,7 @@ class Kind:
     """What a field must hold: a value of `dtype`, or a list of the `shape` (length) or (pairs, 2).
 
     `instead` replaces a malformed value in the column, NaN in lists; `default` replaces a missing value and an empty
-    list. In a `selecting` field only a missing value stops a tool: an object with a malformed one is not selected.
+    list.
     """
 
     wanted: str
@@ -76,7 +88,6 @@ class Kind:
     instead: Any = np.nan
     default: Any = MISSING
     shape: tuple[int, ...] = ()
-    selecting: bool = False
 
     def read(self, values: list) -> tuple[np.ndarray, dict[int, Any]]:
         """The column (N) or (N, *shape), and its malformed values by their places."""
@@ -196,8 +207,8 @@ class Table:
         return self.label(index).replace(" with id ", " ")
 
     def check(self, *keys: str, stops: np.ndarray | None = None) -> Findings:
-        """Findings about malformed values, column by column, in all or these columns. Those of the objects that `stops`
-        (N, bool) marks stop a tool; of all objects if it is None."""
+        """Findings about malformed values, column by column, in all or these columns. Each stops a tool; one that is
+        missing or null only in the objects that `stops` (N, bool) marks, or in all if it is None."""
         findings = Findings()
         for place, value in list(self.strays.items())[:1]:
             count = many(len(self.strays), self.what)
@@ -209,8 +220,8 @@ class Table:
             if wrong:
                 says = f"{many(len(wrong), self.what)} of {len(self):,} must have '{key}', {kind.wanted}"
                 examples = (f"{'none' if v is MISSING else shown(v)} in {self.name(i)}" for i, v in wrong.items())
-                stopping = (i for i, v in wrong.items() if v is MISSING or not kind.selecting)
-                error = next((self._error(key, i) for i in stopping if stops is None or stops[i]), "")
+                stopping = (i for i, v in wrong.items() if stops is None or stops[i] or v not in (MISSING, None))
+                error = next((self._error(key, i) for i in stopping), "")
                 findings.add(ERROR, "format", says, examples, error=error)
         return findings
 

@@ -19,12 +19,21 @@ PADDING = 1.25  # a crop shows this many times the box
 def clean_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Clip annotated boxes (N, 4) to images of `image_sizes` (N, 2: width, height).
 
-    Returns the clean boxes (N, 4) and which of them (N, bool) still have a corner order that makes a box.
+    A box that begins left of or above its image is moved to its edge, width and height kept, as published. Returns the
+    clean boxes (N, 4) and which of them (N, bool) are boxes that show some of the image.
     """
     x1, y1 = np.maximum(boxes[:, 0], 0), np.maximum(boxes[:, 1], 0)
     x2 = np.minimum(image_sizes[:, 0] - 1, x1 + np.maximum(boxes[:, 2] - 1, 0))
     y2 = np.minimum(image_sizes[:, 1] - 1, y1 + np.maximum(boxes[:, 3] - 1, 0))
-    return np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=1), (x2 >= x1) & (y2 >= y1)
+    begins_or_ends_in = ((boxes[:, :2] >= 0) | (boxes[:, :2] + boxes[:, 2:] > 0)).all(1)
+    shown = (x2 >= x1) & (y2 >= y1) & (boxes[:, 2:] > 0).any(1) & begins_or_ends_in
+    return np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=1), shown
+
+
+def in_image(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+    """Which boxes (N, 4) have a width and a height and show some of their images (N, 2 or 2: width, height)."""
+    start, extent = boxes[:, :2], boxes[:, 2:]
+    return ((extent > 0) & (start < image_sizes) & (start + extent > 0)).all(1)
 
 
 def fit_aspect(width: np.ndarray, height: np.ndarray, aspect: float) -> np.ndarray:

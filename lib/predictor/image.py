@@ -13,7 +13,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from ..dataset.images import MAX_PIXELS, content_of, decode_image
+from ..dataset.images import MAX_PIXELS, content_of, decode_image, size_mismatch
 from ..errors import UserError
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
@@ -34,6 +34,7 @@ class InputImage:
     color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
     oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
     max_pixels: int | None = None  # a file of more is refused before it is decoded; None: the reader's limit
+    size: tuple[int, int] | None = None  # width and height that are stated beside its boxes; another size is refused
 
     def __post_init__(self) -> None:
         if self.color not in COLORS:
@@ -47,7 +48,16 @@ class InputImage:
         return str(self.source) if isinstance(self.source, str | PathLike) else self.label
 
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8, BGR. Raises UserError for what is no image."""
+        """(H, W, 3) uint8, BGR. Raises UserError for what is no image, and for one of another `size`."""
+        pixels = self._pixels()
+        if contradiction := self.size and size_mismatch(pixels, self.size):
+            how = "it is read as stored: leave out --ignore-exif"
+            if self.oriented:
+                how = "it is turned as EXIF says: --ignore-exif reads it as stored"
+            raise UserError(f"{self.label}: {contradiction}, as the list of images says; {how}, or make the list anew")
+        return pixels
+
+    def _pixels(self) -> np.ndarray:
         source = self.source
         if isinstance(source, str | PathLike):
             most = self.max_pixels or MAX_PIXELS

@@ -4,16 +4,16 @@ A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, or
 """
 
 import glob
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from ..dataset import coco
-from ..dataset.json_fields import Table, read_json
 from ..errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -22,48 +22,67 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wm
 
 @dataclass(frozen=True)
 class Sources:
-    """Files, each once, in the order in which they were named; the numbers of cameras."""
+    """Files, each once, in the order in which they were named, the numbers of cameras, and the folders in which the
+    images were looked for."""
 
     images: list[Path]
+    folders: list[str]
     videos: list[Path]
     cameras: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """The images' paths from the folder that was named, or from the one that all named folders share."""
+        root = os.path.commonpath(self.folders) if self.folders else ""
+        return [path_from(root, file) for file in self.images]
+
+
+def path_from(folder: str, file: Path) -> str:
+    return Path(os.path.relpath(os.path.abspath(file), folder)).as_posix()
 
 
 def expand(names: Sequence[str]) -> Sources:
     """The files and cameras that the sources name. Raises UserError for a source that names none."""
     files: dict[str, Path] = {}
+    folders: dict[Path, str] = {}
     cameras: dict[int, None] = {}
     for name in names:
         if name.isdecimal() and not os.path.exists(name):
             cameras[int(name)] = None
         else:
-            for file in _files(name):
-                files.setdefault(os.path.realpath(file), file)
-    found = list(files.values())
+            folder, found = _files(name)
+            for file in found:
+                if files.setdefault(os.path.realpath(file), file) is file:
+                    folders[file] = os.path.abspath(folder)
+    images = [file for file in files.values() if file.suffix.lower() in IMAGES]
     return Sources(
-        images=[file for file in found if file.suffix.lower() in IMAGES],
-        videos=[file for file in found if file.suffix.lower() in VIDEOS],
+        images=images,
+        folders=[folders[file] for file in images],
+        videos=[file for file in files.values() if file.suffix.lower() in VIDEOS],
         cameras=list(cameras),
     )
 
 
-def _files(name: str) -> list[Path]:
+def _files(name: str) -> tuple[Path, list[Path]]:
+    """The folder that a source names and its files in it."""
     endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
     if path.is_file():
         if path.suffix.lower() not in IMAGES + VIDEOS:
             raise UserError(f"{name}: neither an image nor a video by its name; {endings}")
-        return [path]
+        return path.parent, [path]
     if path.is_dir():
-        candidates = list(path.iterdir())
+        # Hidden files are not the user's: macOS puts a ._name beside each image.
+        folder, candidates = path, [file for file in path.iterdir() if not file.name.startswith(".")]
     elif glob.has_magic(name):
+        folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is neither a pattern nor a camera's number")
     known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and file.is_file())
     if not known:
         raise UserError(f"{name}: no image or video there; {endings}")
-    return known
+    return folder, known
 
 
 def result_names(files: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
@@ -82,41 +101,63 @@ def result_names(files: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Numbering:
-    """The images' ids in COCO's files, in the order of the images, and the category of a person."""
+    """The images' ids in COCO's files, in the order of the images, the sizes (width, height) that a list gives them,
+    and the category of a person. Ids that are `places` stand for no image: only for a place in this order."""
 
     ids: list[int]
     category: dict[str, Any]
+    sizes: list[tuple[int, int] | None]
+    places: bool = False
 
 
-def numbering(files: Sequence[Path], annotations: Path | None = None) -> Numbering:
-    """The ids of an annotation file, by the files' names; without one the numbers that the names consist of, as COCO's
-    do, and if they do not, or one stands twice, 1, 2, 3 …
+def numbering(sources: Sources, annotations: Path | None = None) -> Numbering:
+    """The ids of an annotation file, by the images' names; without one the numbers that the files' names consist of, as
+    COCO's do, and if they do not, or one stands twice, 1, 2, 3 …
 
-    Raises UserError if the annotation file does not list an image.
+    An image is known by its path from the folder that was named, or by a longer end of its path.
+    Raises UserError if the file does not list an image, or not unambiguously.
     """
     if annotations is None:
-        stems = [file.stem for file in files]
+        stems = [file.stem for file in sources.images]
         own = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < 2**63]
-        ids = own if len(set(own)) == len(stems) else list(range(1, len(stems) + 1))
-        return Numbering(ids, {"id": 1, "name": "person"})
+        places = len(set(own)) < len(stems)
+        ids = list(range(1, len(stems) + 1)) if places else own
+        return Numbering(ids, {"id": 1, "name": "person"}, [None] * len(stems), places)
     source = coco.read_annotations(annotations, image_info=True)
-    listed = dict(zip(source.images.names.tolist(), source.images.ids.tolist(), strict=True))
-    for file in files:
-        if file.name not in listed:
-            raise UserError(f"{file}: {annotations} lists no image of this name")
-    return Numbering([listed[file.name] for file in files], source.category)
+    listed: dict[tuple[str, ...], list[int]] = {}
+    ends: list[tuple[str, ...]] = [PureWindowsPath(name).parts for name in source.images.names.tolist()]  # \\ too
+    for index, parts in enumerate(ends):
+        listed.setdefault(parts[-1:], []).append(index)
+    found: dict[int, Path] = {}
+    for file, name, folder in zip(sources.images, sources.names, sources.folders, strict=True):
+        path, shortest = Path(os.path.abspath(file)).parts, Path(path_from(folder, file)).parts
+        same_name = [index for index in listed.get((file.name,), []) if len(ends[index]) >= len(shortest)]
+        fitting = [index for index in same_name if path[-len(ends[index]) :] == ends[index]]
+        fitting = [index for index in fitting if ends[index] == Path(name).parts] or fitting
+        if not fitting:
+            raise UserError(f"{file}: {annotations} lists no image {name}")
+        if len(fitting) > 1:
+            several = " and ".join(str(source.images.ids[index]) for index in fitting)
+            raise UserError(f"{file}: in {annotations} it could be image {several}; list paths from one folder")
+        if other := found.get(fitting[0]):
+            listed_as = str(source.images.names[fitting[0]])
+            raise UserError(f"{file}: {other} fits {listed_as!r} in {annotations} too; list paths from one folder")
+        found[fitting[0]] = file
+    ids, sizes = source.images.ids[list(found)].tolist(), source.images.sizes[list(found)].tolist()
+    return Numbering(ids, source.category, [(width, height) for width, height in sizes])
 
 
-def image_list(
-    files: Sequence[Path], sizes: Sequence[tuple[int, int]], numbers: Numbering
-) -> dict[str, list[dict[str, Any]]]:
-    """A COCO file without annotations, such as image_info files, of the first images: those of `sizes` (width,
-    height)."""
-    images = [
-        {"id": number, "file_name": file.name, "width": width, "height": height}
-        for number, file, (width, height) in zip(numbers.ids, files, sizes, strict=False)
+def list_beside(boxes: Path) -> Path:
+    """Where tools/detect.py writes the list of the images that a file of boxes is of."""
+    return boxes.with_name(f"{boxes.stem}_images.json")
+
+
+def image_list(images: Iterable[tuple[str, int, tuple[int, int]]], category: dict[str, Any]) -> dict[str, list]:
+    """A COCO file without annotations, such as image_info files, of images' names, ids, and sizes (width, height)."""
+    listed = [
+        {"id": number, "file_name": name, "width": width, "height": height} for name, number, (width, height) in images
     ]
-    return {"images": images, "categories": [numbers.category]}
+    return {"images": listed, "categories": [category]}
 
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
@@ -129,15 +170,19 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
-    what = "detection file (--boxes)"
-    content = read_json(path, what, list[dict[str, Any]])
-    table = Table.read(content, "detection", coco.DETECTION)
-    table.check().refuse(path)
+    table, findings = coco.parse_detections(path, "detection file (--boxes)")
     image, scores, boxes = table["image_id"], table["score"], table["bbox"]
-    category = table["category_id"] == known.category["id"]
-    if len(content) and not (np.isin(image, known.ids) & category).any():
+    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:])
+    findings.refuse(path)
+    if known.places:
         raise UserError(
-            f"{path}: none of its {len(content)} boxes is a person's in one of the {len(known.ids)} images, whose "
+            f"{path}: nothing says which image its image_ids mean, as the images' names are no numbers and there is no "
+            f"{list_beside(path)}; name the annotation file that lists them (--annotations)"
+        )
+    category = table["category_id"] == known.category["id"]
+    if len(table) and not (np.isin(image, known.ids) & category).any():
+        raise UserError(
+            f"{path}: none of its {len(table)} boxes is a person's in one of the {len(known.ids)} images, whose "
             f"ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
         )
     taken = category & (scores >= threshold)

@@ -4,6 +4,7 @@ Each step is the one that tools/test.py takes, so that the same box gives the sa
 N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from ..build.model import CONFIG_FILE, TrainedModel, read_trained_model
 from ..core.predict import Predictions, TestOptions, predict_batch
 from ..dataset.images import MAX_PIXELS
 from ..dataset.topdown import crop_instance
-from ..errors import UserError, until_error
+from ..errors import UserError, passing_over, until_error
 from ..evaluation.nms import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
@@ -36,6 +37,8 @@ from .detector import Detector
 from .export import Exported
 from .image import InputImage, Source
 from .result import PoseResult
+
+logger = logging.getLogger(__name__)
 
 MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels; float32 must hold its crop
@@ -153,29 +156,35 @@ class Predictor:
         *,
         color: str = "RGB",
         oriented: bool = True,
+        found: bool = False,
+        on_error: Callable[[UserError], None] | None = None,
     ) -> Iterator[PoseResult]:
         """The `PoseResult` of each image, in order, for as many images as there are: a few at a time are in memory.
 
-        Arguments as in a call, one entry an image. Persons of successive images share batches. The results before an
-        image that cannot be used come before its error.
+        Arguments as in a call, one entry an image. Persons of successive images share batches. Boxes that were `found`
+        by a detector are left out, with a warning, where they are empty or outside of their image. The results before
+        an image that cannot be used come before its error; with `on_error`, which is given the error, the images after
+        it follow.
         """
         errors: list[UserError] = []
-        rows = until_error(self._rows(images, boxes, scores, color, oriented), errors)
+        rows = until_error(self._rows(images, boxes, scores, color, oriented, on_error), errors)
         waiting: deque[_Crops] = deque()
         samples: list[dict[str, Any]] = []
-        found: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        for crops in until_error(self._crops(rows), errors):
+        done: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        for crops in until_error(self._crops(rows, found, on_error), errors):
             waiting.append(crops)
             samples += crops.samples
             while len(samples) >= self.batch_size or (samples and len(waiting) > self.batch_size):
-                found += self._predict(samples[: self.batch_size])
+                done += self._predict(samples[: self.batch_size])
                 del samples[: self.batch_size]
-            while waiting and len(waiting[0].samples) <= len(found):
-                yield self._result(waiting.popleft(), found)
+            while waiting and len(waiting[0].samples) <= len(done):
+                with passing_over(on_error):
+                    yield self._result(waiting.popleft(), done)
         if samples:
-            found += self._predict(samples)
+            done += self._predict(samples)
         for crops in waiting:
-            yield self._result(crops, found)
+            with passing_over(on_error):
+                yield self._result(crops, done)
         if errors:
             raise errors[-1]  # a second one is of an image before the first's
 
@@ -193,7 +202,7 @@ class Predictor:
         if boxes is None:
             found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
             boxes = found[np.argsort(-scores, kind="stable")]
-        boxes, _, _, _ = self._checked(source, pixels, boxes, None)
+        boxes, _, _, _ = self._checked(source, pixels, boxes, None, found=False)
         return (explain(network, pixels, box, self.skeleton, self.options) for box in boxes)
 
     @property
@@ -216,6 +225,7 @@ class Predictor:
         scores: Iterable | None,
         color: str,
         oriented: bool,
+        on_error: Callable[[UserError], None] | None,
     ) -> Iterator[Row]:
         if boxes is None and scores is not None:
             raise UserError("there are scores, but no boxes for them")
@@ -228,9 +238,12 @@ class Predictor:
             image = self._input_image(source, f"image {number}", color, oriented)
             if own_boxes is None and own_scores is not None:
                 raise UserError(f"{image.label}: it has scores, but no boxes for them")
-            yield image, image.pixels(), own_boxes, own_scores
+            with passing_over(on_error):
+                yield image, image.pixels(), own_boxes, own_scores
 
-    def _crops(self, rows: Iterator[Row]) -> Iterator[_Crops]:
+    def _crops(
+        self, rows: Iterator[Row], found: bool, on_error: Callable[[UserError], None] | None
+    ) -> Iterator[_Crops]:
         """Every image's crops; a detector gets a few images at once."""
         how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
         # The default detector is made for the first image.
@@ -238,12 +251,13 @@ class Predictor:
             missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
             detected = iter(self._detect(missing) if missing else ())
             for image, pixels, given, given_scores in group:
-                found, found_scores = next(detected) if given is None else (given, given_scores)
-                boxes, scores, centers, scales = self._checked(image, pixels, found, found_scores)
-                samples: list[dict[str, Any]] = [
-                    crop_instance(pixels, centers[i], scales[i], **how) | {"index": i} for i in range(len(boxes))
-                ]
-                yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
+                own = next(detected) if given is None else (given, given_scores)
+                with passing_over(on_error):
+                    boxes, scores, centers, scales = self._checked(image, pixels, *own, found or given is None)
+                    samples: list[dict[str, Any]] = [
+                        crop_instance(pixels, centers[i], scales[i], **how) | {"index": i} for i in range(len(boxes))
+                    ]
+                    yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
     def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
         if self.detector is None:
@@ -254,10 +268,10 @@ class Predictor:
         return [self.detector(image) for image in in_rgb]
 
     def _checked(
-        self, image: InputImage, pixels: np.ndarray, boxes: Any, scores: Any
+        self, image: InputImage, pixels: np.ndarray, boxes: Any, scores: Any, found: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Boxes (N, 4), their scores (N), and their crops' centres and scales (N, 2)."""
-        boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), image.label)
+        boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), image.label, found)
         if len(boxes) > self.most_persons:
             raise UserError(
                 f"{image.label}: {len(boxes)} boxes, more than most_persons {self.most_persons} "
@@ -297,10 +311,13 @@ class Predictor:
         )
 
 
-def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_boxes(
+    boxes: Any, scores: Any, size: tuple[int, int], label: str, found: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) and scores (N), float64, of an image of `size` (width, height), all of which show some of it.
 
-    Raises UserError that names the image and the first wrong box.
+    Of boxes that a detector `found` those that show nothing are left out with a warning. Raises UserError that names
+    the image and the first wrong box.
     """
     try:
         table = np.asarray(boxes, np.float64)
@@ -318,11 +335,18 @@ def checked_boxes(boxes: Any, scores: Any, size: tuple[int, int], label: str) ->
         x, y, w, h = box
         if not (np.abs([*box, score]) < MAX_BOX).all():
             raise UserError(f"{where} holds a value that is NaN, infinite or absurdly large")
+        if found:
+            continue
         if w <= 0 or h <= 0:
             raise UserError(f"{where} must have a positive width and height: x, y, w, h")
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
             raise UserError(f"{where} lies outside of the image, which is {size[0]} x {size[1]} pixels")
-    return table, certainty
+        if x + w <= 1 and y + h <= 1 < max(size):
+            raise UserError(f"{where} lies within one pixel, like fractions of the image: give it in pixels")
+    shown = geometry.in_image(table, np.array(size))
+    if not shown.all():
+        logger.warning("%s: %d of %d boxes are empty or outside: left out", label, (~shown).sum(), len(shown))
+    return table[shown], certainty[shown]
 
 
 def trained_network(source: str | PathLike, config: str | PathLike | None = None) -> TrainedModel | Exported:

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from helpers.goldens import ANNOTATIONS, IMAGES, sample_annotations
@@ -170,12 +171,18 @@ def test_sources_of_one_name_do_not_clobber_each_other(images, run, command, tmp
 
 def test_ids_are_the_annotations_or_the_numbers_of_the_names_or_running():
     files = [IMAGES / "000000388056.jpg", IMAGES / "000000000785.jpg"]
-    assert inputs.numbering(files).ids == [388056, 785]
-    assert inputs.numbering([*files, Path("other/785.png")]).ids == [1, 2, 3]
-    assert inputs.numbering([*files, Path("me.jpg")]).ids == [1, 2, 3]
-    assert inputs.numbering(files, ANNOTATIONS).ids == [388056, 785]
-    with pytest.raises(UserError, match=r"me.jpg: .*person_keypoints_val2017.json lists no image of this name"):
-        inputs.numbering([Path("me.jpg")], ANNOTATIONS)
+    assert numbered(*files).ids == [388056, 785]
+    for other in (Path("other/785.png"), Path("me.jpg")):
+        assert numbered(*files, other).ids == [1, 2, 3] and numbered(*files, other).places
+    known = numbered(*files, annotations=ANNOTATIONS)
+    assert known.ids == [388056, 785] and known.sizes == [(500, 332), (640, 425)] and not known.places
+    with pytest.raises(UserError, match=r"me.jpg: .*person_keypoints_val2017.json lists no image me.jpg"):
+        numbered(Path("me.jpg"), annotations=ANNOTATIONS)
+
+
+def numbered(*files: Path, annotations: Path | None = None) -> inputs.Numbering:
+    folders = [str(file.absolute().parent) for file in files]
+    return inputs.numbering(inputs.Sources(list(files), folders, [], []), annotations)
 
 
 def test_folders_patterns_and_cameras_each_once(images, tmp_path, monkeypatch):
@@ -476,10 +483,12 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
         (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for images"]),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
-        (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
-        (["one.jpg", "--boxes", "far.json"], ["one.jpg: box 0", "lies outside of the image"]),
-        (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) is not valid JSON"]),
-        (["one.jpg", "--boxes", "object.json"], ["object.json: the detection file (--boxes) has another format"]),
+        (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: nothing says which image its image_ids mean"]),
+        (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
+        (["7.jpg", "--boxes", "small.json"], ["small.json: the boxes of 1 of 1 lie within one pixel, like fractions"]),
+        (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
+        (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
+        (["one.jpg", "--boxes", "object.json"], ["object.json: a detection file is a list of boxes, this is a dict"]),
         (["one.jpg", "--show"], ["--show: there is no display here"]),
         (["one.jpg", "--out", "."], ["one.jpg: this is one of the sources; choose another folder with --out"]),
         (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
@@ -499,10 +508,12 @@ def test_bad_input_is_one_sentence(arguments, words, images, run, command, monke
     (tmp_path / "empty").mkdir()
     for name in ("notes.txt", "broken.jpg", "broken.mp4"):
         (tmp_path / name).write_text("these are no pixels " * 100)
-    shutil.copy(images / "000000000785.jpg", tmp_path / "one.jpg")
+    for name in ("one.jpg", "7.jpg"):
+        shutil.copy(images / "000000000785.jpg", tmp_path / name)
     written(tmp_path / "film.mp4")
     for name, content in (
-        ("far.json", '[{"image_id": 1, "category_id": 1, "bbox": [9000, 0, 9, 9], "score": 1}]'),
+        ("small.json", '[{"image_id": 7, "category_id": 1, "bbox": [0.4, 0.1, 0.3, 0.8], "score": 1}]'),
+        ("text.json", '[{"image_id": 7, "category_id": "1", "bbox": [9, 0, 9, 9], "score": 1}]'),
         ("nan.json", '[{"image_id": 1, "category_id": 1, "bbox": [NaN, 0, 9, 9], "score": 1}]'),
         ("object.json", "{}"),
     ):
@@ -554,7 +565,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, mon
     assert table.scores.tolist() == pytest.approx([0.9] * 3)
     listed = coco.read_annotations(tmp_path / "new" / "boxes_images.json", image_info=True)
     assert listed.images.ids.tolist() == [785, 21167, 388056] and listed.images.sizes[2].tolist() == [500, 332]
-    known = inputs.numbering(sorted(images.iterdir()))
+    known = numbered(*sorted(images.iterdir()))
     (boxes, scores), *_ = inputs.read_boxes(out, known, threshold=0.5)
     assert boxes.tolist() == [[10, 20, 30, 60]] and scores.tolist() == pytest.approx([0.9])
 
@@ -592,39 +603,156 @@ def mixed(images, tmp_path) -> Path:
     return folder
 
 
+LEFT = ["a.jpg", "b.jpg", "c.jpg", "e.jpg"]  # of `mixed`
+TOLD = "d.jpg: the JPEG is truncated\n1 could not be used or written, the rest is done\n"
+
+
 @pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
-def test_what_was_found_before_a_broken_image_is_saved(by, mixed, run, command, tmp_path, monkeypatch):
+def test_a_broken_image_does_not_end_a_folder(by, mixed, run, command, tmp_path, monkeypatch):
     monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
     arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
-    said = command(*arguments, "--save", "json", "csv", "coco").stderr
-    assert "d.jpg" in said and "the 3 image(s) before it are saved, the rest is skipped" in said
+    outcome = command(*arguments, "--save", "json", "csv", "coco")
+    assert outcome.returncode == 1 and outcome.stderr == f"error: {mixed}/{TOLD}"
     kept = tmp_path / "kept"
-    own = ["a.json", "b.json", "c.json"]
+    own = [f"{name[0]}.json" for name in LEFT]
     assert sorted(path.name for path in kept.iterdir()) == [*own, "images.json", "keypoints.csv", "keypoints.json"]
     persons = 1 if by == "whole-image" else 2
-    assert len(json.loads((kept / "keypoints.json").read_bytes())) == 3 * persons
+    entries = json.loads((kept / "keypoints.json").read_bytes())
+    assert [entry["image_id"] for entry in entries] == [number for number in (1, 2, 3, 5) for _ in range(persons)]
     listed = json.loads((kept / "images.json").read_bytes())["images"]
-    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [image["file_name"] for image in listed] == LEFT
 
 
-def test_nothing_is_written_if_the_first_image_is_broken(mixed, run, command, tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_does_not_end_a_folder(mixed, run, command, tmp_path):
+    (tmp_path / "out" / "b.jpg").mkdir(parents=True)
+    arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--overwrite", "--out", "out"]
+    outcome = command(mixed, *arguments, "--save", "image", "coco")
+    assert outcome.returncode == 1 and "error: out/b.jpg: cannot write (Is a directory)" in outcome.stderr
+    assert outcome.stderr.endswith("\n2 could not be used or written, the rest is done\n")
+    left = [path.name for path in (tmp_path / "out").iterdir() if path.is_file()]
+    assert sorted(left) == ["a.jpg", "c.jpg", "e.jpg", "images.json", "keypoints.json"]
+
+
+def test_a_broken_video_does_not_end_the_rest(mixed, run, command, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video" * 99)
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "json", "--out", "out"]
+    outcome = command(tmp_path / "a.mp4", written(tmp_path / "film.mp4"), mixed / "a.jpg", *how)
+    assert outcome.returncode == 1 and "a.mp4: cannot be opened" in outcome.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "film.jsonl"]
+
+
+def test_nothing_is_written_if_no_image_can_be_used(mixed, run, command, tmp_path, monkeypatch):
     arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "csv", "coco"]
-    said = sentence(command(mixed / "d.jpg", mixed / "a.jpg", *arguments))
+    said = sentence(command(mixed / "d.jpg", *arguments))
     assert said.endswith("the JPEG is truncated") and not (tmp_path / "predictions").exists()
     with pytest.raises(UserError, match=r"d.jpg: the JPEG is truncated$"):
-        detected(monkeypatch, mixed / "d.jpg", mixed / "a.jpg", "--out", tmp_path / "found.json")
+        detected(monkeypatch, mixed / "d.jpg", "--out", tmp_path / "found.json")
     assert not (tmp_path / "found.json").exists()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_detections_before_a_broken_image_are_saved(batch, mixed, tmp_path, monkeypatch):
+def test_a_broken_image_does_not_end_the_detection(batch, mixed, tmp_path, monkeypatch, capfd):
     out = tmp_path / "found.json"
-    says = r"d.jpg: the JPEG is truncated; the 3 image\(s\) before it are saved, the rest is skipped$"
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(SystemExit, match="1"):
         detected(monkeypatch, mixed, "--out", out, "--batch", batch)
-    assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3]
+    assert capfd.readouterr().err == f"error: {mixed}/{TOLD}"
+    assert sorted({entry["image_id"] for entry in json.loads(out.read_bytes())}) == [1, 2, 3, 5]
     listed = json.loads((tmp_path / "found_images.json").read_bytes())["images"]
-    assert [image["file_name"] for image in listed] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [image["file_name"] for image in listed] == LEFT
+
+
+# Whose boxes they are
+
+
+def in_two_folders(tmp_path: Path) -> Path:
+    """photos/camA/0001.jpg, 640 x 425, and photos/camB/0001.jpg, 500 x 332."""
+    for camera, number in (("camA", 785), ("camB", 388056)):
+        (tmp_path / "photos" / camera).mkdir(parents=True)
+        shutil.copy(IMAGES / f"{number:012}.jpg", tmp_path / "photos" / camera / "0001.jpg")
+    return tmp_path / "photos"
+
+
+def list_of(path: Path, *names: str) -> Path:
+    images = [{"id": 11 * i, "file_name": name, "width": 640, "height": 425} for i, name in enumerate(names, 1)]
+    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "person"}]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "names, sources, ids",
+    [
+        (["camA/0001.jpg", "camB/0001.jpg"], ["camB", "camA"], [22, 11]),
+        (["camA/0001.jpg", "camB/0001.jpg"], ["**/*.jpg"], [11, 22]),
+        (["camA/0001.jpg", "camB/0001.jpg"], ["camB/0001.jpg"], [22]),
+        (["photos\\camA\\0001.jpg", "photos/camB/0001.jpg"], ["camB"], [22]),
+        (["./camA/0001.jpg", "0001.jpg"], ["camA", "camB"], [11, 22]),
+        (["0001.jpg", "0001.jpg"], ["camA"], "in .* it could be image 11 and 22"),
+        (["0001.jpg"], ["camA", "camB"], "camB/0001.jpg: .*camA/0001.jpg fits '0001.jpg' in .* too"),
+        (["0001.jpg"], ["**/*.jpg"], "lists no image camA/0001.jpg"),
+        (["camC/0001.jpg"], ["camA"], "lists no image 0001.jpg"),
+    ],
+)
+def test_images_are_known_by_their_path(names, sources, ids, tmp_path):
+    photos = in_two_folders(tmp_path)
+    found = inputs.expand([str(photos / source) for source in sources])
+    listed = list_of(tmp_path / "list.json", *names)
+    if isinstance(ids, list):
+        assert inputs.numbering(found, listed).ids == ids
+    else:
+        with pytest.raises(UserError, match=ids):
+            inputs.numbering(found, listed)
+
+
+def test_boxes_go_by_the_list_beside_them(run, command, tmp_path, monkeypatch):
+    """detect.py lists paths, by which predict.py knows one of the images again."""
+    photos, how = in_two_folders(tmp_path), ["--model", run, "--device", "cpu", "--save", "json"]
+    detected(monkeypatch, photos / "camA", photos / "camB", "--out", tmp_path / "boxes.json")
+    listed = json.loads((tmp_path / "boxes_images.json").read_bytes())["images"]
+    assert [image["file_name"] for image in listed] == ["camA/0001.jpg", "camB/0001.jpg"]
+    boxes = json.loads((tmp_path / "boxes.json").read_bytes())
+    boxes = [box | {"bbox": [100 * box["image_id"], 9, 50, 90]} for box in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    assert command(photos / "camB", *how, "--boxes", "boxes.json").returncode == 0
+    told = json.loads((tmp_path / "predictions" / "0001.json").read_bytes())
+    assert {person["box"][0] for person in told["persons"]} == {200}
+
+    (tmp_path / "boxes_images.json").unlink()
+    (photos / "camB" / "0001.jpg").rename(photos / "camB" / "one.jpg")
+    said = sentence(command(photos / "camB", *how, "--boxes", "boxes.json"))
+    assert said.startswith("boxes.json: nothing says which image its image_ids mean")
+
+
+def test_every_tool_turns_images_as_exif_says(images, run, command, tmp_path, monkeypatch):
+    """What detect.py finds in a folder is where predict.py looks for it, whatever the default; else it is refused."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    upright = PIL.Image.open(images / "000000000785.jpg")
+    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(tmp_path / "lying.jpg", exif=exif)
+    detected(monkeypatch, tmp_path / "lying.jpg", "--out", tmp_path / "upright.json")
+    (listed,) = json.loads((tmp_path / "upright_images.json").read_bytes())["images"]
+    assert (listed["width"], listed["height"]) == upright.size
+    how = ["lying.jpg", "--model", run, "--device", "cpu", "--save", "json"]
+    assert command(*how, "--boxes", "upright.json").returncode == 0
+    said = sentence(command(*how, "--boxes", "upright.json", "--ignore-exif", "--overwrite"))
+    assert said.startswith("lying.jpg: is 425 x 640, not 640 x 425") and "leave out --ignore-exif" in said
+    detected(monkeypatch, tmp_path / "lying.jpg", "--out", tmp_path / "stored.json", "--ignore-exif")
+    said = sentence(command(*how, "--boxes", "stored.json", "--out", "other"))
+    assert said.startswith("lying.jpg: is 640 x 425, not 425 x 640") and "--ignore-exif reads it as stored" in said
+
+
+@pytest.mark.parametrize("second", [[10, 10, 0, 0], [640, 10, 5, 30], [-20, 5, 20, 30]], ids=["empty", "right", "left"])
+def test_boxes_that_show_nothing_are_left_out_and_counted(second, images, run, command, tmp_path):
+    boxes = [{"image_id": 785, "category_id": 1, "bbox": box, "score": 0.9} for box in (BOXES[785][0], second)]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    how = ["--model", run, "--device", "cpu", "--boxes", "boxes.json", "--save", "json"]
+    outcome = command(images / "000000000785.jpg", *how)
+    assert outcome.returncode == 0 and "785.jpg: 1 of 2 boxes are empty or outside: left out\n" in outcome.stdout
+    assert "1 person(s) in 1 image(s)" in outcome.stdout
+
+
+def test_hidden_files_are_passed_over(images, tmp_path):
+    (images / "._000000000785.jpg").write_bytes(b"Mac OS X")
+    assert len(inputs.expand([str(images)]).images) == 3 == len(inputs.expand([f"{images}/*"]).images)
 
 
 def crowd_at(frame: int) -> Callable:
