@@ -1,5 +1,7 @@
 """The configuration -> data sets, their skeleton and their loaders."""
 
+import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -177,6 +179,21 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
 def log_left_out(path: Path, instances: coco.Instances) -> None:
     if instances.left_out:
         logger.info("%s: %d persons; left out: %s", path, len(instances), instances.left_out)
+
+
+def data_sums(cfg: CfgNode) -> dict[str, str]:
+    """SHA-256 of the files that say what a run is trained and validated on, by the keys that name them."""
+    data, test = cfg.DATASET, cfg.TEST
+    files = {f"DATASET.{key}": _annotation_file(cfg, data[key]) for key in ("TRAIN_SET", "TEST_SET")}
+    if data.SKELETON:
+        files["DATASET.SKELETON"] = Path(data.SKELETON)
+    if test.COCO_BBOX_FILE and not test.USE_GT_BBOX:
+        files["TEST.COCO_BBOX_FILE"] = Path(test.COCO_BBOX_FILE)
+    sums = {}
+    for key, path in files.items():
+        with contextlib.suppress(OSError), path.open("rb") as file:  # a missing one is told where it is read
+            sums[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:

@@ -1,5 +1,6 @@
 """The configuration -> the test set, and how a model is evaluated on it."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from yacs.config import CfgNode
 from ..config.load import load_config
 from ..config.paths import repository_root
 from ..dataset import coco, mpii
+from ..dataset.check.statistics import why_no_precision
 from ..dataset.samplers import EvalSampler
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
@@ -28,6 +30,8 @@ from .data import (
     test_images,
 )
 from .model import build_test_options
+
+logger = logging.getLogger(__name__)
 
 
 def build_evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
@@ -68,6 +72,8 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     joints, boxes, source = skeleton.num_joints, "ground truth", annotations.path
     if has_truth(name):
         coco.check_truth(annotations)
+        if no_precision := why_no_precision(annotations):
+            logger.warning("%s: %s", annotations.path, no_precision)
         instances = coco.annotated_instances(annotations)
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> 
     if m.INIT_FROM:
         path = Path(m.INIT_FROM)
         beside = path.parent / SKELETON_FILE
-        source = skeletons.read(beside) if beside.exists() else skeletons.COCO
+        source = _skeleton_of(path)
         remarks = weights.transfer(
             network, weights.unwrap(checkpoint.read(path)), source.names, skeleton.names, source=str(path)
         )
@@ -88,6 +89,23 @@ def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> 
         imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
         weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
         logger.info("start weights: %s", m.PRETRAINED or "random initialisation, without ImageNet")
+
+
+def _skeleton_of(weights_file: Path) -> Skeleton:
+    """What a checkpoint finds: the skeleton.yaml beside it, else COCO's."""
+    beside = weights_file.parent / SKELETON_FILE
+    return skeletons.read(beside) if beside.exists() else skeletons.COCO
+
+
+def refuse_other_order(weights_file: Path, tested: Skeleton, name: str) -> None:
+    """Raise UserError if the weights find the keypoints of the test set of that name in another order."""
+    names = _skeleton_of(weights_file).names
+    own, others = ([re.sub(r"\W|_", "", joint.lower()) for joint in joints] for joints in (names, tested.names))
+    if own != others and sorted(own) == sorted(others):
+        raise UserError(
+            f"{weights_file}: it finds the keypoints that {name} lists in another order, {', '.join(names)}: bring the "
+            "annotations into this order"
+        )
 
 
 def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:

@@ -20,10 +20,12 @@ from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime import distributed
 from ..runtime.files import make_writable, write_atomically
-from .data import build_training_data, shared_skeleton
+from .data import build_training_data, data_sums, shared_skeleton
 from .evaluation import build_evaluation
 from .model import CONFIG_FILE, SKELETON_FILE, build_model, check_start_weights, freeze_parameters, load_start_weights
 from .optim import build_criterion, build_learning_rate, build_optimizer, build_targets, build_train_options
+
+SUMS = "sums"  # of the data's files, beside the configuration in a training state
 
 
 def _run_place(cfg: CfgNode) -> Path:
@@ -69,7 +71,14 @@ def read_state(cfg: CfgNode, folder: Path) -> dict[str, Any] | None:
     Raises UserError as `claim_folder` and `saved_state` do.
     """
     claim_folder(folder, cfg.TRAIN.IGNORE_LOCK)
-    return saved_state(folder, cfg.AUTO_RESUME, partial(config_changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
+    return saved_state(folder, cfg.AUTO_RESUME, partial(_changes, cfg=cfg), cfg.TRAIN.RESUME_CHANGED)
+
+
+def _changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
+    """How the configuration, or the content of a file that it names, differs from a training state's."""
+    sums = old.pop(SUMS, {})  # a state of before has none
+    files = [f"the file of {key}" for key, value in data_sums(cfg).items() if sums.get(key, value) != value]
+    return config_changes(old, cfg) + files
 
 
 def build_trainer(
@@ -103,7 +112,7 @@ def build_trainer(
     trainer = Trainer(
         name=name,
         folder=folder,
-        config=as_dict(cfg),
+        config=as_dict(cfg) | {SUMS: data_sums(cfg)},
         model=model,
         loader=loader,
         plan=plan,

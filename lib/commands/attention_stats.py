@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
 
     from ..build.evaluation import build_evaluation
-    from ..build.model import read_tested_model
+    from ..build.model import read_tested_model, refuse_other_order
     from ..build.run import run_folder
     from ..explain import figures, stats
     from ..explain.maps import explain_sample
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = read_tested_model(cfg, folder)
     network = trained.network.to(device).eval()
     crops = build_evaluation(cfg, device).crops
+    refuse_other_order(trained.weights, crops.skeleton, cfg.DATASET.TEST_SET)
     number = min(arguments.persons or len(crops), len(crops))
     chosen = np.linspace(0, len(crops) - 1, number).round().astype(int).tolist()
     log.logger.info("weights: %s; %s: %d of %d persons", trained.weights, cfg.DATASET.TEST_SET, number, len(crops))

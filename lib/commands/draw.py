@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ..build.data import skeleton_of, test_images
     from ..dataset.coco import annotated_instances
+    from ..dataset.images import size_mismatch
     from ..pose import draw, geometry
     from ..runtime import log
     from ..runtime.files import write_atomically
@@ -53,28 +54,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = [i for i, number in enumerate(images.ids.tolist()) if len(persons[number][0]) or i in annotated]
     shown = sorted(shown, key=lambda i: -len(persons[int(images.ids[i])][0]))[: arguments.images]
 
-    labels, drawn, count = list[str](), list[np.ndarray](), 0
+    failures = cli.Failures()
+    labels, drawn, count, done = list[str](), list[np.ndarray](), 0, 0
     for i in shown:
         image_id, name = int(images.ids[i]), str(images.names[i])
-        # Scaled before drawing, or the lines would shrink with the image.
-        image, to_cell = draw.fit(reader.read(name, owner=f"image {image_id}"), CELL)
-        found, scores = persons[image_id]
-        rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
-        if truth is not None:
-            own = truth.image == i
-            rows.append(("as annotated", truth.keypoints[own], truth.visible[own], None))
-        for label, points, seen, person_scores in rows:
-            points = geometry.apply(to_cell, points)
-            drawn.append(draw.persons(image, points, seen, skeleton, options, person_scores=person_scores))
-            labels.append(label)
-        count += len(found)
+        with failures.passing_over():
+            pixels = reader.read(name, owner=f"image {image_id}")
+            if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
+                log.logger.warning("%s: %s, as annotated: keypoints lie elsewhere", name, contradiction)
+            image, to_cell = draw.fit(pixels, CELL)  # before drawing, or the lines would shrink with the image
+            found, scores = persons[image_id]
+            rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
+            if truth is not None:
+                own = truth.image == i
+                rows.append(("as annotated", truth.keypoints[own], truth.visible[own], None))
+            for label, points, seen, person_scores in rows:
+                points = geometry.apply(to_cell, points)
+                drawn.append(draw.persons(image, points, seen, skeleton, options, person_scores=person_scores))
+                labels.append(label)
+            count, done = count + len(found), done + 1
+    if not done:
+        failures.end(done)
     columns = max(2, arguments.columns // 2 * 2) if truth else arguments.columns
     sheet = draw.legend(draw.mosaic(drawn, columns, CELL, labels), options.key(skeleton))
 
     out = arguments.out or arguments.results.with_suffix(".png")
     content = draw.encode(sheet, out)
     write_atomically(out, lambda file: file.write(content))
-    log.logger.info("%s: %d person(s) on %d of %d images", out, count, len(shown), len(images.ids))
+    log.logger.info("%s: %d person(s) on %d of %d images", out, count, done, len(images.ids))
+    failures.end(done)
 
 
 def read_persons(

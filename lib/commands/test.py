@@ -11,7 +11,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = cli.configuration(arguments)
 
     from ..build.evaluation import build_evaluation
-    from ..build.model import build_model, load_trained
+    from ..build.model import build_model, load_trained, refuse_other_order
     from ..build.run import run_folder, set_backends
     from ..evaluation.evaluate import markdown_table
     from ..runtime import distributed, log
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if distributed.rank() == 0:
         log.to_file(folder / f"{name}_{log.time_stamp()}_test.log")
     evaluation = build_evaluation(cfg, device)
+    refuse_other_order(weights, evaluation.crops.skeleton, evaluation.name)
     predictions = evaluation.predict(model.to(device))
     if distributed.rank() == 0:
         metrics = evaluation.evaluate(predictions, folder, str(weights))

@@ -70,10 +70,14 @@ class ImageReader:
         return image
 
     def _decode(self, name: str, owner: str) -> np.ndarray:
+        return decode_image(self.content(name, owner), f"{self.source / name} ({owner})", max_pixels=self.max_pixels)
+
+    def content(self, name: str, owner: str) -> bytes:
+        """The image's file. Raises UserError as `read` does."""
         where = f"{self.source / name} ({owner})"
         if leads_out(name):
             raise UserError(f"{where}: the name {name!r} leads out of the images' folder; nothing is read there")
-        return decode_image(self._bytes(name, where), where, max_pixels=self.max_pixels)
+        return self._bytes(name, where)
 
     def version(self, name: str) -> str:
         """What changes when an image is replaced; empty for one that cannot be read."""

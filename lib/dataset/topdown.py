@@ -4,17 +4,21 @@ It hands out uint8 pixels and keypoints; normalisation and target maps are made 
 K keypoints; sizes are (width, height); coordinates are image pixels unless named otherwise.
 """
 
+import logging
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..pose import geometry
 from ..pose.skeleton import Skeleton
 from .coco import Instances
-from .images import Reader
+from .images import Reader, size_mismatch
+
+logger = logging.getLogger(__name__)
 
 # OpenCV's threads do not survive the fork of a loading process, and the process would wait for them for ever.
 cv2.setNumThreads(0)
@@ -98,6 +102,7 @@ class TopDownDataset(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(instances.boxes, self.aspect)
+        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # once, whichever loading process sees it first
         refuse_without_crop(instances, self.center, self.scale)
 
     def __len__(self) -> int:
@@ -145,9 +150,18 @@ class TopDownDataset(Dataset):
         }
 
     def image(self, index: int) -> np.ndarray:
-        """The whole image (H, W, 3), BGR, of an instance."""
-        name = str(self.instances.images.names[self.instances.image[index]])
-        return self.reader.read(name, owner=f"person {self.instances.ids[index]}")
+        """The whole image (H, W, 3), BGR, of an instance. Warns of the first whose size is not the stated one."""
+        images, place = self.instances.images, self.instances.image[index]
+        name, stated = str(images.names[place]), images.sizes[place].tolist()
+        pixels = self.reader.read(name, owner=f"person {self.instances.ids[index]}")
+        contradiction = any(stated) and size_mismatch(pixels, stated)  # MPII's files state none
+        if contradiction and not self._warned:
+            self._warned.fill_(True)
+            logger.warning(
+                "%s: %s, as annotated: boxes and keypoints lie elsewhere; tools/check_data.py finds all such images",
+                *(self.reader.source / name, contradiction),
+            )
+        return pixels
 
     def _augment(
         self,

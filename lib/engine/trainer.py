@@ -242,7 +242,7 @@ class Trainer:
         self.monitor.scalars("valid", metrics, self.step)
         self.monitor.attention(self.result, self.evaluation.crops, self.evaluation.options, self.step)
         main = self.evaluation.main
-        if metrics[main] > self.best[main]:
+        if metrics[main] > self.best[main] or self.best["epoch"] < 0:  # an AP may be -1
             self.best = {main: metrics[main], "epoch": epoch}
             checkpoint.save(self.folder / BEST, self.result.state_dict())
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import yaml
@@ -175,7 +176,7 @@ def box_outside(patient: Patient) -> list:
 
 def box_of_a_labelled_person_outside(patient: Patient) -> list:
     patient.person()["bbox"] = [5000, 10, 20, 20]
-    says = "1 with a box outside the image", "5 of 18 persons", "1 of those that count are left out above"
+    says = "1 with an empty box or one outside the image", "5 of 18 persons", "1 of those that count are left out above"
     return [(ERROR, "boxes"), (NOTE, "keypoints"), (NOTE, "AP"), *says]
 
 
@@ -215,7 +216,45 @@ def keypoints_as_fractions(patient: Patient) -> list:
     sizes = {image["id"]: (image["width"], image["height"], 1) for image in patient.content["images"]}
     for annotation in patient.content["annotations"]:
         set_keypoints(annotation, keypoints(annotation) / sizes[annotation["image_id"]])
-    return [(ERROR, "keypoints"), "lie elsewhere than their box", "they look like fractions of the image"]
+    return [(ERROR, "units"), "the keypoints of 6 of 6 lie within one pixel, like fractions of the image"]
+
+
+def boxes_as_fractions(patient: Patient) -> list:
+    """And all else too: the areas are not what is wrong first."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in patient.content["images"]}
+    keypoints_as_fractions(patient)
+    for annotation in patient.content["annotations"]:
+        width, height = sizes[annotation["image_id"]]
+        annotation["bbox"] = [x / side for x, side in zip(annotation["bbox"], (width, height) * 2, strict=True)]
+    for box in patient.boxes:
+        box["bbox"] = [x / 1000 for x in box["bbox"]]
+    return [*[(ERROR, "units")] * 3, "the boxes of 18 of 18 lie within one pixel", "the boxes of 87 of 87"]
+
+
+def boxes_in_percent(patient: Patient) -> list:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in patient.content["images"]}
+    for annotation in patient.content["annotations"]:
+        width, height = sizes[annotation["image_id"]]
+        annotation["bbox"] = [100 * x / side for x, side in zip(annotation["bbox"], (width, height) * 2, strict=True)]
+    return [(ERROR, "units"), (ERROR, "cover"), "the boxes of all 18 lie within 100 x 100 pixels, like percent"]
+
+
+def box_begins_before(patient: Patient) -> list:
+    patient.person()["bbox"][0] = -40
+    return [(NOTE, "boxes"), "1 of 18 begin left of or above their image: moved to its edge, width and height kept"]
+
+
+def box_wholly_before(patient: Patient) -> list:
+    patient.person()["bbox"] = [-50, 10, 40, 40]
+    says = "1 of 18 wholly outside their image and left out", "1 with an empty box or one outside the image"
+    return [(ERROR, "boxes"), (NOTE, "keypoints"), (NOTE, "AP"), *says]
+
+
+def category_ids_as_text(patient: Patient) -> list:
+    for annotation in patient.content["annotations"][::2]:
+        annotation["category_id"] = "1"
+    says = "9 annotations of 18 must have 'category_id', a number", "'1' in annotation number 1"
+    return [(ERROR, "format"), *says]
 
 
 def visibility_three(patient: Patient) -> list:
@@ -282,7 +321,7 @@ def nobody_labelled(patient: Patient) -> list:
 
 def category_of_another_name(patient: Patient) -> list:
     patient.content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    return [(ERROR, "category"), "its categories (cat, dog) do not hold one named 'person'"]
+    return [(ERROR, "category"), "its categories are 1 cat, 2 dog: which one is meant"]
 
 
 def field_missing(patient: Patient) -> list:
@@ -336,7 +375,11 @@ def boxes_of_another_category_only(patient: Patient) -> list:
 
 def boxes_empty(patient: Patient) -> list:
     patient.boxes.append(patient.boxes[0] | {"bbox": [5, 6, 0, 0]})
-    return [(NOTE, "boxes"), "1 without width and height are left out", f"5, 6, 0, 0 in number {len(patient.boxes)}"]
+    return [
+        (NOTE, "boxes"),
+        "1 are empty or outside their image and are left out",
+        f"5, 6, 0, 0 in number {len(patient.boxes)}",
+    ]
 
 
 def boxes_of_low_score(patient: Patient) -> list:
@@ -347,7 +390,7 @@ def boxes_of_low_score(patient: Patient) -> list:
 
 def boxes_elsewhere(patient: Patient) -> list:
     for box in patient.boxes:
-        box["bbox"] = [0, 0, 5, 5]
+        box["bbox"] = [0, 0, 150, 5]
     return [(ERROR, "cover"), "0 of the 6 persons", "AP will be near 0"]
 
 
@@ -393,7 +436,27 @@ def photograph_turned(patient: Patient) -> list:
     return [(ERROR, "size"), "turned by its EXIF orientation?"]
 
 
+def photograph_tagged(patient: Patient) -> list:
+    """Turned by half, with its size kept."""
+    path = patient.images / patient.content["images"][0]["file_name"]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    PIL.Image.open(path).save(path, exif=exif)
+    return [(NOTE, "orientation"), f"1 of 3 have an EXIF orientation, which is ignored such as 3 in {path.name}"]
+
+
+def photographs_of_twelve_bits(patient: Patient) -> list:
+    for image in patient.content["images"]:
+        path = patient.images / image["file_name"]
+        pixels = cv2.imread(str(path)).astype(np.uint16) * 16
+        image["file_name"] = path.with_suffix(".png").name
+        cv2.imwrite(str(path.with_suffix(".png")), pixels)
+    return [(ERROR, "contrast"), "3 of 3 are nearly of one value", "0 to 15 in", "the upper 8 are read"]
+
+
 FAULTS = (
+    *(boxes_as_fractions, boxes_in_percent, box_begins_before, box_wholly_before, category_ids_as_text),
+    *(photograph_tagged, photographs_of_twelve_bits),
     *(image_twice, annotation_twice, image_unlisted, image_without_size),
     *(box_empty, box_outside, box_of_a_labelled_person_outside, box_beyond, boxes_as_corners),
     *(area_zero, area_as_fraction, keypoint_outside, keypoints_as_fractions, visibility_three, visibility_zero),
@@ -491,8 +554,8 @@ def test_a_detection_file_that_is_not_there_or_none(tmp_path, uses_boxes, spoil,
     [
         ("", ["file"], "not valid JSON"),
         ('{"images": [', ["file"], "not valid JSON or is truncated"),
-        ("[1, 2]", ["format"] * 3 + ["category"], "no list 'annotations'"),
-        ('{"images": [], "annotations": [], "categories": {}}', ["format", "category"], "no list 'categories'"),
+        ("[1, 2]", ["format"] * 3, "no list 'annotations'"),
+        ('{"images": [], "annotations": [], "categories": {}}', ["format"] * 2, "no list 'categories'"),
     ],
 )
 def test_an_annotation_file_that_is_none(patient: Patient, content: str, checks: list[str], says: str):

@@ -1,5 +1,6 @@
 """The persons, their crops, the draws that augment them, and which samples make a batch."""
 
+import io
 import json
 import warnings
 import zipfile
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from helpers.goldens import (
@@ -26,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from transpose.core.predict import normalise
 from transpose.dataset.coco import Images, Instances, annotated_instances, centred, read_annotations, select
-from transpose.dataset.images import ImageReader
+from transpose.dataset.images import ORIENTATION, ImageReader, decode_image, orientation
 from transpose.dataset.samplers import EvalSampler, TrainSampler
 from transpose.dataset.topdown import Augmentation, TopDownDataset, half_body_crop, mirror_image
 from transpose.errors import UserError
@@ -179,6 +182,36 @@ def test_orientation_tag_is_ignored_as_in_cocos_annotations(tmp_path):
     (tmp_path / "a.jpg").write_bytes(tagged)
     assert cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR).shape == (40, 20, 3)
     assert ImageReader(tmp_path).read("a.jpg", "person 1").shape == (20, 40, 3)
+
+
+def tiff(pixels: np.ndarray, orientation: int, **how) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "TIFF", tiffinfo={ORIENTATION: orientation}, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("how", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}], ids=str)
+def test_a_tiff_is_read_as_stored_unless_it_is_to_be_turned(tag, how):
+    """Its decoders turn it although told not to."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    content = tiff(pixels, tag, **how)
+    assert (decode_image(content, "a.tif")[..., ::-1] == pixels).all() and orientation(content) == tag
+    turned = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(content)))
+    assert (decode_image(content, "a.tif", oriented=True)[..., ::-1] == np.asarray(turned)).all()
+
+
+@pytest.mark.parametrize("context", [None, "fork", "spawn"])
+def test_an_image_of_another_size_than_annotated_is_told_once(few, context, capfd, caplog):
+    """By whichever process reads it first; this one's log is not a loading process's."""
+    sizes = few.images.sizes.copy()
+    sizes[np.unique(few.image)] = sizes[np.unique(few.image)][:, ::-1]
+    crops = crops_of(replace(few, images=replace(few.images, sizes=sizes)), ImageReader(IMAGES))
+    workers = {"num_workers": 1, "multiprocessing_context": context} if context else {}
+    for _ in range(2):
+        assert len(list(DataLoader(crops, batch_size=2, **workers))) > 1
+    said = f"{caplog.text}{capfd.readouterr().err}"
+    assert crops._warned.all() and said.count("(turned by its EXIF orientation?), as annotated") == (context != "fork")
 
 
 def test_bytes_after_the_jpegs_end_do_not_make_it_truncated(tmp_path):

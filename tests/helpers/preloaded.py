@@ -26,7 +26,7 @@ for line in sys.stdin:
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     for stream, path in ((1, request["stdout"]), (2, request["stderr"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.argv = [str(TOOLS / f"{request['tool']}.py"), *request["arguments"]]
     break
 else:

@@ -28,6 +28,9 @@ CENTER, SCALE = np.array([300.5, 200.25], np.float32), np.array([0.9, 1.2], np.f
         ([99, 119, 5, 5], [99, 119, 1, 1], True),
         ([100, 20, 5, 5], [100, 20, 0, 5], False),
         ([20, 120, 5, 5], [20, 120, 5, 0], False),
+        ([-9, 20, 5, 5], [0, 20, 5, 5], False),
+        ([20, -5, 5, 5], [20, 0, 5, 5], False),
+        ([20, 20, 0, 0], [20, 20, 1, 1], False),
     ],
 )
 def test_boxes_are_clipped_to_the_image(box, clean, valid):

@@ -16,10 +16,12 @@ from ...pose.skeleton import Skeleton
 from .. import coco
 from ..coco import Annotations, Images, Instances
 from ..findings import ERROR, NOTE, OK, many
-from ..images import ImageReader
+from ..images import ImageReader, orientation, size_mismatch
 from ..topdown import refuse_without_crop
 from . import statistics
 from .report import TEST, TRAIN, Report, short
+
+FLAT = 20  # of 255 values: the difference between an image's darkest and brightest hundredth
 
 
 @dataclass(frozen=True)
@@ -212,24 +214,36 @@ def _check_images(
     chosen = there
     if number is not None and number < len(there):
         chosen = there[np.linspace(0, len(there) - 1, number).round().astype(int)]
-    broken, other = [], []
+    broken, other, tagged, flat = [], [], [], []
     for i in follow(chosen.tolist()):
+        owner = f"image {images.ids[i]}"
         try:
-            height, width = reader.read(names[i], owner=f"image {images.ids[i]}").shape[:2]
+            pixels, tag = reader.read(names[i], owner), orientation(reader.content(names[i], owner))
         except UserError as error:
             report.stop(error)
             broken.append(str(error).removeprefix(f"{reader.source}/"))
             continue
-        stated = images.sizes[i].tolist()
-        if stated != [width, height]:
-            hint = ", turned by its EXIF orientation?" if stated == [height, width] else ""
-            other.append(f"{names[i]} is {width} x {height}, not {stated[0]} x {stated[1]}{hint}")
+        if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
+            other.append(f"{names[i]} {contradiction}")
+        if tag != 1:
+            tagged.append(f"{tag} in {names[i]}")
+        low, high = np.percentile(pixels[::4, ::4], (1, 99))
+        if high - low < FLAT:
+            flat.append(f"{low:g} to {high:g} in {names[i]}")
     if broken:
         findings.add(ERROR, "readable", f"{len(broken):,} of {len(chosen):,} cannot be read", broken)
     if other:
         says = f"{len(other):,} of {len(chosen):,} have another size than stated: their keypoints lie elsewhere"
         remedy = "annotate exactly these files, pixels as stored (EXIF orientation is ignored)"
         findings.add(ERROR, "size", says, other, remedy)
+    if tagged:
+        says = f"{len(tagged):,} of {len(chosen):,} have an EXIF orientation, which is ignored"
+        remedy = "where the sheet shows keypoints beside the persons, annotate the pixels as stored, or turn the files"
+        findings.add(NOTE, "orientation", says, tagged, remedy)
+    if flat:
+        says = f"{len(flat):,} of {len(chosen):,} are nearly of one value, such as all black"
+        remedy = "of values of 16 bits the upper 8 are read: stretch 10 or 12 bits to 16, or save 8"
+        findings.add(ERROR if 2 * len(flat) > len(chosen) else NOTE, "contrast", says, flat, remedy)
     if not len(chosen):
         findings.add(NOTE, "readable", "not checked: no image was read")
     elif not broken and not other:

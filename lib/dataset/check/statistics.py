@@ -73,9 +73,10 @@ def check(findings: Findings, source: Annotations, name: str, off_centre: int, *
     names = source.category.get("keypoints")
     if isinstance(names, list) and len(names) == len(joints):
         joints = names
-    check_boxes(findings, source)
-    check_areas(findings, source)
-    check_keypoints(findings, source, joints)
+    if not any(finding.check == "units" and finding.level == ERROR for finding in findings):  # which explains the rest
+        check_boxes(findings, source)
+        check_areas(findings, source)
+        check_keypoints(findings, source, joints)
     check_num_keypoints(findings, source, tests)
     if source.taken.any():
         check_taken(findings, source, name, off_centre)
@@ -89,22 +90,24 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
     empty = known & (boxes[:, 2:] <= 0).any(1)
     outside = known & ~empty & ~geometry.clean_boxes(boxes, sizes)[1]
     ends = boxes[:, :2] + boxes[:, 2:]
-    beyond = known & ~empty & ~outside & ((boxes[:, :2] < -ROUNDING) | (ends > sizes + ROUNDING)).any(1)
+    before = known & ~empty & ~outside & (boxes[:, :2] < -ROUNDING).any(1)
+    beyond = known & ~empty & ~outside & ~before & (ends > sizes + ROUNDING).any(1)
     # x1, y1, x2, y2 read as x, y, w, h makes boxes that leave the image, but never with w < x or h < y.
     corners = known & (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= sizes + ROUNDING).all(1)
     remedy = ""
-    if known.any() and corners.sum() == known.sum() and (beyond | outside).mean() > SUSPICIOUS:
+    if known.any() and corners.sum() == known.sum() and (before | beyond | outside).mean() > SUSPICIOUS:
         remedy = "they look like x1, y1, x2, y2; COCO's boxes are x, y, width, height"
     for which, what, certain in (
         (empty, "without width or height", True),
-        (outside, "wholly outside their image: training leaves them out", True),
+        (outside, "wholly outside their image and left out", True),
+        (before, "begin left of or above their image: moved to its edge, width and height kept, as published", False),
         (beyond, "reach beyond their image and are cut there", False),
     ):
         if which.any():
             level = ERROR if remedy or (certain and (which & source.wanted).any()) else NOTE
             examples = _examples(source, which, lambda i: in_digits(boxes[i]))
             findings.add(level, "boxes", f"{which.sum():,} of {known.sum():,} {what}", examples, remedy)
-    if not (empty | outside | beyond).any():
+    if not (empty | outside | before | beyond).any():
         findings.add(OK, "boxes", "none is empty or leaves its image")
 
 
@@ -166,12 +169,9 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
     start, extent = boxes[:, :2], boxes[:, 2:]
     away = seen & ~((middle >= start - extent / 4) & (middle <= start + extent * 5 / 4)).all(1)
     if away.sum() > SUSPICIOUS * seen.sum():
-        remedy = ""
-        if np.nanmax(np.where(visible[..., None], points, 0)) <= 1:
-            remedy = "they look like fractions of the image; COCO's are pixels"
         says = f"those of {away.sum():,} of {many(int(seen.sum()), 'person')} lie elsewhere than their box"
         examples = _examples(source, away, lambda i: f"around {in_digits(middle[i])}, box {in_digits(boxes[i])},")
-        findings.add(ERROR if away.sum() > ABSURD * seen.sum() else NOTE, "keypoints", says, examples, remedy)
+        findings.add(ERROR if away.sum() > ABSURD * seen.sum() else NOTE, "keypoints", says, examples)
     if len(findings) == before:
         findings.add(OK, "keypoints", f"{visible.sum():,} labelled, all inside their image")
 
@@ -208,15 +208,22 @@ def check_taken(findings: Findings, source: Annotations, name: str, off_centre: 
         findings.add(OK, "taken", says)
 
 
+def why_no_precision(source: Annotations) -> str:
+    """Why AP is -1 for whatever is found; empty if it is not."""
+    reasons = not_counted(source)
+    if not np.logical_or.reduce(list(reasons.values())).all():
+        return ""
+    why = f" ({count_reasons(reasons)})" if len(source.table) else ""
+    return f"AP is -1, whatever is found: none of {many(len(source.table), 'person')} counts{why}"
+
+
 def check_precision(findings: Findings, source: Annotations) -> None:
     """Why AP would be -1, or cannot be 1, however good the model is."""
-    reasons = not_counted(source)
-    counted = ~np.logical_or.reduce(list(reasons.values()))
-    count = int(counted.sum())
-    if not count:
-        why = f" ({count_reasons(reasons)})" if len(source.table) else ""
-        findings.add(ERROR, "AP", f"AP is -1, whatever is found: none of {len(source.table):,} counts{why}")
+    if says := why_no_precision(source):
+        findings.add(ERROR, "AP", says)
         return
+    counted = ~np.logical_or.reduce(list(not_counted(source).values()))
+    count = int(counted.sum())
     medium, large = (int((counted & _of_area(source, limits)).sum()) for limits in (MEDIUM, LARGE))
     says = f"{many(count, 'person')} count, {medium:,} of medium size (32² to 96² pixels) and {large:,} large"
     empty = " and ".join(name for name, number in (("AP (M)", medium), ("AP (L)", large)) if not number)
