@@ -196,7 +196,7 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
         return
     zoom = math.ceil(3 / line)
     patch = canvas[first[1] : last[1], first[0] : last[0]]
-    large = patch.repeat(zoom, 0).repeat(zoom, 1)
+    large = patch if zoom == 1 else cv2.resize(patch, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
 
     def at(point: np.ndarray) -> tuple[int, int]:
         return _fixed_point((point - first + 0.5) * zoom - 0.5)
@@ -209,7 +209,8 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
             fixed_radius = round((radius + around) * zoom * (1 << SUBPIXEL_BITS))
             paint = OUTLINE if around else colour
             cv2.circle(large, at(center), fixed_radius, paint, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
-    patch[:] = cv2.resize(large, patch.shape[1::-1], interpolation=cv2.INTER_AREA)
+    if zoom > 1:
+        patch[:] = cv2.resize(large, patch.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
 def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour) -> None:
