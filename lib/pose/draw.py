@@ -198,17 +198,17 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
     patch = canvas[first[1] : last[1], first[0] : last[0]]
     large = patch if zoom == 1 else cv2.resize(patch, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
 
-    def at(point: np.ndarray) -> tuple[int, int]:
-        return _fixed_point((point - first + 0.5) * zoom - 0.5)
-
+    limbs = 2 * len(lines)  # points of lines, before those of dots
+    places = _fixed_points((points - first + 0.5) * zoom - 0.5)
+    starts, ends, centers = (places[part] for part in (slice(0, limbs, 2), slice(1, limbs, 2), slice(limbs, None)))
     for around in (outline, 0):  # first of all, so that none of it lies on a limb
-        for a, b, colour, width in lines:
+        for start, end, (_, _, colour, width) in zip(starts, ends, lines, strict=True):
             thickness = max(1, round((width + 2 * around) * zoom))
-            cv2.line(large, at(a), at(b), OUTLINE if around else colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-        for center, colour, radius in dots:
+            cv2.line(large, start, end, OUTLINE if around else colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        for center, (_, colour, radius) in zip(centers, dots, strict=True):
             fixed_radius = round((radius + around) * zoom * (1 << SUBPIXEL_BITS))
             paint = OUTLINE if around else colour
-            cv2.circle(large, at(center), fixed_radius, paint, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
+            cv2.circle(large, center, fixed_radius, paint, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
     if zoom > 1:
         patch[:] = cv2.resize(large, patch.shape[1::-1], interpolation=cv2.INTER_AREA)
 
@@ -240,14 +240,15 @@ def _text_height(canvas: np.ndarray) -> float:
     return 11 * max(1, _unit(canvas))
 
 
-def _fixed_point(point: np.ndarray) -> tuple[int, int]:
-    x, y = np.rint(np.clip(point, -MAX_COORDINATE, MAX_COORDINATE) * (1 << SUBPIXEL_BITS)).astype(int).tolist()
-    return x, y
+def _fixed_points(points: np.ndarray) -> list[tuple[int, int]]:
+    fixed = np.rint(np.clip(points, -MAX_COORDINATE, MAX_COORDINATE) * (1 << SUBPIXEL_BITS)).astype(int)
+    return [(x, y) for x, y in fixed.tolist()]
 
 
 def _dot(canvas: np.ndarray, center: np.ndarray, colour: Colour, radius: float) -> None:
+    (place,) = _fixed_points(center[None])
     fixed_radius = round(radius * (1 << SUBPIXEL_BITS))
-    cv2.circle(canvas, _fixed_point(center), fixed_radius, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.circle(canvas, place, fixed_radius, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
