@@ -17,7 +17,7 @@ FLOORS = (
     {"evaluation", "explain"},
     {"engine"},
     {"build"},
-    {"predictor"},
+    {"analysis", "predictor"},
     {"cli"},
     {"commands"},
     {"__main__"},
