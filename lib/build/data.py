@@ -38,7 +38,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
     source = cfg.DATASET.SKELETON
     if source:
         skeleton = skeletons.read(Path(source))
-        _check_order(skeleton.names, source, annotations)
+        check_order(skeleton.names, source, annotations)
     else:
         source = str(annotations.path)
         skeleton = skeletons.from_category(annotations.category, source) or skeletons.COCO
@@ -53,7 +53,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
     return skeleton
 
 
-def _check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
+def check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
     """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
 
     Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
