@@ -148,7 +148,7 @@ def _student(freedom: float) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-def tolerance(sigmas: np.ndarray, similarity: float) -> np.ndarray:
+def tolerance(sigmas: Sequence[float] | np.ndarray, similarity: float) -> np.ndarray:
     """How far off (K) a keypoint may be for this similarity, in roots of the area: sigma sqrt(-8 ln similarity)."""
     return np.asarray(sigmas) * math.sqrt(-8 * math.log(similarity))
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "visualize": "draw what the network attends to on one person",
     "attention-stats": "measure attention on a whole set",
     "check-data": "check the data that a configuration names",
+    "calibrate": "fit how sure a keypoint is: confidence and covariance",
     "sigmas": "measure OKS sigmas by repeated annotations",
     "draw": "draw a results file",
     "download": "download released models and ImageNet weights",

@@ -59,7 +59,7 @@ def _styled() -> Any:
 def check_name(path: Path) -> None:
     """Raise UserError if no picture can be written under this name."""
     if path.suffix not in FIGURE_FORMATS:
-        raise UserError(f"{path}: a picture of attention ends in {', '.join(FIGURE_FORMATS)}")
+        raise UserError(f"{path}: a picture ends in {', '.join(FIGURE_FORMATS)}")
 
 
 def save(figure: "Figure", path: str | Path) -> None:

@@ -120,6 +120,25 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     return refined.view(*scores.shape, 2), scores.float()
 
 
+def second_moments(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
+    """(B, K, 2, 2) in heatmap pixels squared: how widely maps (B, K, H, W) spread around keypoints (B, K, 2).
+
+    E[(p - keypoint)(p - keypoint)^T] over places p, with a map's positive part as their density, constant within a
+    pixel: hence 1/12 on the diagonal, which keeps every matrix positive definite. Without a positive value all places
+    count the same. evaluation/calibration.py makes the covariance of an error of it.
+    """
+    density = heatmaps.float().clamp_min(0)
+    density = torch.where((density > 0).any(-1).any(-1)[..., None, None], density, 1)
+    density = density / density.sum((-2, -1), keepdim=True)
+    height, width = heatmaps.shape[-2:]
+    across = torch.arange(width, device=keypoints.device) - keypoints[..., :1]
+    down = torch.arange(height, device=keypoints.device) - keypoints[..., 1:]
+    xx = torch.einsum("bkhw,bkw->bk", density, across**2)
+    yy = torch.einsum("bkhw,bkh->bk", density, down**2)
+    xy = torch.einsum("bkhw,bkw,bkh->bk", density, across, down)
+    return torch.stack([xx + 1 / 12, xy, xy, yy + 1 / 12], -1).unflatten(-1, (2, 2))
+
+
 def decode_without_branches(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """`decode` as one fixed sequence of operations in the maps' own type, for graphs that other runtimes execute.
 
