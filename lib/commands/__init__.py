@@ -18,6 +18,7 @@ COMMANDS = {
     "check-data": "check the data that a configuration names",
     "calibrate": "fit how sure a keypoint is: confidence and covariance",
     "sigmas": "measure OKS sigmas by repeated annotations",
+    "verify-coco": "test the released models against the published table",
     "draw": "draw a results file",
     "download": "download released models and ImageNet weights",
     "convert": "convert weights between .pth and .safetensors",

@@ -82,6 +82,15 @@ RELEASED = {
         "TransPose-H-A6", "tph_a6_256x192", partial(transpose_h, 48, 96, 6), "tp_h_48_256x192_enc6_d96_h192_mh1.pth"),
 }
 # fmt: on
+# Published for COCO val2017 and the boxes of HRNet's detector (human AP 56.4), with the flip test: AP, AP .5, AP .75,
+# AP (M), AP (L), AR, AR .5, AR .75, AR (M), AR (L).
+PUBLISHED = {
+    "tp_r_a3": (0.717, 0.889, 0.788, 0.680, 0.786, 0.771, 0.930, 0.836, 0.727, 0.835),
+    "tp_r_a4": (0.726, 0.891, 0.799, 0.688, 0.798, 0.780, 0.931, 0.845, 0.735, 0.844),
+    "tp_h_s": (0.742, 0.896, 0.808, 0.706, 0.810, 0.795, 0.935, 0.855, 0.752, 0.856),
+    "tp_h_a4": (0.753, 0.900, 0.818, 0.717, 0.821, 0.803, 0.939, 0.861, 0.761, 0.865),
+    "tp_h_a6": (0.758, 0.901, 0.821, 0.719, 0.828, 0.808, 0.939, 0.864, 0.764, 0.872),
+}
 HUB_NAMES = {released.hub_name: name for name, released in RELEASED.items()}
 
 
