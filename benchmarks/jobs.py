@@ -41,6 +41,7 @@ from transpose.predictor.video import Recording
 STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
 PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a processor with AMX
 BATCH = 20
+THREADS = 1  # of PyTorch, in each process
 MB = 1e6
 RATE = 25  # of the video
 LOOKS = 0.1  # seconds between two looks at a process's memory
@@ -78,10 +79,10 @@ class Measured:
 
 def run(command: list[str], until: str = "") -> Measured:
     """Run a command to its end, or until it prints `until`."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1"}
+    own = {"PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(THREADS)}
     with tempfile.TemporaryFile("w+") as said:
         start, peak = time.perf_counter(), 0.0
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT)
         while True:
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
             wall = time.perf_counter() - start
@@ -147,11 +148,12 @@ def feed(root: str, workers: str, samples: str, *overrides: str) -> dict[str, fl
     }
 
 
-def wait_for(milliseconds: float) -> Callable[..., Callable[[Tensor], Tensor]]:
-    """In place of a network: heatmaps with peaks, after a wait."""
+def wait_for(milliseconds: float, seen: list[tuple[float, int]]) -> Callable[..., Callable[[Tensor], Tensor]]:
+    """In place of a network: heatmaps with peaks, after a wait; the time and size of each batch is added to `seen`."""
     maps = gaussians(64, noise=0.003)
 
     def forward(images: Tensor) -> Tensor:
+        seen.append((time.perf_counter(), len(images)))
         time.sleep(len(images) * milliseconds / 1e3)
         return maps[: len(images)]
 
@@ -161,8 +163,8 @@ def wait_for(milliseconds: float) -> Callable[..., Callable[[Tensor], Tensor]]:
 def test_command(root: str, milliseconds: str, *overrides: str) -> dict[str, float]:
     """tools/test.py on detected boxes, the network replaced by a wait; without milliseconds the predictions are made
     up, so that what is left is reading, OKS-NMS, the results file and AP."""
-    folder, seconds = Path(root), dict[str, float]()
-    Backend.__call__ = wait_for(float(milliseconds or 0))  # type: ignore[method-assign]
+    folder, seconds, seen = Path(root), dict[str, float](), list[tuple[float, int]]()
+    Backend.__call__ = wait_for(float(milliseconds or 0), seen)  # type: ignore[method-assign]
     if not milliseconds:
 
         def made_up(self: CocoEvaluation, *_: Any) -> Any:
@@ -178,6 +180,9 @@ def test_command(root: str, milliseconds: str, *overrides: str) -> dict[str, flo
     options = ["TEST.USE_GT_BBOX", "False", "TEST.FLIP_TEST", "False", "TEST.MODEL_FILE", str(folder / "weights.pth")]
     sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", str(folder / "boxes.json"), *overrides]
     test.main(["--cfg", str(RECIPES["tp_r_a4"]), "--modelDir", str(folder / "output"), *options, *sets])
+    if seen:  # without the start of the loading processes, which does not grow with the boxes
+        (first, _), (last, _) = seen[0], seen[-1]
+        seconds["a crop, ms"] = 1e3 * (last - first) / sum(count for _, count in seen[:-1])
     return seconds
 
 
@@ -257,13 +262,12 @@ def testing(root: Path, size: Size, weights: Path) -> str:
     for wait in PASSES:
         found = run(part("test", few, wait))
         rows.append(row(f"forward pass of {wait} ms a crop", found, count=f"{boxes:,} boxes"))
-        each = found.parts["predict, s"] / boxes
-        seconds = rest.wall + each * all_boxes
+        seconds = rest.wall + found.parts["a crop, ms"] / 1e3 * all_boxes
         whole.append(
-            f"{wait} ms: {1e3 * each:.2f} ms a crop in all, so {seconds:,.0f} s for {all_boxes:,} boxes, of which the "
-            f"network takes {wait * all_boxes / 1e3:,.0f} s"
+            f"{seconds:,.0f} s with {wait} ms a crop, of which the network takes {wait * all_boxes / 1e3:,.0f} s"
         )
-    return f"{table('tools/test.py, no flip test', rows)}\n\nComputed from these: {'; '.join(whole)}."
+    computed = f"Computed from these for {all_boxes:,} boxes: {'; '.join(whole)}."
+    return f"{table('tools/test.py, no flip test', rows)}\n\n{computed}"
 
 
 def save_weights(folder: Path) -> None:
@@ -375,7 +379,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scale.make(Path(folder), size.fraction)
         for job in arguments.job:
-            text = f"{report.surroundings()}\n\n{JOBS[job](Path(folder), size, arguments.weights)}"
+            text = f"{report.surroundings(THREADS)}\n\n{JOBS[job](Path(folder), size, arguments.weights)}"
             print(f"{text}\n", flush=True)
             if arguments.write:
                 report.write_section(f"jobs-{job}", text)

@@ -122,7 +122,7 @@ class ToKeypoints(nn.Module):
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         images = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         maps = heatmaps_of(self.heatmaps, images, self.flip_order)
-        keypoints, scores = heatmap.decode_without_branches(maps.double(), self.rows, self.columns)
+        keypoints, scores = heatmap.decode_blurred_by(maps, self.rows, self.columns)
         return (keypoints * self.stride + self.offset).float(), scores
 
 

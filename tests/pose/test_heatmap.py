@@ -132,22 +132,6 @@ def test_decoding_keeps_batch_and_joints_apart():
     assert torch.allclose(keypoints.view(4, 2), alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", [5, 11])
-def test_the_first_maps_first_corner_and_the_last_ones_last_take_no_other_way(kernel, monkeypatch):
-    near = [(x + 0.3, y + 0.2) for x in range(2, 7) for y in range(2, 7)]
-    for x, y in near:
-        first, last = encoded(x, y)[0], encoded(WIDTH - 1 - x, HEIGHT - 1 - y)[0]
-        maps = torch.cat([first, encoded(20.2, 30.4)[0], last], 1)
-        rows, columns = (heatmap.blur_matrix(kernel, length, maps.device) for length in (HEIGHT, WIDTH))
-        wanted, _ = heatmap.decode_without_branches(maps.double(), rows, columns)
-        with monkeypatch.context() as patch:
-            patch.setattr(heatmap, "_rescaled_around", None)  # the exact route would hide a fault
-            found, _ = heatmap.decode(maps, kernel)
-            alone = [heatmap.decode(m, kernel)[0][0, 0] for m in (first, last)]
-        np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5)
-        np.testing.assert_allclose(torch.stack(alone).numpy(), wanted[0, [0, 2]].numpy(), atol=1e-5)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("kernel", [3, 11])
 def test_a_gpu_decodes_as_the_processor_does(kernel):

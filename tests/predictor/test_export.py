@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import ROOT, golden
+from helpers.goldens import ROOT
 from helpers.networks import SMALL, images, small_h, small_r
 from torch import nn
 
-from benchmarks import data_stages
 from transpose.build.evaluation import build_sample_evaluation
 from transpose.build.model import TrainedModel, read_trained_model
 from transpose.commands import export as command
@@ -23,7 +22,7 @@ from transpose.errors import UserError, missing
 from transpose.evaluation.evaluate import CocoEvaluation
 from transpose.models.encoder import EncoderConfig
 from transpose.models.transpose import TransPoseR
-from transpose.pose import geometry, heatmap
+from transpose.pose import geometry
 from transpose.pose.skeleton import COCO
 from transpose.predictor import export
 
@@ -70,27 +69,6 @@ class Peaked(TransPoseR):
 def trained() -> TrainedModel:
     torch.manual_seed(0)
     return TrainedModel(Peaked().eval(), COCO, Path("small.pth"), TestOptions(blur_kernel=5))
-
-
-# Decoding without branches
-
-
-@pytest.mark.parametrize("kernel", [3, 5, 11])
-def test_decoding_in_a_graph_is_decoding(kernel):
-    """Of Gaussians with noise, and of maps that are flat, negative, tied, or peak at a border."""
-    for maps in (data_stages.gaussians(4, noise=0.003), data_stages.edge_maps()):
-        rows, columns = (heatmap.blur_matrix(kernel, length, CPU) for length in maps.shape[-2:])
-        wanted, found = heatmap.decode(maps, kernel), heatmap.decode_without_branches(maps.double(), rows, columns)
-        np.testing.assert_allclose(found[0].numpy(), wanted[0].numpy(), rtol=1e-6, atol=2e-4)
-        assert torch.equal(found[1], wanted[1])
-
-
-def test_decoding_in_a_graph_finds_the_originals_keypoints():
-    wanted = golden("decode")
-    maps = torch.from_numpy(golden("decode")["heatmaps"]).float()[:, None]
-    rows, columns = (heatmap.blur_matrix(11, length, CPU) for length in maps.shape[-2:])
-    found, _ = heatmap.decode_without_branches(maps.double(), rows, columns)
-    np.testing.assert_allclose(found[:, 0].numpy(), wanted["keypoints_heatmap_k11"], rtol=0, atol=1e-3)
 
 
 # Files
