@@ -197,8 +197,7 @@ def describe(root: Path, samples: int) -> str:
         memory = f"{found['resident_mb']:.0f} MB, {found['before_mb']:.0f} of them before"
         rows.append([label, f"{found['seconds']:.2f} s", memory, f"{found['arrays_mb']:.1f} MB"])
 
-    first("training set, first start", measure("train", root))
-    first("training set, from the index", measure("train", root))
+    first("training set", measure("train", root))
     first("test set, detector's boxes", measure("test", root))
     workers = measure("workers", root, "--samples", str(samples))
     stage = measure("evaluation", root)
