@@ -8,6 +8,7 @@ import base64
 import html
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,11 +64,14 @@ STYLE = """
 #table table { width: 100%; font-size: 12px; line-height: 1; border-collapse: collapse }
 #table td, #table th { padding: 3px 6px; text-align: right; border: 0 } #table tr :first-child { text-align: left }
 #table tbody tr { cursor: pointer } #table tr.asked { background: var(--color-accent-soft) }
-.toast-wrap > :not(:last-child) { display: none !important }
+#notice { position: fixed; z-index: 9; top: 6px; right: 20px; max-width: 60% }
+#notice p { margin: 0; padding: 6px 12px; border-radius: 6px; background: #fde68a; color: #181818;
+  animation: gone 1s 10s forwards }
+@keyframes gone { to { opacity: 0; visibility: hidden } }
 footer, [data-testid=status-tracker] { display: none !important }
 @media (max-width: 800px) {
   #columns { flex-direction: column; flex-wrap: nowrap } #columns > * { width: 100%; min-width: 0 !important }
-  #looks { order: 1 } #person { order: 2 }
+  #looks { order: 1 } #person { order: 2 } #notice { top: auto; bottom: 6px; left: 6px; right: 6px; max-width: none }
 }
 @media (min-width: 801px) { #columns { flex-wrap: nowrap } #columns > * { min-width: 0 !important } }
 """
@@ -101,6 +105,10 @@ element.addEventListener('pointerdown', down => {
   document.addEventListener('pointermove', move);
   for (const name of ['pointerup', 'pointercancel']) document.addEventListener(name, end);
 });
+"""
+# A sentence fades; the next one in its place is to be seen as long.
+NOTICING = """
+watch('value', () => element.getAnimations({subtree: true}).forEach(one => { one.cancel(); one.play(); }));
 """
 # One of several, by its number.
 CHOOSING = """
@@ -155,6 +163,7 @@ class Page:
         with gr.Blocks(title="TransPose", analytics_enabled=False, fill_width=True) as self.blocks:
             self.scene = gr.State(time_to_live=FORGOTTEN_AFTER)
             self.shown = gr.Textbox(OPENING, visible=False)
+            add(gr.HTML, "notice", js_on_load=NOTICING)
             gr.Markdown(f"# What TransPose looks at\n{html.escape(title)}", elem_id="title")
             with gr.Row(elem_id="columns"):
                 with gr.Column(scale=5):
@@ -251,8 +260,8 @@ class Page:
         return _there(scene)
 
     def _answering(self, function: Callable) -> Callable:
-        """An event's function: the page after it. A visitor's mistake becomes a sentence, and all parts that were
-        touched go back to what the pictures show."""
+        """An event's function: the page after it. A visitor's mistake becomes a sentence, in place of an earlier one,
+        and all parts that were touched go back to what the pictures show."""
 
         def answer(event: gr.EventData, scene: Scene | None, shown: str, mode: str, share: float, *given: Any) -> dict:
             before = self.opening if scene is None and shown == OPENING else scene
@@ -260,13 +269,13 @@ class Page:
                 after = function(before, event, *given)
                 (share,) = _numbers({"share": share}, "share")
                 after = replace(after, mode=mode, share=min(share, 95) / 100)
-                parts = self._parts(after, before)
+                parts = self._parts(after, before) | {"notice": ""}
             except UserError as error:
-                gr.Warning(html.escape(str(error)), duration=8)
                 after, parts = before, self._controls(before) if before else {}
-            if after is None:
-                return gr.skip()
-            return {self.scene: after, self.shown: OWN} | {self.parts[name]: value for name, value in parts.items()}
+                # Numbered, or a sentence that is said again would not be seen again.
+                parts["notice"] = f"<p role=alert data-number={time.monotonic_ns()}>{html.escape(str(error))}</p>"
+            state = {self.scene: after, self.shown: OWN} if after else {}
+            return state | {self.parts[name]: value for name, value in parts.items()}
 
         return answer
 

@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -209,13 +210,12 @@ def page(ask) -> Iterator:
 class Visitor:
     """Answers events as Gradio does: what the page shows, by the names of its parts."""
 
-    def __init__(self, page, monkeypatch):
+    def __init__(self, page):
         from transpose.predictor import web
 
         self.page, self.scene, self.state = page, None, web.OPENING
         self.shown: dict[str, Any] = {"mode": "dependency", "share": 0}
         self.said: list[str] = []
-        monkeypatch.setattr(web.gr, "Warning", lambda message, **how: self.said.append(message))
         self.names = {part: name for name, part in page.parts.items()}
 
     def do(self, name: str, data: dict | None = None, *given: Any, **settings: Any) -> dict[str, Any]:
@@ -227,12 +227,14 @@ class Visitor:
         self.state = answer.pop(self.page.shown, self.state)
         changed = {self.names[part]: value for part, value in answer.items() if part in self.names}
         self.shown |= changed
+        if notice := changed.pop("notice"):
+            self.said += re.findall("<p role=alert data-number=[0-9]+>(.*)</p>", notice)
         return changed
 
 
 @pytest.fixture
-def visitor(page, monkeypatch) -> Visitor:
-    return Visitor(page, monkeypatch)
+def visitor(page) -> Visitor:
+    return Visitor(page)
 
 
 def place(x0: float, y0: float, x1: float | None = None, y1: float | None = None) -> dict[str, float]:

@@ -166,7 +166,7 @@ def screenshot(page: Page, name: str) -> None:
 
 
 def told(page: Page, sentence: str) -> None:
-    expect(page.locator(".toast-body").filter(has_text=re.compile(sentence)).first).to_be_visible(timeout=WAIT)
+    expect(page.locator("#notice p").filter(has_text=re.compile(sentence))).to_be_visible(timeout=WAIT)
 
 
 PARTS = ("picture", "hint", "boxes", "typed", "crop", "table", "maps", "asked", "mode", "share")
@@ -276,14 +276,14 @@ def test_other_mistakes_are_sentences_and_the_buttons_stay_with_the_picture(page
         told(page, sentence)
         expect(page.locator("#typed").get_by_role("textbox")).not_to_have_value(typed)
         assert sources(page, "maps") == before
-    assert page.locator(".toast-body:visible").count() == 1  # they do not stack
+    expect(page.locator("#notice p")).to_have_count(1)  # they do not stack
     screenshot(page, "sentence")
     click(page, "crop", 0.5, 0.5)
     expect(page.locator("#asked")).to_contain_text("the point", timeout=WAIT)
     choose(page, "mode", "gradient")
     told(page, "gradient explains a keypoint's heatmap")
     expect(page.locator("#mode").get_by_label("dependency")).to_be_checked(timeout=WAIT)
-    expect(page.locator(".toast-body:visible")).to_have_count(0, timeout=20_000)  # and they go away
+    expect(page.locator("#notice p")).to_be_hidden(timeout=20_000)  # and they go away
 
 
 def test_no_file_is_served_and_no_other_visitor_sees_an_image(page, address, browser):
