@@ -38,11 +38,11 @@ THUMBNAIL = 120, 80
 OPENING, OWN = "opening", "own"  # what the page shows: the same to all who come, or what is in the visitor's session
 FONTS = ["system-ui", "sans-serif"]  # the visitor's own: Gradio's come from a font service
 HINTS = {
-    ANNOTATED: "Click a person to look into the network on it, or drag a box around another.",
-    DETECTOR: "Click a person to look into the network on it, or drag a box around another.",
-    WHOLE: "The whole image is taken for one person; drag a box around a person to say better.",
-    DRAWN: "Drag another box around a person, or type its numbers.",
-    None: "Drag a box around a person.",
+    ANNOTATED: "Click in a box that was found to look into the network there, or drag another box.",
+    DETECTOR: "Click in a box that was found to look into the network there, or drag another box.",
+    WHOLE: "The whole image is taken as the box; drag a smaller one.",
+    DRAWN: "Drag another box, or type its numbers.",
+    None: "Drag a box.",
 }
 STYLE = """
 .gradio-container .fillable { max-width: 1440px !important; padding: 8px 20px !important }
@@ -174,7 +174,7 @@ class Page:
                     chosen = gr.HTML(strip, js_on_load=CHOOSING, elem_id="samples", visible=bool(samples))
                     start = self.opening.boxes if self.opening else None
                     choices = _choices(self.opening)
-                    boxes = add(gr.Radio, "boxes", choices=choices, value=start, label="Boxes of the persons")
+                    boxes = add(gr.Radio, "boxes", choices=choices, value=start, label="Boxes")
                     picture = add(gr.HTML, "picture", js_on_load=POINTING.replace("DRAGS", "true"))
                     add(gr.Markdown, "hint")
                 with gr.Column(scale=3, elem_id="person"):
@@ -186,7 +186,7 @@ class Page:
                     mode = add(gr.Radio, "mode", choices=list(MODES), value="dependency", label="Map")
                     below = "Leave out weights below this share of a map's largest (%)"
                     share = add(gr.Slider, "share", minimum=0, maximum=95, step=1, value=0, label=below)
-                    typed = add(gr.Textbox, "typed", label="This person's box: X,Y,W,H and Enter", max_lines=1)
+                    typed = add(gr.Textbox, "typed", label="Box: X,Y,W,H and Enter", max_lines=1)
             for event, given, function in (
                 (upload.upload, [], self.on_upload),
                 (chosen.select, [], self.on_sample),

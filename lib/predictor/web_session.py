@@ -29,6 +29,7 @@ MAX_PERSONS = 30
 SHOWN = 900, 640  # pixels at most, of the image's picture
 MAP_HEIGHT = 360  # pixels, of each layer's
 MIN_SIDE = 4  # pixels, of a drawn box
+CHOSEN = (66, 228, 240)  # yellow, BGR
 ANNOTATED, DETECTOR, WHOLE, DRAWN = BOXES = ("annotated", "detector", "whole image", "drawn")
 
 
@@ -53,14 +54,16 @@ class Scene:
     share: float = 0.0
 
     def picture(self) -> np.ndarray:
-        """The image with skeletons and the chosen person's box, (h, w, 3) uint8 BGR, in the size of the page."""
+        """The image with skeletons and boxes, the chosen person's in `CHOSEN`, (h, w, 3) uint8 BGR, in the size of the
+        page."""
         shown, to_shown = draw.fit(self.pixels, SHOWN)
         if self.result is not None and len(self.result):
-            keypoints = geometry.apply(to_shown, self.result.keypoints)
-            shown = draw.persons(shown, keypoints, self.result.scores, self.result.skeleton)
-            x, y, w, h = self.result.boxes[self.person]
-            corners = geometry.apply(to_shown, np.array([[x - 0.5, y - 0.5], [x + w - 0.5, y + h - 0.5]]))
-            shown = draw.box(shown, np.concatenate([corners[0] + 0.5, corners[1] - corners[0]]))
+            result, keypoints = self.result, geometry.apply(to_shown, self.result.keypoints)
+            first = geometry.apply(to_shown, result.boxes[:, :2] - 0.5)
+            last = geometry.apply(to_shown, result.boxes[:, :2] + result.boxes[:, 2:] - 0.5)
+            boxes, options = np.concatenate([first + 0.5, last - first], 1), draw.DrawOptions(parts=("boxes",))
+            shown = draw.persons(shown, keypoints, result.scores, result.skeleton, options, boxes=boxes)
+            shown = draw.box(shown, boxes[self.person], CHOSEN)
         return shown
 
     def crop(self) -> np.ndarray:
@@ -108,7 +111,7 @@ class Scene:
 
     def _explained(self) -> Explanation:
         if self.explanation is None:
-            raise UserError("no person was chosen yet; choose first where the boxes come from")
+            raise UserError("there is no box yet; drag one")
         return self.explanation
 
     def table(self) -> list[list[Any]]:
@@ -122,18 +125,18 @@ class Scene:
     def person_at(self, x: float, y: float) -> int:
         """Whose box a place of the image lies in, the smallest of several. Raises UserError if in nobody's."""
         if self.result is None:
-            raise UserError("this image has no persons yet; drag a box around one")
+            raise UserError("this image has no boxes yet; drag one")
         corners, sides = self.result.boxes[:, :2], self.result.boxes[:, 2:]
         inside = ((corners <= (x, y)) & ((x, y) < corners + sides)).all(1)
         if not inside.any():
-            raise UserError("there is no person's box at this place; drag a box around a person")
+            raise UserError("there is no box at this place; drag one")
         return int(np.where(inside, sides.prod(1), np.inf).argmin())
 
     def box_between(self, x0: float, y0: float, x1: float, y1: float) -> list[int]:
         """The box from one corner to the other, in pixels of the image. Raises UserError if it is too small for one."""
         (left, right), (top, bottom) = sorted((int(x0), int(x1))), sorted((int(y0), int(y1)))
         if min(right - left, bottom - top) < MIN_SIDE:
-            raise UserError("this box is too small; drag from one corner of the person to the opposite one")
+            raise UserError("this box is too small; drag from one corner to the opposite one")
         return [left, top, right - left + 1, bottom - top + 1]
 
     def typed(self) -> str:
@@ -190,8 +193,7 @@ def detector_on_demand(device: str | None = None) -> Detect:
         except UserError as error:
             logger.warning("the detector: %s", error)
             raise UserError(
-                "there is no detector here, as its weights could not be loaded; drag a box around a person, or take "
-                "the whole image"
+                "no detector can be used here (the server's log says why); drag a box, or take the whole image"
             ) from None
         return detector(image)
 
@@ -214,9 +216,7 @@ class WebSession:
         result = self.predictor(scene.pixels, boxes, color="BGR")
         assert isinstance(result, PoseResult)
         if not len(result):
-            raise UserError(
-                "the detector finds no person in this image; drag a box around one, or take the whole image"
-            )
+            raise UserError("the detector finds nothing in this image; drag a box, or take the whole image")
         return self.choose(replace(scene, result=result, boxes=chosen, why=""), 0)
 
     def open(self, scene: Scene) -> Scene:

@@ -91,7 +91,7 @@ def test_a_click_chooses_the_smallest_box_that_it_lies_in(ask):
     assert [scene.person_at(*place) for place in ((10, 10), (50, 60), (149, 149), (150, 149), (350, 250))] == [
         *(0, 1, 1, 0, 2)
     ]
-    with pytest.raises(UserError, match="there is no person's box at this place"):
+    with pytest.raises(UserError, match="there is no box at this place"):
         scene.person_at(450, 10)
 
 
@@ -131,11 +131,11 @@ def test_boxes_that_cannot_be_are_told_without_a_number_of_the_image(ask, boxes,
 def test_where_the_detector_finds_nobody_the_whole_image_is_taken_and_it_is_said(run):
     blind = WebSession(Predictor.from_pretrained(run, device="cpu", detector=lambda image: ([], [])))
     scene = web_session.uploaded(CONTENT)
-    with pytest.raises(UserError, match="the detector finds no person in this image; drag a box"):
+    with pytest.raises(UserError, match="the detector finds nothing in this image; drag a box"):
         blind.find(scene, "detector")
     opened = blind.open(scene)
     assert (opened.boxes, opened.typed()) == ("whole image", "0,0,500,332")
-    assert opened.why == "The detector finds no person in this image"
+    assert opened.why == "The detector finds nothing in this image"
 
 
 def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, monkeypatch, caplog):
@@ -146,7 +146,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
     monkeypatch.setattr(detector, "FOLDER", "nowhere")
     monkeypatch.setenv("TRANSPOSE_HOME", "models/nowhere")
     offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
-    with pytest.raises(UserError, match="there is no detector here") as caught:
+    with pytest.raises(UserError, match="no detector can be used here") as caught:
         offline.find(web_session.uploaded(CONTENT), "detector")
     assert "/" not in str(caught.value)
     assert "models/nowhere" in caplog.text
