@@ -39,6 +39,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
     if source:
         skeleton = skeletons.read(Path(source))
         check_order(skeleton.names, source, annotations)
+        skeleton = skeletons.of_category(skeleton, str(annotations.category.get("name", skeleton.category)))
     else:
         source = str(annotations.path)
         skeleton = skeletons.from_category(annotations.category, source) or skeletons.COCO
@@ -233,12 +234,13 @@ def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
     )
     if not plan.steps:
         raise UserError(
-            f"{data.TRAIN_SET} holds {len(crops)} persons, fewer than the {len(cfg.GPUS)} GPUs each step is shared by"
+            f"{data.TRAIN_SET} holds {len(crops)} {skeleton.noun}s, fewer than the {len(cfg.GPUS)} GPUs that share "
+            "each step"
         )
     batch = f"{plan.micro_batch * plan.micro_batches} = {plan.micro_batches} GPUS x {plan.micro_batch}"
     if distributed.world() < plan.micro_batches:
         batch += f", accumulated over {plan.micro_batches_here} micro-batches in each of {plan.world} process(es)"
-    logger.info("%s: %d persons, effective batch %s", data.TRAIN_SET, len(crops), batch)
+    logger.info("%s: %d %ss, effective batch %s", data.TRAIN_SET, len(crops), skeleton.noun, batch)
     return build_loader(cfg, crops, plan, persistent=True), plan
 
 

@@ -185,6 +185,8 @@ def _as_tested(cfg: CfgNode, network: TransPose, path: Path) -> TrainedModel:
     beside = path.parent / SKELETON_FILE
     named = beside if beside.exists() else Path(cfg.DATASET.SKELETON) if cfg.DATASET.SKELETON else None
     skeleton = skeletons.read(named) if named else skeletons.COCO
+    if cfg.DATASET.CATEGORY:
+        skeleton = skeletons.of_category(skeleton, cfg.DATASET.CATEGORY)
     if skeleton.num_joints != cfg.MODEL.NUM_JOINTS:
         raise UserError(
             f"{path}: the network finds {cfg.MODEL.NUM_JOINTS} keypoints, but the skeleton of {named or 'COCO'} has "

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,23 @@ SUMS = "sums"  # of the data's files, beside the configuration in a training sta
 
 
 def _run_place(cfg: CfgNode) -> Path:
-    """<dataset>/<model name>, under which a run's folders lie."""
-    hybrid = cfg.DATASET.HYBRID_JOINTS_TYPE
-    return Path(f"{cfg.DATASET.DATASET}_{hybrid}" if hybrid else cfg.DATASET.DATASET) / cfg.MODEL.NAME
+    """<dataset>/<model name>, under which a run's folders lie; of another category than person its name."""
+    hybrid, category = cfg.DATASET.HYBRID_JOINTS_TYPE, cfg.DATASET.CATEGORY
+    place = cfg.DATASET.DATASET
+    if category not in ("", Skeleton.category):
+        place = re.sub(r"\W+", "_", category)
+    return Path(f"{place}_{hybrid}" if hybrid else place) / cfg.MODEL.NAME
 
 
 def run_folder(cfg: CfgNode, name: str) -> Path:
-    """output/<dataset>/<model name>/<name>, made if need be. Raises UserError if it cannot be written."""
+    """output/<dataset or category>/<model name>/<name>, made if need be. Raises UserError if it cannot be written."""
     folder = Path(cfg.OUTPUT_DIR) / _run_place(cfg) / name
     make_writable(folder, "--modelDir")
     return folder
 
 
 def log_folder(cfg: CfgNode, name: str, stamp: str) -> Path:
-    """log/<dataset>/<model name>/<name>_<time>"""
+    """log/<dataset or category>/<model name>/<name>_<time>"""
     return Path(cfg.LOG_DIR) / _run_place(cfg) / f"{name}_{stamp}"
 
 

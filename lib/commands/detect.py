@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError
+from .predict import DETECTORS
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Find the persons in images: COCO detections, one box a person.")
+    parser = argparse.ArgumentParser(
+        description="Find the persons in images, or the objects of another class: COCO detections."
+    )
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='image, folder or pattern ("photos/**/*.jpg")')
     add("--out", type=Path, required=True, metavar="FILE", help="detections to write, JSON")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", default="fasterrcnn", metavar="NAME", help="fasterrcnn or retinanet (%(default)s)")
-    add("--weights", type=Path, metavar="FILE", help="its weights; else torchvision's, downloaded on first use")
-    add("--score", type=float, default=0.05, metavar="S", help="leave out boxes with a lower score (%(default)s)")
+    add("--detector", default=DETECTORS[0], choices=DETECTORS[:-1], help="(%(default)s)")
+    add("--detector-class", default="person", metavar="NAME", help="class of COCO that it looks for (%(default)s)")
+    add("--weights", type=Path, metavar="FILE", help="its weights; else the published ones, downloaded on first use")
+    add("--score", type=float, default=0.01, metavar="S", help="leave out boxes with a lower score (%(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: tools/test.py does not")
@@ -53,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
     usable_device(given.device)
     detector = Detector(
-        given.detector, given.weights, threshold=given.score, batch_size=given.batch, device=given.device
+        given.detector,
+        given.weights,
+        category=given.detector_class,
+        threshold=given.score,
+        batch_size=given.batch,
+        device=given.device,
     )
 
     failures = cli.Failures()

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out or arguments.results.with_suffix(".png")
     content = draw.encode(sheet, out)
     write_atomically(out, lambda file: file.write(content))
-    log.logger.info("%s: %d person(s) on %d of %d images", out, count, done, len(images.ids))
+    log.logger.info("%s: %d %s(s) on %d of %d images", out, count, skeleton.noun, done, len(images.ids))
     failures.end(done)
 
 
@@ -108,7 +108,7 @@ def read_persons(
         )
     best = scores[listed].max()
     if best < min_score:
-        raise UserError(f"{path}: no person is scored {min_score:g} or more, the best has {best:.3g}; lower --score")
+        raise UserError(f"{path}: nothing is scored {min_score:g} or more, the best has {best:.3g}; lower --score")
     keypoints = results["keypoints"].reshape(-1, num_joints, 3)
     taken = {image_id: (image == image_id) & (scores >= min_score) for image_id in image_ids}
     return {image_id: (keypoints[own], scores[own]) for image_id, own in taken.items()}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OF_IMAGES = {"image": ".jpg", "json": ".json"}  # a file each
 OF_ALL_IMAGES = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.json"]}
 OF_VIDEOS = {"video": ".mp4", "json": ".jsonl", "csv": ".csv"}
-DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
+DETECTORS = ("yolox_nano", "yolox_tiny", "yolox_s", "fasterrcnn", "retinanet", "whole-image")
 FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 
 
@@ -44,8 +44,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = boxes.add_argument
     add("--boxes", type=Path, metavar="FILE", help="COCO detection JSON (tools/detect.py), in place of a detector")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="whole-image: one person each (%(default)s)")
-    add("--box-score", type=float, default=0.5, metavar="S", help="leave out boxes with a lower score (%(default)s)")
+    add("--detector", choices=DETECTORS, help=f"whole-image: one person in each ({DETECTORS[0]})")
+    add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
+    add("--box-score", type=float, metavar="S", help="leave out boxes with a lower score (0.3 with a YOLOX, else 0.5)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: COCO's annotations do not")
@@ -78,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.boxes and not listed and inputs.list_beside(given.boxes).exists():
         listed = inputs.list_beside(given.boxes)
     numbers = inputs.numbering(sources, listed)
-    boxes = inputs.read_boxes(given.boxes, numbers, given.box_score) if given.boxes else []
+    boxes = (
+        inputs.read_boxes(given.boxes, numbers, 0.5 if given.box_score is None else given.box_score)
+        if given.boxes
+        else []
+    )
     failures, videos = cli.Failures(), {}
     for source, name in plan.videos.items():
         with failures.passing_over():
@@ -151,7 +156,7 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..models.backends import usable_device
-    from ..predictor.detector import Detector, whole_image
+    from ..predictor.detector import detector_for
     from ..predictor.predictor import Predictor, trained_network
 
     usable_device(given.device)
@@ -168,10 +173,9 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         most_persons=given.most_persons,
         max_pixels=given.max_pixels,
     )
-    if given.detector == "whole-image":
-        predictor.detector = whole_image
-    elif not given.boxes:
-        predictor.detector = Detector(given.detector, threshold=given.box_score, device=given.device)
+    if not given.boxes:
+        wanted = given.detector, given.detector_class, given.box_score
+        predictor.detector = detector_for(predictor.skeleton.category, *wanted, device=given.device)
     return predictor
 
 

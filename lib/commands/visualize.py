@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError, needs
+from .predict import DETECTORS
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
     from ..predictor.predictor import Predictor
 
 MODES = ("dependency", "affect", "rollout", "gradient")
-DETECTORS = ("fasterrcnn", "retinanet", "whole-image")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -30,7 +30,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--image", required=True, type=Path, metavar="FILE", help="image")
     add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
-    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="what finds the person (%(default)s)")
+    add("--detector", choices=DETECTORS, help=f"what finds the person ({DETECTORS[0]})")
+    add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn the image as EXIF says: COCO's boxes do not")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
@@ -154,7 +155,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..build.model import read_tested_model
     from ..build.run import run_folder
     from ..models.backends import usable_device
-    from ..predictor.detector import Detector, whole_image
+    from ..predictor.detector import detector_for
     from ..predictor.predictor import Predictor, trained_network
     from ..runtime import log
 
@@ -166,10 +167,9 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         cfg = cli.configuration(given)
         trained = read_tested_model(cfg, run_folder(cfg, Path(given.cfg).stem))
     predictor = Predictor(trained, device=given.device, max_pixels=given.max_pixels)
-    if given.detector == "whole-image":
-        predictor.detector = whole_image
-    elif not given.box:  # last, as it may have to be downloaded
-        predictor.detector = Detector(given.detector, device=given.device)
+    if not given.box:  # last, as it may have to be downloaded
+        wanted = given.detector, given.detector_class
+        predictor.detector = detector_for(predictor.skeleton.category, *wanted, device=given.device)
     return predictor
 
 

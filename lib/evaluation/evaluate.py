@@ -163,10 +163,10 @@ class CocoEvaluation(Evaluation):
         return self.crops.skeleton.sigmas
 
     def describe(self) -> str:
-        persons, images = len(self.crops), len(np.unique(self.crops.instances.image))
+        count, images = len(self.crops), len(np.unique(self.crops.instances.image))
         return (
-            f"{self.name}: {persons} persons in {images} of {len(self.annotations.images.ids)} images; "
-            f"boxes: {self.boxes}; {self.how_predicted()}; "
+            f"{self.name}: {count} {self.crops.skeleton.noun}s in {images} of {len(self.annotations.images.ids)} "
+            f"images; boxes: {self.boxes}; {self.how_predicted()}; "
             f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
             f"joint scores > {self.options.score_threshold:g}"
         )

@@ -32,6 +32,7 @@ class Skeleton:
 
     `pairs` are exchanged by a horizontal flip, `limbs` are drawn, `upper_body` and `lower_body` serve the
     half-body augmentation, `sigmas` (K) are the falloffs of OKS, `joint_weights` (K) weigh the loss on request.
+    `category` is what has these keypoints, as COCO's categories are named.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,12 @@ class Skeleton:
     lower_body: tuple[int, ...]
     sigmas: tuple[float, ...]
     joint_weights: tuple[float, ...]
+    category: str = "person"
+
+    @property
+    def noun(self) -> str:
+        """What one of them is called in results and messages."""
+        return "person" if self.category == "person" else "instance"
 
     @property
     def num_joints(self) -> int:
@@ -93,7 +100,7 @@ COCO = Skeleton(
 
 def read(path: Path) -> Skeleton:
     """The skeleton of a yaml: `names`, and by these names `pairs`, `limbs`, `upper_body`, `lower_body`; `sigmas` and
-    `joint_weights` as lists in the order of the names. All but `names` may be missing.
+    `joint_weights` as lists in the order of the names; `category`. All but `names` may be missing.
 
     Raises UserError that names the file and the entry.
     """
@@ -125,7 +132,13 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
     for limb in limbs:
         if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
             raise UserError(f"{where}: limb {shown(limb)} of `skeleton` must be two numbers from 1 to {len(names)}")
-    return from_mapping({"names": names, "limbs": [[names[end - 1] for end in limb] for limb in limbs]}, where)
+    limbs = [[names[end - 1] for end in limb] for limb in limbs]
+    return of_category(from_mapping({"names": names, "limbs": limbs}, where), str(category.get("name", "person")))
+
+
+def of_category(skeleton: Skeleton, name: str) -> Skeleton:
+    """The skeleton as that of a category of this name; COCO's keypoints stay a person's, whatever it is called."""
+    return skeleton if skeleton.names == COCO.names else dataclasses.replace(skeleton, category=name)
 
 
 def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
@@ -186,6 +199,9 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
                 raise UserError(f"{where}: `{key}` of {shown(name)} must be a positive number, not {shown(value)}")
         return tuple(float(value) for value in values)
 
+    category = content.get("category", Skeleton.category)
+    if not isinstance(category, str) or not category:
+        raise UserError(f"{where}: `category` must be the name of what has these keypoints, not {shown(category)}")
     skeleton = Skeleton(
         names=tuple(names),
         pairs=pairs,
@@ -194,6 +210,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
         lower_body=joints("lower_body"),
         sigmas=numbers("sigmas", DEFAULT_SIGMA),
         joint_weights=numbers("joint_weights", 1.0),
+        category=category,
     )
     alone = unpaired_sides(skeleton)
     if alone and content.get("pairs") is None:
@@ -215,6 +232,7 @@ def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
         return [skeleton.names[joint] for joint in joints]
 
     return {
+        "category": skeleton.category,
         "names": list(skeleton.names),
         "pairs": [named(pair) for pair in skeleton.pairs],
         "limbs": [named(limb) for limb in skeleton.limbs],

@@ -1,11 +1,14 @@
-"""Where the persons of an image are: torchvision's detectors, trained on COCO.
+"""Where the persons of an image are, or the objects of another of COCO's classes: YOLOX, or torchvision's networks.
 
-N persons in an image. The predictor also takes any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4:
+N boxes in an image. The predictor also takes any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4:
 x, y, w, h) and scores (N).
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,28 +19,43 @@ from ..config.paths import repository_root
 from ..errors import UserError
 from ..models.backends import usable_device
 from ..runtime import checkpoint, download
+from . import yolox
 
+DEFAULT, PERSON = "yolox_nano", "person"
 FOLDER = "models/pytorch/torchvision"  # under the repository's root
-PERSON = 1  # the category's number, in COCO and in these networks
 # torchvision's names; all give 100 boxes an image at most, scored 0.05 or more.
-DETECTORS = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}
+TORCHVISION = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}
+DETECTORS = (*yolox.SIZES, *TORCHVISION)
+WHOLE_IMAGE = "whole-image"
+NAMES = (*DETECTORS, WHOLE_IMAGE)
+# An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
+Detect = Callable[[np.ndarray], tuple[Any, Any]]
+LABELS = get_model_weights(TORCHVISION["fasterrcnn"])["COCO_V1"].meta["categories"]  # by their numbers in COCO
+CLASSES = [label for label in LABELS[1:] if label != "N/A"]  # COCO's 80
+WITHOUT = (
+    "--box x,y,w,h, --boxes FILE and --detector whole-image need no detector (in Python boxes=… and "
+    "detector=transpose.predictor.detector.whole_image)"
+)
 
 
-def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
-    """A detector of that name with trained weights: those of a file, else torchvision's, downloaded on first use to
-    the user's cache (`download.cached_place`).
+def published(name: str) -> Path:
+    """The file of a detector's published weights, downloaded on first use (`download.cached_place`).
 
-    Raises UserError for an unknown name, a file of another network, or if the download fails.
+    Raises UserError that says what can be given instead, if the download fails.
     """
-    if name not in DETECTORS:
-        raise UserError(f"there is no detector {name!r}; there are {', '.join(DETECTORS)}")
-    if weights is None:
-        url = get_model_weights(DETECTORS[name])["COCO_V1"].url
-        try:
-            weights = download.fetch(url, download.cached_place(repository_root() / FOLDER / url.rsplit("/", 1)[1]))
-        except UserError as error:
-            raise UserError(f"the weights of the detector {name}, which finds the persons: {error}") from None
-    model = get_model(DETECTORS[name], weights=None, weights_backbone=None)
+    if name in yolox.SIZES:
+        url, folder = f"{yolox.RELEASE}/{name}.onnx", yolox.FOLDER
+    else:
+        url, folder = get_model_weights(TORCHVISION[name])["COCO_V1"].url, FOLDER
+    try:
+        return download.fetch(url, download.cached_place(repository_root() / folder / url.rsplit("/", 1)[1]))
+    except UserError as error:
+        raise UserError(f"the weights of the detector {name}: {error}; {WITHOUT}") from None
+
+
+def network(name: str, weights: Path) -> nn.Module:
+    """One of torchvision's detectors with the weights of a file. Raises UserError for a file of another network."""
+    model = get_model(TORCHVISION[name], weights=None, weights_backbone=None)
     try:
         model.load_state_dict(checkpoint.read(weights))
     except RuntimeError:
@@ -46,52 +64,97 @@ def network(name: str = "fasterrcnn", weights: Path | None = None) -> nn.Module:
 
 
 class Detector:
-    """Finds persons with one of torchvision's detection networks (any whose category 1 is the person).
+    """Finds the objects of one of COCO's classes, `category`.
 
-    `model` is the network, or the name of one, and `weights` its file (see `network`). It returns the boxes scored
-    `threshold` or more, and takes `batch_size` images at a time. `device` is by default the GPU if there is one.
+    `model` is a name of `DETECTORS`, or one of torchvision's detection networks; of a name, `weights` is the file, by
+    default the published one, downloaded on first use. Boxes scored `threshold` or more are returned (by default 0.3
+    with a YOLOX, else 0.5). `batch_size` images are taken at a time. `device` is by default the GPU if there is one; a
+    YOLOX runs on the processor.
 
-    Raises UserError for a threshold or batch size out of range, before any weights are downloaded.
+    Raises UserError for an unknown name or category and for a threshold or batch size out of range, before any weights
+    are downloaded.
     """
 
     def __init__(
         self,
-        model: nn.Module | str = "fasterrcnn",
+        model: nn.Module | str = DEFAULT,
         weights: Path | None = None,
         *,
-        threshold: float = 0.5,
+        category: str = PERSON,
+        threshold: float | None = None,
         batch_size: int = 4,
         device: str | torch.device | None = None,
     ):
-        if not 0 <= threshold <= 1 or batch_size < 1:
+        if isinstance(model, str) and model not in DETECTORS:
+            raise UserError(f"there is no detector {model!r}; there are {', '.join(DETECTORS)}")
+        if category not in CLASSES:
+            nearest = difflib.get_close_matches(category, CLASSES, n=1, cutoff=0)[0]
             raise UserError(
-                f"a detector's threshold must lie between 0 and 1 and its batch_size be 1 or more, not {threshold} and "
-                f"{batch_size}"
+                f"the detectors know COCO's 80 classes, and {category!r} is none of them (the nearest is {nearest!r}); "
+                f"{WITHOUT}"
+            )
+        by_yolox = isinstance(model, str) and model in yolox.SIZES
+        self.threshold = (0.3 if by_yolox else 0.5) if threshold is None else threshold
+        self.batch_size = batch_size
+        if not 0 <= self.threshold <= 1 or batch_size < 1:
+            raise UserError(
+                f"a detector's threshold must lie between 0 and 1 and its batch_size be 1 or more, not "
+                f"{self.threshold} and {batch_size}"
             )
         self.device = usable_device(device)
-        self.model = (network(model, weights) if isinstance(model, str) else model).to(self.device).eval()
-        self.threshold, self.batch_size = threshold, batch_size
+        # RGB images -> of each its boxes (N, 4) and scores (N).
+        self._find: Callable[[Sequence[np.ndarray]], Iterable[tuple[np.ndarray, np.ndarray]]]
+        if isinstance(model, str) and by_yolox:
+            file, place = weights or published(model), CLASSES.index(category)
+            self._find = partial(map, yolox.Yolox(file, yolox.SIZES[model], place, self.threshold))
+        else:
+            net = network(model, weights or published(model)) if isinstance(model, str) else model
+            self._find = partial(self._by_torchvision, net.to(self.device).eval(), LABELS.index(category))
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The persons of an RGB image (H, W, 3), uint8: boxes (N, 4) in its pixels and scores (N), best first."""
+        """What is found in an RGB image (H, W, 3), uint8: boxes (N, 4) in its pixels and scores (N), best first."""
         return self.batch([image])[0]
 
-    @torch.inference_mode()
     def batch(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The same for each of several images, which may differ in size."""
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            tensors = [torch.from_numpy(image).to(self.device) for image in images[start : start + self.batch_size]]
-            found += self.model([tensor.permute(2, 0, 1).float() / 255 for tensor in tensors])
-        return [self._persons(output) for output in found]
+        starts = range(0, len(images), self.batch_size)
+        return [found for start in starts for found in self._find(images[start : start + self.batch_size])]
 
-    def _persons(self, output: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        boxes, scores = output["boxes"].double(), output["scores"].double()
-        sides = boxes[:, 2:] - boxes[:, :2]
-        taken = (output["labels"] == PERSON) & (scores >= self.threshold) & (sides > 0).all(1)
-        return torch.cat([boxes[:, :2], sides], 1)[taken].cpu().numpy(), scores[taken].cpu().numpy()
+    @torch.inference_mode()
+    def _by_torchvision(
+        self, model: nn.Module, label: int, images: Sequence[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        tensors = [torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255 for image in images]
+        found = []
+        for output in model(tensors):
+            boxes, scores = output["boxes"].double(), output["scores"].double()
+            sides = boxes[:, 2:] - boxes[:, :2]
+            taken = (output["labels"] == label) & (scores >= self.threshold) & (sides > 0).all(1)
+            boxes = torch.cat([boxes[:, :2], sides], 1)
+            found.append((boxes[taken].cpu().numpy(), scores[taken].cpu().numpy()))
+        return found
+
+
+def detector_for(
+    category: str,
+    name: str | None = None,
+    wanted: str | None = None,
+    threshold: float | None = None,
+    device: str | torch.device | None = None,
+) -> Detect:
+    """The detector for a network that finds `category`: the default one, or the one of a name in `NAMES`.
+
+    `wanted` is the class of COCO that it looks for. Raises UserError if a network of something else than persons comes
+    without a class, before any weights are downloaded.
+    """
+    if name == WHOLE_IMAGE:
+        return whole_image
+    if category != PERSON and not wanted:
+        known = f"; --detector-class {category} looks for COCO's class of this name" if category in CLASSES else ""
+        raise UserError(f"the network finds {category!r}, the detector by default persons; {WITHOUT}{known}")
+    return Detector(name or DEFAULT, category=wanted or PERSON, threshold=threshold, device=device)
 
 
 def whole_image(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In place of a detector where each image shows one person: the whole image is one box, of score 1."""
+    """In place of a detector where each image shows one person or thing: the whole image is one box, of score 1."""
     return np.array([[0.0, 0.0, image.shape[1], image.shape[0]]]), np.ones(1)

@@ -33,7 +33,7 @@ from ..models.weights import load_weights, unwrap
 from ..pose import geometry, skeleton
 from ..runtime import checkpoint
 from . import export
-from .detector import Detector
+from .detector import Detect, Detector, detector_for
 from .export import Exported
 from .image import InputImage, Source
 from .result import PoseResult
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels; float32 must hold its crop
-# An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
-Detect = Callable[[np.ndarray], tuple[Any, Any]]
 Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; a detector finds None
 
 
@@ -63,10 +61,10 @@ class Predictor:
 
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
-    (N, 4) and scores (N), by default `Detector()`, whose weights are downloaded when it is first needed; the attribute
-    of that name may be exchanged later. More than `most_persons` in an image are refused, and so are files of more than
-    `max_pixels`, before they are decoded (134 million by default). Raises UserError for values that nothing can run
-    with.
+    (N, 4) and scores (N); by default it is `Detector()` where the network finds persons, whose weights are downloaded
+    when it is first needed. The attribute of that name may be exchanged later. More than `most_persons` in an image are
+    refused, and so are files of more than `max_pixels`, before they are decoded (134 million by default). Raises
+    UserError for values that nothing can run with.
     """
 
     def __init__(
@@ -261,7 +259,7 @@ class Predictor:
 
     def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
         if self.detector is None:
-            self.detector = Detector(device=self.device)
+            self.detector = detector_for(self.skeleton.category, device=self.device)
         in_rgb = [image[..., ::-1].copy() for image in images]
         if isinstance(self.detector, Detector):
             return self.detector.batch(in_rgb)

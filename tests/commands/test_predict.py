@@ -527,7 +527,7 @@ def test_bad_input_is_one_sentence(arguments, words, images, run, command, monke
 
 @pytest.mark.parametrize("options", ["--max-pixels 0", "--batch 0", "--kernel 4", "--precision half", "--box-score 2"])
 def test_options_are_checked_before_a_detector_is_fetched(options, images, run, command, monkeypatch):
-    monkeypatch.setattr(detector, "network", None)
+    monkeypatch.setattr(detector, "published", None)
     outcome = command(images / "000000000785.jpg", "--model", run, "--device", "cpu", *options.split())
     assert "must" in sentence(outcome) or "there is no precision" in sentence(outcome)
 
@@ -541,16 +541,23 @@ def test_help_comes_without_torch(tool, tmp_path, without_torch):
 # Detections
 
 
+def stub(monkeypatch) -> None:
+    """In place of torchvision's networks."""
+    monkeypatch.setattr(detector, "published", lambda name: Path("none"))
+    monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
+
+
 def detected(monkeypatch, *arguments: Any) -> None:
     """`python tools/detect.py` with a stub for a network."""
-    monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
-    monkeypatch.setattr(sys, "argv", ["detect.py", *map(str, arguments), "--device", "cpu"])
+    stub(monkeypatch)
+    line = ["detect.py", *map(str, arguments), "--detector", "fasterrcnn", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", line)
     detect.main()
 
 
 @pytest.mark.parametrize("option", ["--score 2", "--batch 0", "--max-pixels 0"])
 def test_options_of_detect_are_checked_before_its_network_is_fetched(option, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(detector, "network", None)
+    monkeypatch.setattr(detector, "published", None)
     line = ["detect.py", str(images), "--out", str(tmp_path / "none.json"), "--device", "cpu", *option.split()]
     monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(UserError, match="must"):
@@ -609,7 +616,7 @@ TOLD = "d.jpg: the JPEG is truncated\n1 could not be used or written, the rest i
 
 @pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
 def test_a_broken_image_does_not_end_a_folder(by, mixed, run, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(detector, "network", lambda name, weights: Stub())
+    stub(monkeypatch)
     arguments = [str(mixed), "--model", str(run), "--detector", by, "--device", "cpu", "--out", "kept"]
     outcome = command(*arguments, "--save", "json", "csv", "coco")
     assert outcome.returncode == 1 and outcome.stderr == f"error: {mixed}/{TOLD}"
@@ -800,3 +807,7 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
         predict.predict_video(given(), bright, Video(source), out / "short", forms, None)
     assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
     assert len((out / "short.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_commands_offer_every_detector():
+    assert predict.DETECTORS == detector.NAMES

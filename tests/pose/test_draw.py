@@ -304,7 +304,7 @@ def test_the_tool_draws_the_image_with_persons_first_and_the_annotated_ones_besi
             "'keypoints' of result number 2 must list 51 numbers, not 50",
         ),
         (json.dumps([RESULT | {"image_id": 1}]), "none of its 1 results is of an image"),
-        (json.dumps([RESULT | {"score": 0.1}]), "no person is scored 0.3 or more"),
+        (json.dumps([RESULT | {"score": 0.1}]), "nothing is scored 0.3 or more"),
     ],
 )
 def test_a_results_file_that_cannot_be_drawn_is_named_in_one_sentence(tmp_path, content, sentence):

@@ -1,16 +1,18 @@
-"""Where the persons are: torchvision's networks, randomly initialised, and a stub for the choice of boxes."""
+"""Where the persons are: a YOLOX with planted outputs, torchvision's networks, randomly initialised, and a stub."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.people import Stub
+from helpers.planted import planted_yolox
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from transpose.errors import UserError
-from transpose.predictor import detector
+from transpose.predictor import detector, yolox
 from transpose.predictor.detector import Detector, whole_image
 from transpose.runtime import checkpoint, download
 
@@ -33,14 +35,14 @@ def test_images_of_any_size_in_batches_as_rgb_from_0_to_1():
     assert Detector(stub, device="cpu").batch([]) == []
 
 
-@pytest.mark.parametrize("name", detector.DETECTORS)
+@pytest.mark.parametrize("name", detector.TORCHVISION)
 def test_torchvisions_networks(name):
     """With random weights that like persons: what such a network finds lies in the image."""
-    categories = get_model_weights(detector.DETECTORS[name])["COCO_V1"].meta["categories"]
-    assert categories[detector.PERSON] == "person"
+    categories = get_model_weights(detector.TORCHVISION[name])["COCO_V1"].meta["categories"]
+    assert categories == detector.LABELS and len(detector.CLASSES) == 80
     torch.manual_seed(22)
-    model = get_model(detector.DETECTORS[name], weights=None, weights_backbone=None, min_size=64, max_size=96)
-    person = slice(detector.PERSON, None, len(categories))
+    model = get_model(detector.TORCHVISION[name], weights=None, weights_backbone=None, min_size=64, max_size=96)
+    person = slice(detector.LABELS.index(detector.PERSON), None, len(categories))
     likes = (
         model.roi_heads.box_predictor.cls_score if name == "fasterrcnn" else model.head.classification_head.cls_logits
     )
@@ -67,7 +69,7 @@ def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(detector, "get_model", lambda name, weights, weights_backbone: nn.Linear(3, 2))
     for _ in range(2):
-        assert detector.network("retinanet").weight.sum() == 6
+        assert detector.network("retinanet", detector.published("retinanet")).weight.sum() == 6
     name = "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"
     assert asked == [(f"https://download.pytorch.org/models/{name}", tmp_path / "cache" / name, False)]
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
@@ -80,14 +82,20 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypa
     monkeypatch.setattr(download, "_transfer", transfer)
     monkeypatch.setattr(detector, "repository_root", lambda: tmp_path)
     monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path))
-    says = r"^the weights of the detector fasterrcnn, which finds the persons: https://.*: the download failed \(Name"
+    says = (
+        r"^the weights of the detector yolox_nano: https://.*: the download failed \(Name.*\); --box x,y,w,h, --boxes"
+    )
     with pytest.raises(UserError, match=says):
-        detector.network()
+        Detector()
 
 
 def test_what_is_no_detector_is_told(tmp_path):
-    with pytest.raises(UserError, match="there is no detector 'yolo'; there are fasterrcnn, retinanet"):
-        detector.network("yolo")
+    with pytest.raises(UserError, match=r"there is no detector 'yolo'; there are yolox_nano, .* fasterrcnn, retinanet"):
+        Detector("yolo")
+    with pytest.raises(
+        UserError, match=r"COCO's 80 classes, and 'Dogs' is none of them \(the nearest is 'dog'\); --box"
+    ):
+        Detector(category="Dogs")
     checkpoint.save(tmp_path / "other.pth", {"weight": torch.zeros(3)})
     with pytest.raises(UserError, match=r"other.pth: these are not the weights of torchvision's detector fasterrcnn"):
         detector.network("fasterrcnn", tmp_path / "other.pth")
@@ -99,3 +107,73 @@ def test_what_is_no_detector_is_told(tmp_path):
 def test_the_whole_image_is_a_box():
     boxes, scores = whole_image(np.zeros((30, 40, 3), np.uint8))
     assert boxes.tolist() == [[0, 0, 40, 30]] and scores.tolist() == [1]
+
+
+# YOLOX
+
+UPRIGHT = np.full((200, 100, 3), (255, 51, 0), np.uint8)
+
+
+def test_a_yolox_gives_boxes_in_pixels_of_the_image(tmp_path):
+    """The network sees 416 x 416 pixels; an image of 100 x 200 is enlarged by 2.08 to its upper left."""
+    planted = [
+        # centre, sides in the network's pixels, objectness, scores of classes
+        ((104, 208), (104, 208), 0.9, {0: 1.0}),
+        ((108, 210), (104, 208), 0.8, {0: 1.0}),  # the same person again
+        ((52, 104), (52, 52), 1.0, {0: 0.4, 16: 0.9}),  # rather a dog
+        ((200, 30), (60, 100), 0.9, {0: 0.5}),  # reaches over the edges
+        ((300, 300), (40, 40), 1.0, {0: 1.0}),  # in the padding
+        ((20, 20), (8, 8), 0.5, {0: 0.5}),  # not sure enough
+    ]
+    file = planted_yolox(tmp_path / "nano.onnx", planted)
+    boxes, scores = Detector(weights=file)(UPRIGHT)
+    wanted = [[25, 50, 50, 100], [81.7308, 0, 18.2692, 38.4615], [12.5, 37.5, 25, 25]]
+    np.testing.assert_allclose(boxes, wanted, atol=1e-3)
+    assert scores.tolist() == pytest.approx([0.9, 0.45, 0.4])
+    dogs, sure = Detector(weights=file, category="dog")(UPRIGHT)
+    np.testing.assert_allclose(dogs, [[12.5, 37.5, 25, 25]], atol=1e-3)
+    assert sure.tolist() == pytest.approx([0.9])
+    few = Detector(weights=file, threshold=0.6).batch([UPRIGHT, UPRIGHT[::-1, ::-1], UPRIGHT[:1, :1]])
+    assert [len(scores) for _, scores in few] == [1, 1, 2] and few[2][0].max() <= 1
+    assert len(Detector(weights=file, threshold=0.2)(UPRIGHT)[0]) == 4
+
+
+def test_a_yolox_sees_bgr_from_0_to_255_padded_with_grey(tmp_path):
+    network = yolox.Yolox(planted_yolox(tmp_path / "nano.onnx", []), 416, place=0, threshold=0.3)
+    seen = []
+    network.network = SimpleNamespace(setInput=seen.append, forward=lambda: np.zeros((1, 3549, 85), np.float32))
+    network(UPRIGHT)
+    (blob,) = seen
+    assert blob.shape == (1, 3, 416, 416) and blob.dtype == np.float32
+    assert blob[0, :, 415, 207].tolist() == [0, 51, 255] and blob[0, :, 415, 208].tolist() == [114] * 3
+
+
+def test_a_yolox_is_fetched_once_and_its_sum_recorded(monkeypatch, tmp_path):
+    asked = []
+
+    def transfer(url, file, path, known):
+        asked.append(url)
+        file.write(planted_yolox(tmp_path / "made.onnx", []).read_bytes())
+
+    monkeypatch.setattr(download, "_transfer", transfer)
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path / "elsewhere")
+    monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        boxes, scores = Detector()(UPRIGHT)
+        assert boxes.shape == (0, 4) and scores.shape == (0,)
+    assert asked == [f"{yolox.RELEASE}/yolox_nano.onnx"]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["yolox_nano.onnx", "yolox_nano.onnx.sha256"]
+    (tmp_path / "cache" / "yolox_nano.onnx").write_bytes(b"another")
+    with pytest.raises(UserError, match="damaged or changed"):
+        Detector()
+
+
+def test_what_is_no_yolox_is_told(tmp_path):
+    (tmp_path / "text.onnx").write_text("not a network")
+    with pytest.raises(UserError, match=r"text.onnx: not an ONNX file that OpenCV can run at 416 x 416 \("):
+        Detector(weights=tmp_path / "text.onnx")
+    small = planted_yolox(tmp_path / "small.onnx", [], size=64)
+    with pytest.raises(
+        UserError, match=r"small.onnx: not a YOLOX for 416 x 416 pixels: it gives \(1, 84, 85\), not \(1"
+    ):
+        Detector(weights=small)
