@@ -1,30 +1,90 @@
-"""The result for one image: persons with keypoints, and the formats it is written in.
+"""The result for one image: its persons with their keypoints, and the formats it is written in.
 
 N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the image, turned as its EXIF says if asked.
 """
 
+import difflib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import needs
+from ..errors import UserError, needs
 from ..pose import draw
 from ..pose.skeleton import Skeleton
 from ..runtime.files import csv_text, write_atomically
 from .image import InputImage
 
-COLUMNS = ("image", "person", "person_score", "keypoint", "x", "y", "score")
+PIXELS, SCORE = 2, 4  # decimals that are written of coordinates and of scores
+# Of to_csv and to_dataframe: a row for each keypoint. Frame, time and track are empty where there are none.
+COLUMNS = (
+    *("image", "frame", "time", "person", "track", "box_x", "box_y", "box_w", "box_h", "box_score", "person_score"),
+    *("keypoint", "x", "y", "score"),
+)
 
 
-@dataclass(frozen=True, eq=False)
+def rounded(values: np.ndarray, decimals: int) -> np.ndarray:
+    """In float64, in which few digits say what is left."""
+    return values.astype(np.float64).round(decimals)
+
+
+class Frame(NamedTuple):
+    """A video's name, the frame's number, counted from 0, and its time in seconds."""
+
+    video: str
+    number: int
+    time: float
+
+
+class Keypoint(NamedTuple):
+    """In image pixels."""
+
+    x: float
+    y: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pose:
+    """One person of a result: keypoints (K, 2) and their scores (K), score, box (4), box_score, and id if tracked."""
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    score: float
+    box: np.ndarray
+    box_score: float
+    id: int | None
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Keypoint:
+        """The keypoint of that name. Raises UserError for another name."""
+        if name not in self.names:
+            nearest = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0)[0]
+            raise UserError(f"there is no keypoint {name!r}; the nearest is {nearest!r}")
+        place = self.names.index(name)
+        x, y = self.keypoints[place].tolist()
+        return Keypoint(x, y, float(self.scores[place]))
+
+    def __repr__(self) -> str:
+        x, y, w, h = self.box
+        number = "" if self.id is None else f"id {self.id}, "
+        return (
+            f"<Pose: {number}score {self.score:.2f}, box {x:.0f},{y:.0f},{w:.0f},{h:.0f}, {len(self.names)} keypoints>"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PoseResult:
     """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
     person_scores (N), the box's score times the mean of the keypoint scores that count, as in COCO results;
     boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
-    ids (N) if they were tracked, else None."""
+    ids (N) if they were tracked, and the frame if it is one of a video, else None.
+
+    `result[0]` is the first person, a `Pose`, and `result[0]["left_wrist"]` its keypoint: x, y, score. A notebook shows
+    the picture."""
 
     image: InputImage
     size: tuple[int, int]
@@ -35,9 +95,32 @@ class PoseResult:
     box_scores: np.ndarray
     skeleton: Skeleton
     ids: np.ndarray | None = None
+    frame: Frame | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def __getitem__(self, place: int) -> Pose:
+        """Raises IndexError where there is no such person."""
+        return Pose(
+            self.keypoints[place],
+            self.scores[place],
+            float(self.person_scores[place]),
+            self.boxes[place],
+            float(self.box_scores[place]),
+            None if self.ids is None else int(self.ids[place]),
+            self.names,
+        )
+
+    def __iter__(self) -> Iterator[Pose]:
+        return (self[place] for place in range(len(self)))
+
+    def __repr__(self) -> str:
+        name = Path(self.image.name).name
+        return f"<PoseResult: {name}, {self.size[0]} x {self.size[1]} pixels, {len(self)} {self.skeleton.noun}(s)>"
+
+    def _repr_jpeg_(self) -> bytes:
+        return draw.encode(self._drawn(0.2), Path("notebook.jpg"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,47 +146,67 @@ class PoseResult:
         )
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO keypoint results, one dict a person, each keypoint as x, y, score."""
+        """COCO keypoint results, one dict a person, each keypoint as x, y, score; not rounded, as they are scored."""
+        points = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         return [
-            {"image_id": image_id, "category_id": category_id, "keypoints": points.ravel().tolist(), "score": score}
-            for points, score in zip(self._points(), self.person_scores.tolist(), strict=True)
+            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+            for keypoints, score in zip(
+                points.reshape(len(self), -1).tolist(), self.person_scores.tolist(), strict=True
+            )
         ]
 
-    def _points(self) -> np.ndarray:
-        """(N, K, 3), float64: x, y and score."""
-        return np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the image and its size, the keypoints' names and limbs, and the persons."""
-        columns = {
-            "box": self.boxes,
-            "box_score": self.box_scores,
-            "score": self.person_scores,
-            "keypoints": self._points(),
-        } | ({} if self.ids is None else {"id": self.ids})
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        """Plain values, rounded: what `header` says, and what `found` says."""
+        return self.header() | self.found()
+
+    def header(self) -> dict[str, Any]:
+        """What all frames of a video have in common: name and size, the category, its keypoints' names and limbs."""
         return {
-            "image": self.image.name,
+            "image": self.frame.video if self.frame else self.image.name,
             "width": self.size[0],
             "height": self.size[1],
+            "category": self.skeleton.category,
             "names": list(self.names),
             "limbs": [list(limb) for limb in self.skeleton.limbs],
-            "persons": [dict(zip(columns, row, strict=True)) for row in rows],
         }
+
+    def found(self) -> dict[str, Any]:
+        """The persons, of a video after the frame's number and time; each keypoint is [x, y, score]."""
+        keypoints, scores = rounded(self.keypoints, PIXELS), rounded(self.scores, SCORE)
+        columns = {
+            "box": rounded(self.boxes, PIXELS),
+            "box_score": rounded(self.box_scores, SCORE),
+            "score": rounded(self.person_scores, SCORE),
+            "keypoints": np.concatenate([keypoints, scores[..., None]], 2),
+        } | ({} if self.ids is None else {"id": self.ids})
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        place = {"frame": self.frame.number, "time": round(self.frame.time, 4)} if self.frame else {}
+        return place | {f"{self.skeleton.noun}s": [dict(zip(columns, row, strict=True)) for row in rows]}
 
     def to_json(self) -> str:
         """`to_dict` as text; each keypoint is [x, y, score] in the order of `names`."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
+    def _rows(self) -> Iterator[tuple]:
+        """Of each keypoint of each person `COLUMNS`."""
+        told = self.found()
+        image = (self.header()["image"], told.get("frame"), told.get("time"))
+        for number, person in enumerate(told[f"{self.skeleton.noun}s"]):
+            own = (number, person.get("id"), *person["box"], person["box_score"], person["score"])
+            for name, point in zip(self.names, person["keypoints"], strict=True):
+                yield (*image, *own, name, *point)
+
+    def columns(self) -> list[str]:
+        """`COLUMNS`, with "instance" for "person" where the network finds something else."""
+        return [name.replace("person", self.skeleton.noun) for name in COLUMNS]
+
     def to_csv(self, header: bool = True) -> str:
-        """A line for each keypoint of each person: `COLUMNS`; the persons count from 0, or have the ids of tracking."""
-        ids = range(len(self)) if self.ids is None else self.ids.tolist()
-        rows = [
-            (self.image.name, person, f"{total:.4f}", name, f"{x:.3f}", f"{y:.3f}", f"{score:.4f}")
-            for person, total, points in zip(ids, self.person_scores, self._points(), strict=True)
-            for name, (x, y, score) in zip(self.names, points, strict=True)
-        ]
-        return csv_text([COLUMNS, *rows] if header else rows)
+        """A line for each keypoint of each person, who count from 0: `columns`."""
+        return csv_text([self.columns(), *self._rows()] if header else self._rows())
+
+    def to_dataframe(self) -> Any:
+        """The rows of `to_csv` as a `pandas.DataFrame`. Raises UserError where that package is not installed."""
+        return needs("pandas", extra="pandas").DataFrame(list(self._rows()), columns=self.columns())
 
     def to_supervision(self) -> Any:
         """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""

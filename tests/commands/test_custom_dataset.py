@@ -370,7 +370,7 @@ def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
     said = run(clone, f"{train} TRAIN.END_EPOCH 4 {debug}")
     assert "5 keypoints (top, left_wing, right_wing, tail, centre); left/right pairs: left_wing/right_wing" in said
     assert "sigmas" not in said and "| kites |" in said
-    folder = clone / "output" / "coco" / "transpose_r" / "kites"
+    folder = clone / "output" / "kite" / "transpose_r" / "kites"
 
     results = read(folder / "results" / "keypoints_val_results_0.json")
     truth = coco.read_annotations(clone / "data" / "kites" / "val.json", num_joints=5, category_name="kite")
@@ -392,7 +392,7 @@ def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
 
     draw = "python tools/draw_results.py --cfg experiments/kites/kites.yaml --score 0 --threshold 0 --results"
     said = run(clone, f"{draw} {folder / 'results' / 'keypoints_val_results_0.json'}")
-    assert f"{len(results)} person(s) on 4 of 4 images" in said
+    assert f"{len(results)} instance(s) on 4 of 4 images" in said
     assert (folder / "results" / "keypoints_val_results_0.png").stat().st_size > 10_000
 
 
@@ -444,4 +444,4 @@ def test_the_doc_leads_from_images_to_an_ap(tmp_path: Path):
     (tested,) = (text for command, text in said.items() if "tools/test.py" in command)
     (row,) = re.findall(r"^\| kites \|.*$", tested, re.MULTILINE)
     assert float(row.split("|")[2]) > LOWEST_AP
-    assert (clone / "output/coco/transpose_r/kites/results/keypoints_val_results_0.png").exists()
+    assert (clone / "output/kite/transpose_r/kites/results/keypoints_val_results_0.png").exists()

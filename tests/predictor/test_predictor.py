@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -349,19 +350,64 @@ def test_the_forms_tell_the_same(predictor, pixels):
     assert result.names == skeleton.COCO.names and result.skeleton == skeleton.COCO
     told = json.loads(result.to_json())
     assert (told["image"], told["width"], told["height"]) == (str(PHOTOGRAPH), 500, 332)
-    assert told["names"] == list(result.names) and len(told["limbs"]) == 19
+    assert told["category"] == "person" and told["names"] == list(result.names) and len(told["limbs"]) == 19
     for i, person in enumerate(told["persons"]):
         assert person["box"] == BOXES[i] and person["box_score"] == [1, 0.5, 0.25][i]
-        assert np.array_equal(np.array(person["keypoints"])[:, :2], result.keypoints[i].astype(float))
-        assert np.array_equal(np.array(person["keypoints"])[:, 2], result.scores[i].astype(float))
+        points = np.array(person["keypoints"])
+        np.testing.assert_allclose(points[:, :2], result.keypoints[i], rtol=0, atol=0.00501)
+        np.testing.assert_allclose(points[:, 2], result.scores[i], rtol=0, atol=0.0000501)
+    assert max(len(digits) for digits in re.findall(r"\.(\d+)", result.to_json())) <= 4
     head, *lines = result.to_csv().splitlines()
     assert head.split(",") == list(COLUMNS) and len(lines) == 3 * 17
-    image, person, _, name, x, y, score = lines[17 + 3].split(",")
-    assert (image, person, name) == (str(PHOTOGRAPH), "1", "left_ear")
-    assert [float(x), float(y)] == pytest.approx(result.keypoints[1, 3].tolist(), abs=1e-3)
-    assert float(score) == pytest.approx(float(result.scores[1, 3]), abs=1e-4)
+    row = dict(zip(COLUMNS, lines[17 + 3].split(","), strict=True))
+    place = {"image": str(PHOTOGRAPH), "frame": "", "time": "", "person": "1", "track": "", "keypoint": "left_ear"}
+    assert {name: row[name] for name in place} == place
+    assert [float(row[f"box_{side}"]) for side in "xywh"] == BOXES[1] and float(row["box_score"]) == 0.5
+    assert [float(row["x"]), float(row["y"]), float(row["score"])] == told["persons"][1]["keypoints"][3]
+    assert float(row["person_score"]) == told["persons"][1]["score"]
     (first, *_) = result.to_coco(388056, category_id=3)
     assert (first["image_id"], first["category_id"]) == (388056, 3) and len(first["keypoints"]) == 51
+
+
+def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
+    result = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
+    wrist = result[1]["left_wrist"]
+    assert wrist == (*result.keypoints[1, 9].tolist(), float(result.scores[1, 9])) and wrist.x == wrist[0]
+    assert [person.box.tolist() for person in result] == BOXES and result[-1].box_score == 0.25
+    assert result[0].id is None and replace(result, ids=np.array([7, 8, 9]))[1].id == 8
+    with pytest.raises(UserError, match="there is no keypoint 'left_wirst'; the nearest is 'left_wrist'"):
+        result[0]["left_wirst"]
+    with pytest.raises(IndexError):
+        result[3]
+
+
+def test_a_result_is_short_as_text_and_a_picture_in_a_notebook(predictor, pixels):
+    result = predictor(PHOTOGRAPH, BOXES)
+    assert repr(result) == f"<PoseResult: {PHOTOGRAPH.name}, 500 x 332 pixels, 3 person(s)>"
+    assert repr(result[0]).startswith("<Pose: score ") and repr(result[0]).endswith(
+        ", box 80,69,148,245, 17 keypoints>"
+    )
+    shown = cv2.imdecode(np.frombuffer(result._repr_jpeg_(), np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(shown[..., ::-1].astype(int) - result.draw()).mean() < 8  # a JPEG
+
+
+def test_what_is_no_person_is_not_called_one(predictor):
+    kites = replace(predictor(PHOTOGRAPH, BOXES), skeleton=replace(skeleton.COCO, category="kite"))
+    assert repr(kites).endswith("3 instance(s)>") and len(kites.to_dict()["instances"]) == 3
+    assert "person" not in kites.to_csv() + kites.to_json() and kites.to_dict()["category"] == "kite"
+
+
+def test_a_data_frame_or_how_to_get_it(predictor, monkeypatch):
+    result = predictor(PHOTOGRAPH, BOXES)
+    monkeypatch.setitem(importlib.sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"pip install 'transpose-pose\[pandas\]'"):
+        result.to_dataframe()
+    monkeypatch.undo()
+    pytest.importorskip("pandas")
+    table = result.to_dataframe()
+    assert list(table.columns) == list(COLUMNS) and len(table) == 3 * 17
+    assert table[table.keypoint == "nose"].x.tolist() == pytest.approx(result.keypoints[:, 0, 0].tolist(), abs=0.005)
+    assert list(predictor(PHOTOGRAPH, []).to_dataframe().columns) == list(COLUMNS)
 
 
 def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
