@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = inputs.expand(given.sources)
     if found.videos or found.cameras:
         raise UserError(f"{[*found.videos, *found.cameras][0]}: boxes are found in images; predict.py reads videos")
-    numbers = inputs.numbering(found, given.annotations)
+    numbers = inputs.numbering(found, given.annotations, given.detector_class)
     images_file = inputs.list_beside(given.out)
     for path in [given.out] if given.annotations else [given.out, images_file]:
         if path.exists() and not given.overwrite:

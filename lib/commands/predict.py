@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,9 @@ from .. import cli
 from ..errors import UserError, until_error
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..predictor.inputs import Numbering, Sources
     from ..predictor.predictor import Predictor
-    from ..predictor.video import Camera, Video
+    from ..predictor.video import Camera, FrameBoxes, Video
     from .window import Window
 
 OF_IMAGES = {"image": ".jpg", "json": ".json"}  # a file each
@@ -30,7 +29,8 @@ FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the keypoints of the people in images and videos.")
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help='image, folder, pattern ("a/**/*.jpg"), video, camera number')
+    what = 'image, folder, pattern ("a/**/*.jpg"), video, address of one (http, rtsp), camera number'
+    add("sources", nargs="+", metavar="SOURCE", help=what)
     add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
     add("--cfg", type=Path, metavar="YAML", help="the configuration of a checkpoint outside its run's folder")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
@@ -39,13 +39,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--smooth", action="store_true", help="of a video: track, and smooth the keypoints over time")
     add("--overwrite", action="store_true", help="replace existing results")
     add("--show", action="store_true", help="show the pictures in a window; q closes it and ends a camera")
-    add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored this or more (%(default)s)")
-    boxes = parser.add_argument_group("boxes")
+    cli.add_drawing(parser)
+    boxes = parser.add_argument_group("boxes: given, or found by a detector")
     add = boxes.add_argument
-    add("--boxes", type=Path, metavar="FILE", help="COCO detection JSON (tools/detect.py), in place of a detector")
+    add("--box", action="append", metavar="X,Y,W,H", help="a box in pixels, of every image and frame; repeatable")
+    add("--boxes", type=Path, metavar="FILE", help="COCO detections (tools/detect.py) or annotations")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add("--detector", choices=DETECTORS, help=f"whole-image: one person in each ({DETECTORS[0]})")
     add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
+    add("--detect-every", type=int, default=1, metavar="N", help="of a video: in every Nth frame (%(default)s)")
     add("--box-score", type=float, metavar="S", help="leave out boxes with a lower score (0.3 with a YOLOX, else 0.5)")
     add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
@@ -66,24 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
 
     from ..predictor import inputs
+    from ..predictor.detector import detector_for
     from ..predictor.video import Camera, Video
     from ..runtime import log
     from .window import Window
 
     log.start()
+    cli.drawing(given)  # what cannot be drawn is told at once
     sources = inputs.expand(given.sources)
     plan = make_plan(given, sources)
-    if given.boxes and plan.videos:
-        raise UserError("--boxes is for images; the persons of a video or a camera are found by a detector")
-    listed = given.annotations
-    if given.boxes and not listed and inputs.list_beside(given.boxes).exists():
-        listed = inputs.list_beside(given.boxes)
-    numbers = inputs.numbering(sources, listed)
-    boxes = (
-        inputs.read_boxes(given.boxes, numbers, 0.5 if given.box_score is None else given.box_score)
-        if given.boxes
-        else []
-    )
     failures, videos = cli.Failures(), {}
     for source, name in plan.videos.items():
         with failures.passing_over():
@@ -92,12 +85,55 @@ def main(argv: Sequence[str] | None = None) -> None:
         failures.end(done=0)
     window = Window() if given.show else None
     predictor = make_predictor(given)
-    done = predict_images(given, sources, plan, predictor, numbers, boxes, window, failures) if plan.images else 0
+    category = predictor.skeleton.category
+    boxes = choose_boxes(given, sources, category)
+    if not (given.box or given.boxes):  # last, as it may have to be downloaded
+        wanted = given.detector, given.detector_class, given.box_score
+        predictor.detector = detector_for(category, *wanted, device=given.device)
+    done = predict_images(given, sources, plan, predictor, boxes, window, failures) if plan.images else 0
     for name, video in videos.items():
         with failures.passing_over():
-            predict_video(given, predictor, video, given.out / name, plan.forms, window)
+            predict_video(given, predictor, video, given.out / name, plan.forms, window, boxes.of_frame)
             done += 1
     failures.end(done)
+
+
+@dataclass(frozen=True)
+class GivenBoxes:
+    """The images' ids, and the boxes and scores of each image and of a video's frame if they are given."""
+
+    numbers: "Numbering"
+    of_images: "list[tuple] | None" = None
+    of_frame: "FrameBoxes | None" = None
+
+
+def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -> GivenBoxes:
+    """Raises UserError for a file that is malformed, or of other images."""
+    from ..predictor import inputs
+
+    lowest, listed = 0.5 if given.box_score is None else given.box_score, given.annotations
+    if given.boxes and not listed:
+        beside = inputs.list_beside(given.boxes)
+        listed = given.boxes if inputs.is_annotation_file(given.boxes) else beside if beside.exists() else None
+    if given.boxes and not sources.images:
+        of_frame = inputs.read_frame_boxes(given.boxes, category, lowest)
+        return GivenBoxes(inputs.numbering(sources), of_frame=of_frame)
+    numbers = inputs.numbering(sources, listed, category)
+    if given.boxes:
+        return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
+    if given.box:
+        own = [box_from(text) for text in given.box], None
+        return GivenBoxes(numbers, [own] * len(sources.images), lambda frame: own)
+    return GivenBoxes(numbers)
+
+
+def box_from(text: str) -> list[float]:
+    """Raises UserError for what is no box."""
+    try:
+        x, y, w, h = (float(number) for number in text.split(","))
+    except ValueError:
+        raise UserError(f"--box is X,Y,W,H, four numbers of pixels, not {text!r}") from None
+    return [x, y, w, h]
 
 
 @dataclass(frozen=True)
@@ -106,7 +142,7 @@ class Plan:
 
     forms: list[str]
     images: dict[Path, str]
-    videos: dict[Path | int, str]  # and cameras
+    videos: dict[Path | str | int, str]  # and addresses and cameras
 
     def files(self, out: Path) -> list[Path]:
         """Every file of results."""
@@ -123,16 +159,25 @@ class Plan:
 
 
 def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
-    """Raises UserError if no form fits a source, or a result would replace a file or a source."""
+    """Raises UserError if a form does not fit the sources, or a result would replace a file or a source."""
     from ..predictor import inputs
 
+    if given.box and given.boxes:
+        raise UserError("--box and --boxes: give one of the two")
+    if given.detect_every < 1:
+        raise UserError(f"--detect-every must be 1 or more, not {given.detect_every}")
+    videos: list[Path | str | int] = [*sources.videos, *sources.cameras]
+    if given.boxes and videos and len(sources.images) + len(videos) > 1:
+        raise UserError("--boxes are those of images, or of one video's frames: predict the sources apart")
     forms = given.save or ["image", "video"]
-    videos: list[Path | int] = [*sources.videos, *sources.cameras]
+    own = {"image": sources.images, "video": videos}  # each has a form that the other cannot have
     for some, fitting in ((sources.images, OF_IMAGES | OF_ALL_IMAGES), (videos, OF_VIDEOS)):
-        if some and not set(forms) & set(fitting):
-            raise UserError(f"--save {' '.join(forms)}: of {some[0]} can be saved: {', '.join(fitting)}")
-    stems = [*sources.images, *sources.videos, *(Path(f"camera{number}") for number in sources.cameras)]
-    names = inputs.result_names(stems, [Path(name).stem for files in OF_ALL_IMAGES.values() for name in files])
+        wrong = [form for form in given.save or () if form not in fitting and not own.get(form)]
+        if some and (wrong or not set(forms) & set(fitting)):
+            raise UserError(f"--save {' '.join(wrong or forms)}: of {some[0]} can be saved: {', '.join(fitting)}")
+    names = inputs.result_names(
+        [*sources.images, *videos], [Path(name).stem for files in OF_ALL_IMAGES.values() for name in files]
+    )
     count = len(sources.images)
     plan = Plan(
         forms,
@@ -141,9 +186,9 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
     )
 
     planned = plan.files(given.out)
-    own = {os.path.realpath(file) for file in [*sources.images, *sources.videos]}
+    files = {os.path.realpath(file) for file in [*sources.images, *sources.videos] if isinstance(file, Path)}
     for path in planned:
-        if os.path.realpath(path) in own:
+        if os.path.realpath(path) in files:
             raise UserError(f"{path}: this is one of the sources; choose another folder with --out")
     there = [path for path in planned if path.exists()]
     if there and not given.overwrite:
@@ -156,12 +201,10 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..models.backends import usable_device
-    from ..predictor.detector import detector_for
     from ..predictor.predictor import Predictor, trained_network
 
     usable_device(given.device)
-    # The detector comes last: it may have to be downloaded, so everything else is checked first.
-    predictor = Predictor(
+    return Predictor(
         trained_network(given.model, given.cfg),
         flip_test=given.flip,
         kernel_size=given.kernel,
@@ -173,10 +216,6 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         most_persons=given.most_persons,
         max_pixels=given.max_pixels,
     )
-    if not given.boxes:
-        wanted = given.detector, given.detector_class, given.box_score
-        predictor.detector = detector_for(predictor.skeleton.category, *wanted, device=given.device)
-    return predictor
 
 
 def predict_images(
@@ -184,8 +223,7 @@ def predict_images(
     sources: "Sources",
     plan: Plan,
     predictor: "Predictor",
-    numbers: "Numbering",
-    boxes: "list[tuple[np.ndarray, np.ndarray]]",
+    boxes: GivenBoxes,
     window: "Window | None",
     failures: cli.Failures,
 ) -> int:
@@ -195,6 +233,7 @@ def predict_images(
     from ..predictor.image import InputImage
     from ..runtime import log
 
+    numbers, options = boxes.numbers, cli.drawing(given)
     files = [
         InputImage(file, str(file), oriented=not given.ignore_exif, size=size)
         for file, size in zip(sources.images, numbers.sizes, strict=True)
@@ -204,19 +243,20 @@ def predict_images(
     entries: list[dict] = []
     listed: list[tuple[str, int, tuple[int, int]]] = []
     saved = 0
-    stream = predictor.stream(files, *zip(*boxes, strict=True), found=True, on_error=failures.errors.append)
+    columns = zip(*boxes.of_images, strict=True) if boxes.of_images else ()
+    stream = predictor.stream(files, *columns, found=bool(given.boxes), on_error=failures.errors.append)
     with log.Progress(len(files), "images") as progress:
         for result in progress.follow(stream):
             file = result.image.source
             number, own_name = known[file]
             with failures.passing_over():
                 if "image" in plan.forms:
-                    result.save(given.out / f"{plan.images[file]}.jpg", given.threshold)
+                    result.write(given.out / f"{plan.images[file]}.jpg", options)
                 if "json" in plan.forms:
                     write(given.out / f"{plan.images[file]}.json", result.to_json())
                 saved += bool({"image", "json"} & set(plan.forms))
             if window is not None:
-                window.show(result.draw(given.threshold)[..., ::-1].copy(), wait=True)
+                window.show(result.picture(options), wait=True)
             table.append(result.to_csv(header=not table))
             entries += result.to_coco(number, numbers.category["id"])
             listed.append((own_name, number, result.size))
@@ -229,7 +269,8 @@ def predict_images(
             write(given.out / "keypoints.json", json.dumps(entries))
             write(given.out / "images.json", json.dumps(inputs.image_list(listed, numbers.category)))
         saved += bool({"csv", "coco"} & set(plan.forms))
-    log.logger.info("%s: %d person(s) in %d image(s)", given.out, len(entries), len(listed))
+    noun = predictor.skeleton.noun
+    log.logger.info("%s: %d %s(s) in %d image(s)", given.out, len(entries), noun, len(listed))
     return saved
 
 
@@ -240,6 +281,7 @@ def predict_video(
     target: Path,
     forms: list[str],
     window: "Window | None",
+    boxes: "FrameBoxes | None" = None,
 ) -> None:
     """Predict a video until it ends, or what a camera sees until Ctrl-C or q, and save what is asked for.
 
@@ -252,7 +294,9 @@ def predict_video(
     table, lines = list[str](), list[str]()
     persons = frames = 0
     errors, failed = list[UserError](), list[UserError]()  # of the frames, of the recording
-    stream = predict_video(predictor, video, track=given.track, smooth=given.smooth)
+    options, begun = cli.drawing(given), time.monotonic()
+    how = {"detect_every": given.detect_every, "track": given.track, "smooth": given.smooth}
+    stream = predict_video(predictor, video, boxes=boxes, **how)
     recording = Recording(target.with_suffix(".mp4"), video.rate, video.time_base) if "video" in forms else None
     try:
         with (
@@ -260,13 +304,14 @@ def predict_video(
             log.Progress(video.length, video.name) as progress,
             contextlib.suppress(KeyboardInterrupt) if video.live else contextlib.nullcontext(),
         ):
-            for result, seconds in until_error(progress.follow(stream), errors):
+            for result in until_error(progress.follow(stream), errors):
                 if recording or window:
-                    picture = result.draw(given.threshold)
+                    picture = result.picture(options)
                 if recording:
-                    recording.add(picture, seconds)
+                    recording.add(picture, result.image.frame.time)
                 if "json" in forms:
-                    lines.append(result.to_json() + "\n")
+                    lines += [json.dumps(result.header())] if not lines else []
+                    lines.append(json.dumps(result.found(), allow_nan=False))
                 if "csv" in forms:
                     table.append(result.to_csv(header=not table))
                 persons, frames = persons + len(result), frames + 1
@@ -282,7 +327,7 @@ def predict_video(
     if errors and not frames:
         raise errors[0]
     if "json" in forms:
-        write(target.with_suffix(".jsonl"), "".join(lines))
+        write(target.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
     if "csv" in forms:
         write(target.with_suffix(".csv"), "".join(table))
     if not errors and not failed and video.length and frames < video.length:
@@ -290,7 +335,10 @@ def predict_video(
             "%s: %d of the %d frames that it states could be read; what was found in them is saved",
             *(video.name, frames, video.length),
         )
-    log.logger.info("%s: %d person(s) in %d frame(s) of %s", target.parent, persons, frames, video.name)
+    log.logger.info(
+        "%s: %d %s(s) in %d frame(s) of %s, %.1f frames/s",
+        *(target.parent, persons, predictor.skeleton.noun, frames, video.name, frames / (time.monotonic() - begun)),
+    )
     failed = [inputs.cut_short(error, frames, "frame") for error in errors] + failed
     if failed:
         raise UserError("; ".join(map(str, failed)))

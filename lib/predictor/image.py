@@ -6,6 +6,7 @@ Inside, pixels are uint8 BGR (H, W, 3), as in OpenCV; of a user's array the user
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -22,6 +23,14 @@ LIMIT_OPTION = "--max-pixels (in Python max_pixels)"
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL
 
 
+class Frame(NamedTuple):
+    """A video's name, the frame's number, counted from 0, and its time in seconds."""
+
+    video: str
+    number: int
+    time: float
+
+
 @dataclass(frozen=True, eq=False)
 class InputImage:
     """One image in any form. A file is read when its pixels are asked for, and not kept.
@@ -35,6 +44,7 @@ class InputImage:
     oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
     max_pixels: int | None = None  # a file of more is refused before it is decoded; None: the reader's limit
     size: tuple[int, int] | None = None  # width and height that are stated beside its boxes; another size is refused
+    frame: Frame | None = None  # which it is of a video
 
     def __post_init__(self) -> None:
         if self.color not in COLORS:

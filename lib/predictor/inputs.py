@@ -1,15 +1,17 @@
 """The sources that a user names on the command line, and the names and ids of their results.
 
-A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, or a camera's number.
+A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, its address, or a camera's number.
 """
 
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -18,16 +20,19 @@ from ..errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+PERSON = "person"
+NO_BOXES = np.zeros((0, 4)), np.zeros(0)
+ADDRESS = re.compile("(https?|rtsps?)://", re.IGNORECASE)  # of a video or a camera
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Files, each once, in the order in which they were named, the numbers of cameras, and the folders in which the
-    images were looked for."""
+    """Files, each once, in the order in which they were named, the addresses of videos and the numbers of cameras, and
+    the folders in which the images were looked for."""
 
     images: list[Path]
     folders: list[str]
-    videos: list[Path]
+    videos: list[Path | str]
     cameras: list[int]
 
     @property
@@ -46,9 +51,12 @@ def expand(names: Sequence[str]) -> Sources:
     files: dict[str, Path] = {}
     folders: dict[Path, str] = {}
     cameras: dict[int, None] = {}
+    addresses: dict[str, None] = {}
     for name in names:
         if name.isdecimal() and not os.path.exists(name):
             cameras[int(name)] = None
+        elif ADDRESS.match(name):
+            addresses[name] = None
         else:
             folder, found = _files(name)
             for file in found:
@@ -58,7 +66,7 @@ def expand(names: Sequence[str]) -> Sources:
     return Sources(
         images=images,
         folders=[folders[file] for file in images],
-        videos=[file for file in files.values() if file.suffix.lower() in VIDEOS],
+        videos=[*(file for file in files.values() if file.suffix.lower() in VIDEOS), *addresses],
         cameras=list(cameras),
     )
 
@@ -85,24 +93,32 @@ def _files(name: str) -> tuple[Path, list[Path]]:
     return folder, known
 
 
-def result_names(files: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
-    """A name for what is made of each file: its own without the ending, with a number where another has the same."""
+def result_names(sources: Sequence[Path | str | int], taken: Sequence[str] = ()) -> list[str]:
+    """A name for what is made of each source: its own without the ending, with a number where another has the same."""
     used = {name.lower() for name in taken}  # some file systems ignore case
     names = []
-    for file in files:
-        name, number = file.stem, 1
+    for source in sources:
+        own = f"camera{source}" if isinstance(source, int) else _stem(source)
+        name, number = own, 1
         while name.lower() in used:
             number += 1
-            name = f"{file.stem}-{number}"
+            name = f"{own}-{number}"
         used.add(name.lower())
         names.append(name)
     return names
 
 
+def _stem(source: Path | str) -> str:
+    if isinstance(source, Path):
+        return source.stem
+    address = urlsplit(source)
+    return re.sub(r"[^\w.-]+", "_", Path(address.path).stem or address.hostname or "video")
+
+
 @dataclass(frozen=True)
 class Numbering:
     """The images' ids in COCO's files, in the order of the images, the sizes (width, height) that a list gives them,
-    and the category of a person. Ids that are `places` stand for no image: only for a place in this order."""
+    and the category of what is found. Ids that are `places` stand for no image: only for a place in this order."""
 
     ids: list[int]
     category: dict[str, Any]
@@ -110,7 +126,7 @@ class Numbering:
     places: bool = False
 
 
-def numbering(sources: Sources, annotations: Path | None = None) -> Numbering:
+def numbering(sources: Sources, annotations: Path | None = None, category: str = PERSON) -> Numbering:
     """The ids of an annotation file, by the images' names; without one the numbers that the files' names consist of, as
     COCO's do, and if they do not, or one stands twice, 1, 2, 3 …
 
@@ -122,8 +138,8 @@ def numbering(sources: Sources, annotations: Path | None = None) -> Numbering:
         own = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < 2**63]
         places = len(set(own)) < len(stems)
         ids = list(range(1, len(stems) + 1)) if places else own
-        return Numbering(ids, {"id": 1, "name": "person"}, [None] * len(stems), places)
-    source = coco.read_annotations(annotations, image_info=True)
+        return Numbering(ids, {"id": 1, "name": category}, [None] * len(stems), places)
+    source = coco.read_annotations(annotations, category_name=_asked(category), image_info=True)
     listed: dict[tuple[str, ...], list[int]] = {}
     ends: list[tuple[str, ...]] = [PureWindowsPath(name).parts for name in source.images.names.tolist()]  # \\ too
     for index, parts in enumerate(ends):
@@ -165,25 +181,81 @@ def cut_short(error: UserError, done: int, what: str) -> UserError:
     return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is skipped")
 
 
-def read_boxes(path: Path, known: Numbering, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each image the boxes (N, 4) and scores (N) of a COCO detection file scored `threshold` or more.
+Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) and scores (N)
+
+
+def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
+    """Of each image the boxes of a COCO detection file scored `threshold` or more, or those of an annotation file.
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
-    table, findings = coco.parse_detections(path, "detection file (--boxes)")
-    image, scores, boxes = table["image_id"], table["score"], table["bbox"]
-    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:])
-    findings.refuse(path)
+    found = _boxes_by_image(path, known.category, threshold)
     if known.places:
         raise UserError(
             f"{path}: nothing says which image its image_ids mean, as the images' names are no numbers and there is no "
             f"{list_beside(path)}; name the annotation file that lists them (--annotations)"
         )
-    category = table["category_id"] == known.category["id"]
-    if len(table) and not (np.isin(image, known.ids) & category).any():
+    if found and not found.keys() & set(known.ids):
+        count = sum(len(scores) for _, scores in found.values())
         raise UserError(
-            f"{path}: none of its {len(table)} boxes is a person's in one of the {len(known.ids)} images, whose "
-            f"ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
+            f"{path}: none of its {count} boxes of category {known.category['id']} is in one of the {len(known.ids)} "
+            f"images, whose ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
         )
-    taken = category & (scores >= threshold)
-    return [(boxes[taken & (image == number)], scores[taken & (image == number)]) for number in known.ids]
+    return [found.get(number, NO_BOXES) for number in known.ids]
+
+
+def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[int], Boxes]:
+    """The boxes of a video's frames, by the frame's number, counted from 0. It is the image_id of a detection file; in
+    an annotation file it is the last number in the image's file_name.
+
+    Raises UserError if the file is malformed, or numbers two images of an annotation file alike.
+    """
+    found = _boxes_by_image(path, {"id": 1, "name": category}, threshold)
+    if is_annotation_file(path):
+        images = coco.read_annotations(path, category_name=_asked(category)).images
+        numbers = [re.findall(r"\d+", name) for name in images.names.tolist()]
+        frames = [int(digits[-1]) if digits else None for digits in numbers]
+        if None in frames or len(set(frames)) < len(frames):
+            raise UserError(f"{path}: the last number in each file_name must be the frame's, and stand once")
+        found = {
+            frame: found[number]
+            for frame, number in zip(frames, images.ids.tolist(), strict=True)
+            if frame is not None and number in found
+        }
+    return lambda frame: found.get(frame, NO_BOXES)
+
+
+def is_annotation_file(path: Path) -> bool:
+    """Whether a JSON file is a COCO annotation file and no list of detections."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError:
+        return False  # reading it says why
+
+
+def _asked(category: str) -> str:
+    """The name by which the category of an annotation file is chosen: persons need none."""
+    return "" if category == PERSON else category
+
+
+def _boxes_by_image(path: Path, category: dict[str, Any], threshold: float) -> dict[int, Boxes]:
+    """Of each image_id its boxes of the category."""
+    if is_annotation_file(path):
+        table = coco.read_annotations(path, category_name=_asked(category["name"])).table
+        findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
+    else:
+        table, findings = coco.parse_detections(path, "detection file (--boxes)")
+        scores, own = table["score"], table["category_id"] == category["id"]
+        if category["name"] != PERSON and len(np.unique(table["category_id"])) == 1:
+            own[:] = True  # nobody else's, whatever its number
+    boxes, image = table["bbox"], table["image_id"]
+    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:])
+    findings.refuse(path)
+    if len(table) and not own.any():
+        raise UserError(f"{path}: none of its {len(table)} boxes is of category {category['id']}, {category['name']}")
+    places = {number: own & (image == number) for number in np.unique(image[own]).tolist()}
+    return {
+        number: (boxes[one & (scores >= threshold)], scores[one & (scores >= threshold)])
+        for number, one in places.items()
+    }

@@ -198,7 +198,7 @@ class Predictor:
         source = self._input_image(image, "the image", color, oriented)
         pixels = source.pixels()
         if boxes is None:
-            found, scores = (np.asarray(column) for column in self._detect([pixels])[0])
+            found, scores = (np.asarray(column) for column in self.detect([pixels])[0])
             boxes = found[np.argsort(-scores, kind="stable")]
         boxes, _, _, _ = self._checked(source, pixels, boxes, None, found=False)
         return (explain(network, pixels, box, self.skeleton, self.options) for box in boxes)
@@ -247,7 +247,7 @@ class Predictor:
         # The default detector is made for the first image.
         while group := list(islice(rows, self.detector.batch_size if isinstance(self.detector, Detector) else 1)):
             missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
-            detected = iter(self._detect(missing) if missing else ())
+            detected = iter(self.detect(missing) if missing else ())
             for image, pixels, given, given_scores in group:
                 own = next(detected) if given is None else (given, given_scores)
                 with passing_over(on_error):
@@ -257,7 +257,8 @@ class Predictor:
                     ]
                     yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
-    def _detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
+    def detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
+        """Boxes (N, 4) and scores (N) that the detector finds in each of these images (H, W, 3), uint8 BGR."""
         if self.detector is None:
             self.detector = detector_for(self.skeleton.category, device=self.device)
         in_rgb = [image[..., ::-1].copy() for image in images]

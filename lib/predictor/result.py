@@ -5,7 +5,7 @@ N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the imag
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError, needs
 from ..pose import draw
+from ..pose.draw import DrawOptions
 from ..pose.skeleton import Skeleton
 from ..runtime.files import csv_text, write_atomically
 from .image import InputImage
@@ -31,12 +32,8 @@ def rounded(values: np.ndarray, decimals: int) -> np.ndarray:
     return values.astype(np.float64).round(decimals)
 
 
-class Frame(NamedTuple):
-    """A video's name, the frame's number, counted from 0, and its time in seconds."""
-
-    video: str
-    number: int
-    time: float
+def _options(threshold: float, parts: Iterable[str] | None, color_by: str | None) -> DrawOptions:
+    return DrawOptions(threshold, None if parts is None else tuple(parts), color_by)
 
 
 class Keypoint(NamedTuple):
@@ -81,7 +78,7 @@ class PoseResult:
     """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
     person_scores (N), the box's score times the mean of the keypoint scores that count, as in COCO results;
     boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
-    ids (N) if they were tracked, and the frame if it is one of a video, else None.
+    ids (N) if they were tracked, else None.
 
     `result[0]` is the first person, a `Pose`, and `result[0]["left_wrist"]` its keypoint: x, y, score. A notebook shows
     the picture."""
@@ -95,7 +92,6 @@ class PoseResult:
     box_scores: np.ndarray
     skeleton: Skeleton
     ids: np.ndarray | None = None
-    frame: Frame | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -120,39 +116,53 @@ class PoseResult:
         return f"<PoseResult: {name}, {self.size[0]} x {self.size[1]} pixels, {len(self)} {self.skeleton.noun}(s)>"
 
     def _repr_jpeg_(self) -> bytes:
-        return draw.encode(self._drawn(0.2), Path("notebook.jpg"))
+        return draw.encode(self.picture(DrawOptions()), Path("notebook.jpg"))
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the K keypoints are called."""
         return self.skeleton.names
 
-    def draw(self, threshold: float = 0.2) -> np.ndarray:
-        """A copy of the image (H, W, 3), uint8, with the keypoints scored `threshold` or more.
+    def draw(
+        self, threshold: float = 0.2, parts: Iterable[str] | None = None, color_by: str | None = None
+    ) -> np.ndarray:
+        """A copy of the image (H, W, 3), uint8, with the persons, drawn as `draw.DrawOptions` say: keypoints scored
+        `threshold` or more, with "boxes", "scores", "ids" or "names" as `parts`, coloured by "side", "person" or
+        "keypoint" (then with a legend beneath, so that it is higher than the image).
 
-        Its channels are RGB, or BGR for an image of that `color`.
+        Its channels are RGB, or BGR for an image of that `color`. Raises UserError for other parts and colours.
         """
-        picture = self._drawn(threshold)
+        picture = self.picture(_options(threshold, parts, color_by))
         return picture if self.image.color == "BGR" else picture[..., ::-1].copy()
 
-    def save(self, path: str | Path, threshold: float = 0.2) -> None:
+    def save(
+        self,
+        path: str | Path,
+        threshold: float = 0.2,
+        parts: Iterable[str] | None = None,
+        color_by: str | None = None,
+    ) -> None:
         """Write `draw`'s picture; an existing file is replaced. Raises UserError if it cannot be written."""
-        content = draw.encode(self._drawn(threshold), Path(path))
-        write_atomically(Path(path), lambda file: file.write(content))
+        self.write(Path(path), _options(threshold, parts, color_by))
 
-    def _drawn(self, threshold: float) -> np.ndarray:
-        return draw.persons(
-            self.image.pixels(), self.keypoints, self.scores, self.skeleton, draw.DrawOptions(threshold)
-        )
+    def write(self, path: Path, options: DrawOptions) -> None:
+        """`save` with all options in one."""
+        content = draw.encode(self.picture(options), path)
+        write_atomically(path, lambda file: file.write(content))
+
+    def picture(self, options: DrawOptions) -> np.ndarray:
+        """`draw`'s picture in BGR."""
+        persons = {"boxes": self.boxes, "person_scores": self.person_scores, "ids": self.ids}
+        image = self.image.pixels()
+        drawn = draw.persons(image, self.keypoints, self.scores, self.skeleton, options, **persons)
+        return draw.legend(drawn, options.key(self.skeleton))
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score; not rounded, as they are scored."""
         points = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         return [
-            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
-            for keypoints, score in zip(
-                points.reshape(len(self), -1).tolist(), self.person_scores.tolist(), strict=True
-            )
+            {"image_id": image_id, "category_id": category_id, "keypoints": own.ravel().tolist(), "score": score}
+            for own, score in zip(points, self.person_scores.tolist(), strict=True)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,7 +172,7 @@ class PoseResult:
     def header(self) -> dict[str, Any]:
         """What all frames of a video have in common: name and size, the category, its keypoints' names and limbs."""
         return {
-            "image": self.frame.video if self.frame else self.image.name,
+            "image": self.image.frame.video if self.image.frame else self.image.name,
             "width": self.size[0],
             "height": self.size[1],
             "category": self.skeleton.category,
@@ -180,7 +190,8 @@ class PoseResult:
             "keypoints": np.concatenate([keypoints, scores[..., None]], 2),
         } | ({} if self.ids is None else {"id": self.ids})
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        place = {"frame": self.frame.number, "time": round(self.frame.time, 4)} if self.frame else {}
+        frame = self.image.frame
+        place = {"frame": frame.number, "time": round(frame.time, 4)} if frame else {}
         return place | {f"{self.skeleton.noun}s": [dict(zip(columns, row, strict=True)) for row in rows]}
 
     def to_json(self) -> str:

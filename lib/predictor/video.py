@@ -1,4 +1,4 @@
-"""Videos and cameras -> frames -> a video. Files by PyAV, cameras by OpenCV.
+"""Videos and cameras -> frames -> a video. Files and addresses by PyAV, cameras by OpenCV.
 
 Frames are uint8 BGR (H, W, 3), upright; times are seconds since the first frame.
 """
@@ -6,10 +6,12 @@ Frames are uint8 BGR (H, W, 3), upright; times are seconds since the first frame
 import contextlib
 import logging
 import os
+import re
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice, tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import cv2
 import numpy as np
 
 from ..errors import UserError, needs
-from .image import InputImage
+from ..runtime.ahead import ahead
+from .image import Frame, InputImage
 from .predictor import Predictor
 from .result import PoseResult
 from .tracker import Tracker
@@ -26,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 # FFmpeg's names for the formats of `inputs.VIDEOS`. It knows text formats too, which name other files or hosts to open.
 FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
+# What an address may be read by, by how it begins: formats and protocols.
+ADDRESSES = {"http": (FORMATS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
+SECONDS = 20  # without an answer from an address
+SEEN = 0.2  # the lowest score of a keypoint that carries a box on
 USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
 
 
@@ -34,23 +41,30 @@ def _usable(rate: Any) -> Fraction:
 
 
 class Video:
-    """A video file. Raises UserError if there is no video in it, and opens no other file, whatever it holds."""
+    """A video file, or the address of one (http, https) or of a camera (rtsp), as text.
 
-    live = False
+    Raises UserError if there is no video in it. A file opens no other file and no address, whatever it holds, and an
+    address no file.
+    """
 
-    def __init__(self, path: Path):
-        self.name = str(path)
+    def __init__(self, source: Path | str):
+        # Without the password that an address may hold.
+        self.name = re.sub("//[^/@]*@", "//", source) if isinstance(source, str) else str(source)
+        self.live = isinstance(source, str) and source.startswith("rtsp")
+        place = f"file:{source}"  # or a name such as "concat:a|b.mp4" would be an order
+        formats, protocols, options = FORMATS, "file", {}
+        if isinstance(source, str):
+            place, (formats, protocols), options = source, ADDRESSES[source[:4]], {"timeout": (SECONDS, SECONDS)}
         self._av = needs("av", extra="video")
         try:
             self._file = self._av.open(
-                f"file:{path}",  # or a name such as "concat:a|b.mp4" would be an order
-                container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+                place, container_options={"format_whitelist": formats, "protocol_whitelist": protocols}, **options
             )
         except self._av.FFmpegError as error:
-            raise UserError(f"{path}: cannot be opened as a video ({error.strerror})") from None
+            raise UserError(f"{self.name}: cannot be opened as a video ({error.strerror})") from None
         self._stream = self._file.streams.best("video")
         if self._stream is None:
-            raise UserError(f"{path}: cannot be opened as a video (it has only sound or text)")
+            raise UserError(f"{self.name}: cannot be opened as a video (it has only sound or text)")
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate, self.time_base = _usable(rate), self._stream.time_base
         seconds = (self._stream.duration or 0) * self.time_base or Fraction(self._file.duration or 0, 1_000_000)
@@ -172,19 +186,74 @@ class Recording(contextlib.AbstractContextManager):
             raise UserError(f"{self.path}: cannot write ({error.strerror}); an existing file is unchanged") from None
 
 
+FrameBoxes = Callable[[int], tuple[Any, Any]]  # a frame's number -> boxes (N, 4) and scores (N)
+Located = tuple[InputImage, Any, Any]  # a frame, its boxes and scores; None where the pose carries them on
+
+
 def predict_video(
-    predictor: Predictor, video: Video | Camera, *, track: bool = False, smooth: bool = False
-) -> Iterator[tuple[PoseResult, float]]:
-    """The result of each frame and its time; `track` gives persons ids, and `smooth` also smooths their keypoints."""
-    times: deque[float] = deque()
+    predictor: Predictor,
+    video: Video | Camera,
+    *,
+    boxes: FrameBoxes | None = None,
+    detect_every: int = 1,
+    track: bool = False,
+    smooth: bool = False,
+) -> Iterator[PoseResult]:
+    """The result of each frame. Reading, detecting and estimating go on at the same time, but for a live picture.
 
-    def images() -> Iterator[InputImage]:
-        for number, (pixels, seconds) in enumerate(video.frames()):
-            times.append(seconds)
-            yield InputImage(pixels, f"{video.name} frame {number}", "BGR")
-
-    # A live picture does not wait for a batch.
-    results: Iterator = map(predictor, images()) if video.live else predictor.stream(images())
+    `boxes` are given, else the detector finds them, in every `detect_every`-th frame; between these the pose carries
+    them on (`carried`). `track` gives persons ids, and `smooth` also smooths their keypoints.
+    """
+    at_once: Callable[[Iterator], Iterator] = iter if video.live else ahead
+    located = at_once(_located(predictor, video, at_once(video.frames()), boxes, detect_every))
+    results = at_once(_estimated(predictor, located, one_by_one=video.live or detect_every > 1))
     if track or smooth:
         results = map(Tracker(float(video.rate), smooth=smooth), results)
-    return ((result, times.popleft()) for result in results)
+    return results
+
+
+def _located(
+    predictor: Predictor,
+    video: Video | Camera,
+    frames: Iterator[tuple[np.ndarray, float]],
+    boxes: FrameBoxes | None,
+    detect_every: int,
+) -> Iterator[Located]:
+    """The frames with their boxes. A detector gets a few frames at once, of a live picture one."""
+    numbered = enumerate(frames)
+    count = 1 if video.live else getattr(predictor.detector, "batch_size", 1)
+    while group := list(islice(numbered, count)):
+        asked = [pixels for number, (pixels, _) in group if not boxes and number % detect_every == 0]
+        found = iter(predictor.detect(asked) if asked else ())
+        for number, (pixels, seconds) in group:
+            image = InputImage(pixels, f"{video.name} frame {number}", "BGR", frame=Frame(video.name, number, seconds))
+            yield image, *(boxes(number) if boxes else next(found) if number % detect_every == 0 else (None, None))
+
+
+def _estimated(predictor: Predictor, located: Iterator[Located], one_by_one: bool) -> Iterator[PoseResult]:
+    if not one_by_one:
+        images, boxes, scores = (map(itemgetter(place), row) for place, row in enumerate(tee(located, 3)))
+        yield from predictor.stream(images, boxes, scores, found=True)
+    result: PoseResult | None = None
+    for image, *row in located:
+        own: Sequence[Any] = row
+        if row[0] is None:
+            assert result is not None  # the first frame has boxes
+            own = carried(result)
+        (result,) = predictor.stream([image], *([column] for column in own), found=True)
+        yield result
+
+
+def carried(result: PoseResult) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) and scores (N) for the next frame: around the keypoints that are seen, 15 % longer, as in Xiao, Wu
+    and Wei's tracker (ECCV 2018). Persons of whom fewer than three are seen in the image are lost."""
+    boxes, scores = [], []
+    for pose in result:
+        points = pose.keypoints[
+            (pose.scores >= SEEN) & (pose.keypoints > 0).all(1) & (pose.keypoints < result.size).all(1)
+        ]
+        if len(points) >= 3 and (np.ptp(points, 0) >= 1).all():
+            sides = 1.15 * np.ptp(points, 0)
+            boxes.append([*((points.min(0) + points.max(0) - sides) / 2), *sides])
+            scores.append(pose.box_score)
+    return np.reshape(boxes, (-1, 4)), np.array(scores)

@@ -5,13 +5,19 @@ import contextlib
 import csv
 import io
 import json
+import re
 import resource
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +28,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import yaml
 from helpers.goldens import ANNOTATIONS, IMAGES, sample_annotations
 from helpers.people import Stub
 from helpers.places import run_anew, sentence
+from helpers.planted import planted_yolox
 
 from transpose import cli
 from transpose.commands import detect, predict, window
@@ -32,11 +40,12 @@ from transpose.dataset import coco
 from transpose.errors import UserError, missing
 from transpose.predictor import detector, inputs, video
 from transpose.predictor.predictor import Predictor
-from transpose.predictor.video import Camera, Recording, Video
-from transpose.runtime import log
+from transpose.predictor.video import Camera, Recording, Video, carried, predict_video
+from transpose.runtime import download, log
 
 BOXES = {785: [[280.8, 44.7, 218.7, 346.7]], 388056: [[79.8, 68.6, 148.5, 244.7], [393.9, 94.8, 106.1, 206.7]]}
 RATE, SIZE, FRAMES = 12.5, (96, 64), 7
+PLACE = ("frame", "time")
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ def test_a_folder_in_every_form(images, run, command, tmp_path):
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     (out / "keypoints.csv").write_text("old")
     assert command(*arguments, "--overwrite").returncode == 0
-    assert (out / "keypoints.csv").read_text().startswith("image,person")
+    assert (out / "keypoints.csv").read_text().startswith("image,frame,time,person,track,box_x")
 
 
 def test_sources_of_one_name_do_not_clobber_each_other(images, run, command, tmp_path):
@@ -196,11 +205,125 @@ def test_folders_patterns_and_cameras_each_once(images, tmp_path, monkeypatch):
     assert [path.name for path in found.images] == ["000000000785.jpg", "000000388056.jpg", "000000021167.jpg"]
 
 
+# Boxes that are given
+
+
+def persons_of(path: Path) -> list[dict]:
+    return json.loads(path.read_bytes())["persons"]
+
+
+def test_boxes_on_the_command_line_are_those_of_every_source(images, run, command, tmp_path):
+    how = ["--model", run, "--device", "cpu", "--save", "json", "--box", "10,20,80,90", "--box=-5,3.5,60,70"]
+    assert command(*sorted(images.glob("*.jpg"))[:2], written(tmp_path / "film.mp4"), *how).returncode == 0
+    out = tmp_path / "predictions"
+    for name in ("000000000785", "000000021167"):
+        found = persons_of(out / f"{name}.json")
+        assert [person["box"] for person in found] == [[10, 20, 80, 90], [-5, 3.5, 60, 70]]
+        assert [person["box_score"] for person in found] == [1, 1]
+    _, *lines = (json.loads(line) for line in (out / "film.jsonl").read_text().splitlines())
+    assert [[person["box"][0] for person in line["persons"]] for line in lines] == [[10, -5]] * FRAMES
+
+
+def test_boxes_of_an_annotation_file_are_matched_by_path(images, run, command, tmp_path):
+    (images / "a").mkdir()
+    (images / "000000000785.jpg").rename(images / "a" / "x.jpg")
+    (images / "000000021167.jpg").rename(images / "x.jpg")
+    listed = [{"id": 5, "file_name": "a/x.jpg", "width": 640, "height": 425}]
+    listed.append({"id": 6, "file_name": "x.jpg", "width": 500, "height": 375})
+    size = cv2.imread(str(images / "x.jpg")).shape[:2]
+    listed[1] |= {"width": size[1], "height": size[0]}
+    boxes = [(5, [280.8, 44.7, 218.7, 346.7], 0), (6, [10, 20, 90, 80], 0), (6, [0, 0, 300, 300], 1)]
+    annotations = [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": box, "area": 1, "iscrowd": crowd}
+        for i, (image, box, crowd) in enumerate(boxes)
+    ]
+    content = {"images": listed, "categories": [{"id": 1, "name": "person"}], "annotations": annotations}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    how = ["--model", run, "--device", "cpu", "--save", "json", "--boxes", "truth.json"]
+    assert command("images/a", "images/x.jpg", *how).returncode == 0
+    assert persons_of(tmp_path / "predictions" / "x.json")[0]["box"] == boxes[0][1]
+    assert [person["box"] for person in persons_of(tmp_path / "predictions" / "x-2.json")] == [boxes[1][1]]
+
+
+def test_a_videos_boxes_are_given_by_frame(run, command, tmp_path):
+    film = written(tmp_path / "film.mp4")
+    entry = {"image_id": 2, "category_id": 1, "bbox": [10, 10, 40, 50], "score": 0.9}
+    unsure = entry | {"bbox": [0, 0, 9, 9], "score": 0.2}
+    (tmp_path / "by_frame.json").write_text(
+        json.dumps([entry, unsure, entry | {"image_id": 5, "bbox": [1, 2, 30, 40]}])
+    )
+    images = [{"id": i, "file_name": f"film/take2_{i:06}.png", "width": 96, "height": 64} for i in range(1, FRAMES)]
+    annotation = {"id": 1, "image_id": 3, "category_id": 1, "bbox": [5, 5, 20, 30], "area": 9, "iscrowd": 0}
+    content = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": [annotation]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    how = [film, "--model", run, "--device", "cpu", "--save", "json", "--overwrite", "--boxes"]
+    for file, wanted in (
+        ("by_frame.json", {2: [[10, 10, 40, 50]], 5: [[1, 2, 30, 40]]}),
+        ("truth.json", {3: [[5, 5, 20, 30]]}),
+    ):
+        assert command(*how, file).returncode == 0
+        _, *lines = (json.loads(line) for line in (tmp_path / "predictions" / "film.jsonl").read_text().splitlines())
+        found = {line["frame"]: [person["box"] for person in line["persons"]] for line in lines if line["persons"]}
+        assert found == wanted and len(lines) == FRAMES
+    content["images"][1]["file_name"] = "take2.png"
+    content["images"][0]["file_name"] = "retake2.png"
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    assert "the last number in each file_name must be the frame's" in sentence(command(*how, "truth.json"))
+
+
+def test_without_weights_and_network_the_ways_without_a_detector_are_named(images, run, command, monkeypatch, tmp_path):
+    def transfer(url, file, path, known):
+        raise UserError(f"{url}: the download failed (Name or service not known)")
+
+    monkeypatch.setattr(download, "_transfer", transfer)
+    monkeypatch.setattr(detector, "repository_root", lambda: tmp_path / "elsewhere")
+    monkeypatch.setenv("TRANSPOSE_HOME", str(tmp_path / "cache"))
+    said = sentence(command(images, "--model", run, "--device", "cpu"))
+    assert said.startswith("the weights of the detector yolox_nano: https://") and "the download failed" in said
+    assert all(way in said for way in ("--box x,y,w,h", "--boxes FILE", "--detector whole-image"))
+
+
+@pytest.fixture
+def kites(run, tmp_path) -> Path:
+    """The folder of a run whose network finds kites."""
+    folder = tmp_path / "kites"
+    shutil.copytree(run, folder)
+    skeleton = yaml.safe_load((folder / "skeleton.yaml").read_text())
+    skeleton |= {"category": "kite", "names": [f"k{i}" for i in range(17)], "pairs": [], "limbs": []}
+    (folder / "skeleton.yaml").write_text(yaml.safe_dump(skeleton | {"upper_body": [], "lower_body": []}))
+    return folder
+
+
+def test_a_network_of_something_else_never_fetches_a_detector_of_persons(kites, images, command, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        detector, "published", lambda name: asked.append(name) or planted_yolox(tmp_path / "n.onnx", [])
+    )
+    one = images / "000000000785.jpg"
+    how = [one, "--model", kites, "--device", "cpu", "--save", "json", "csv", "coco"]
+    for chosen in ([], ["--detector", "yolox_s"]):
+        said = sentence(command(*how, *chosen))
+        assert said.startswith("the network finds 'kite', the detector by default persons; --box x,y,w,h, --boxes FILE")
+        assert said.endswith("--detector-class kite looks for COCO's class of this name") and not asked
+    outcome = command(*how, "--box", "280,45,218,346")
+    assert outcome.returncode == 0 and outcome.stdout == "predictions: 1 instance(s) in 1 image(s)\n"
+    out = tmp_path / "predictions"
+    assert "person" not in "".join(file.read_text() for file in out.iterdir())
+    assert json.loads((out / "images.json").read_bytes())["categories"] == [{"id": 1, "name": "kite"}]
+    assert command(*how, "--detector", "whole-image", "--overwrite").returncode == 0
+    assert command(*how, "--detector-class", "kite", "--overwrite").returncode == 0 and asked == ["yolox_nano"]
+    detections = [{"image_id": 785, "category_id": 7, "bbox": [280, 45, 218, 346], "score": 0.9}]
+    (tmp_path / "found.json").write_text(json.dumps(detections))
+    assert command(*how, "--boxes", "found.json", "--overwrite").returncode == 0
+    assert len(json.loads((out / "keypoints.json").read_bytes())) == 1
+
+
 # Videos
 
 
 def given(**options: Any) -> argparse.Namespace:
-    return argparse.Namespace(**({"threshold": 0.2, "track": False, "smooth": False} | options))
+    usual = {"threshold": 0.2, "draw": None, "color_by": None, "track": False, "smooth": False, "detect_every": 1}
+    return argparse.Namespace(**(usual | options))
 
 
 @pytest.fixture
@@ -220,11 +343,14 @@ def test_a_video_keeps_rate_size_length_and_its_empty_frames(bright, tmp_path):
     assert found == pytest.approx(brightness(source), abs=4) and len(found) == FRAMES
     film = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
     assert (film.get(cv2.CAP_PROP_FRAME_WIDTH), film.get(cv2.CAP_PROP_FRAME_HEIGHT)) == SIZE
-    lines = [json.loads(line) for line in (tmp_path / "out" / "film.jsonl").read_text().splitlines()]
-    assert [len(line["persons"]) for line in lines] == [0, 0, 0, 0, 1, 1, 1]
-    assert [line["image"] for line in lines] == [f"{source} frame {i}" for i in range(FRAMES)]
+    head, *lines = (json.loads(line) for line in (tmp_path / "out" / "film.jsonl").read_text().splitlines())
+    assert (head["image"], head["width"], head["height"], len(head["names"])) == (str(source), *SIZE, 17)
+    assert [len(line["persons"]) for line in lines] == [0, 0, 0, 0, 1, 1, 1] and lines[4].keys() == {*PLACE, "persons"}
+    assert [(line["frame"], line["time"]) for line in lines] == [(i, i / RATE) for i in range(FRAMES)]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "film.csv").read_text())))
-    assert len(rows) == 3 * 17 and rows[0]["image"] == f"{source} frame 4"
+    assert len(rows) == 3 * 17
+    told = {"image": str(source), "frame": "4", "time": "0.32", "person": "0", "track": "", "box_w": "40.0"}
+    assert {name: rows[0][name] for name in told} == told
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
 
 
@@ -233,16 +359,77 @@ def test_a_video_by_the_command(run, command, tmp_path):
     how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--threshold", "100"]
     outcome = command(source, *how)
     assert outcome.returncode == 0, outcome
-    assert outcome.stdout == f"predictions: {FRAMES} person(s) in {FRAMES} frame(s) of {source}\n"
+    found = f"predictions: {FRAMES} person(s) in {FRAMES} frame(s) of {source}"
+    assert re.fullmatch(rf"{re.escape(found)}, \d+\.\d frames/s\n", outcome.stdout)
     assert brightness(tmp_path / "predictions" / "film.mp4") == pytest.approx(brightness(source), abs=4)
 
 
 def test_a_tracked_video_has_ids(bright, tmp_path):
     source = written(tmp_path / "film.mp4")
     predict.predict_video(given(track=True), bright, Video(source), tmp_path / "film", ["json", "csv"], None)
-    lines = [json.loads(line) for line in (tmp_path / "film.jsonl").read_text().splitlines()]
+    _, *lines = (json.loads(line) for line in (tmp_path / "film.jsonl").read_text().splitlines())
     assert [[person["id"] for person in line["persons"]] for line in lines] == [[]] * 4 + [[1]] * 3
-    assert {row["person"] for row in csv.DictReader(io.StringIO((tmp_path / "film.csv").read_text()))} == {"1"}
+    assert {row["track"] for row in csv.DictReader(io.StringIO((tmp_path / "film.csv").read_text()))} == {"1"}
+
+
+@pytest.mark.parametrize("every, asked", [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6])])
+def test_a_detector_is_asked_in_every_nth_frame_and_the_pose_carries_boxes_on(every, asked, run, tmp_path):
+    seen = []
+
+    def detect(image):
+        seen.append(round((image.mean() - 10) / 30))
+        return [[10, 10, 40, 50]], [0.9]
+
+    source = written(tmp_path / "film.mp4")
+    predictor = Predictor.from_pretrained(run, device="cpu", detector=detect)
+    results = list(predict_video(predictor, Video(source), detect_every=every))
+    assert sorted(seen) == asked and [result.image.frame.number for result in results] == list(range(FRAMES))
+    for before, result in pairwise(results):
+        boxes, scores = carried(before)
+        if result.image.frame.number in asked:
+            boxes, scores = [[10, 10, 40, 50]], [0.9]
+        np.testing.assert_allclose(result.boxes, boxes)
+        np.testing.assert_allclose(result.box_scores, scores)
+
+
+def test_a_carried_box_surrounds_the_keypoints_that_are_seen(predictor):
+    pixels = np.zeros((200, 100, 3), np.uint8)
+    result = predictor(pixels, [[0, 0, 50, 50]] * 3)
+    keypoints, scores = np.full((3, 17, 2), -50, np.float32), np.ones((3, 17), np.float32)
+    keypoints[0, :3] = [[20, 40], [60, 50], [30, 140]]
+    keypoints[0, 5], scores[0, 5] = [90, 190], 0.1
+    keypoints[1, :2] = [[20, 40], [60, 50]]  # two alone
+    keypoints[2, :] = [30, 30]
+    boxes, sure = carried(replace(result, keypoints=keypoints, scores=scores, box_scores=np.array([0.7, 1, 1])))
+    np.testing.assert_allclose(boxes, [[20 - 3, 40 - 7.5, 46, 115]])
+    assert sure.tolist() == [0.7]
+    assert carried(predictor(pixels, []))[0].shape == (0, 4)
+
+
+def test_an_address_is_read_as_a_video_and_names_no_file(bright, tmp_path):
+    film = written(tmp_path / "film.mp4")
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://user:secret@127.0.0.1:{server.server_port}"
+        found = inputs.expand([f"{place}/film.mp4?take=1"])
+        assert found.videos == [f"{place}/film.mp4?take=1"] and inputs.result_names(found.videos) == ["film"]
+        seen = Video(found.videos[0])
+        assert seen.name == f"http://127.0.0.1:{server.server_port}/film.mp4?take=1" and not seen.live
+        assert len(list(predict_video(bright, seen))) == FRAMES
+        for name in ("list.m3u8", "nothing.mp4"):
+            with pytest.raises(UserError, match=rf"^http://127.*/{name}: cannot be opened as a video \(") as caught:
+                Video(f"{place}/{name}")
+            assert "secret" not in str(caught.value)
+        server.shutdown()
+    with pytest.raises(UserError, match=r"^rtsp://127.0.0.1:9/x: cannot be opened as a video \(Connection refused\)"):
+        Video("rtsp://127.0.0.1:9/x")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_path, monkeypatch):
@@ -256,7 +443,7 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
         f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
     )
     assert said == [wanted]
-    assert len((tmp_path / "film.jsonl").read_text().splitlines()) == FRAMES and brightness(source)
+    assert len((tmp_path / "film.jsonl").read_text().splitlines()) == 1 + FRAMES and brightness(source)
 
 
 class FakeCapture:
@@ -288,7 +475,7 @@ def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypat
     seconds = iter([7.0, 7.0, 7.1, 7.1, 8.0])
     monkeypatch.setattr(video, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     predict.predict_video(given(), bright, camera, tmp_path / "camera0", ["video", "json"], None)
-    assert len((tmp_path / "camera0.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "camera0.jsonl").read_text().splitlines()) == 1 + 4
     # Frames are shown at their times, and no two at one time.
     assert times(tmp_path / "camera0.mp4") == pytest.approx([0, 0.1, 0.101, 1])
 
@@ -481,14 +668,24 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
-        (["film.mp4", "--boxes", "boxes.json"], ["--boxes is for images"]),
+        (["film.mp4", "one.jpg", "--boxes", "boxes.json"], ["--boxes are those of images, or of one video's frames"]),
+        (["one.jpg", "--box", "1,2,3"], ["--box is X,Y,W,H, four numbers of pixels, not '1,2,3'"]),
+        (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes: give one of the two"]),
+        (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
+        (["film.mp4", "--detect-every", "0"], ["--detect-every must be 1 or more, not 0"]),
+        (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
+        (["one.jpg", "--save", "image", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
+        (
+            ["one.jpg", "film.mp4", "--save", "json", "coco"],
+            ["--save coco: of film.mp4 can be saved: video, json, csv"],
+        ),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
         (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: nothing says which image its image_ids mean"]),
-        (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 5 boxes is a person's in one of the 1"]),
+        (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 3 boxes of category 1 is in one of the 1"]),
         (["7.jpg", "--boxes", "small.json"], ["small.json: the boxes of 1 of 1 lie within one pixel, like fractions"]),
         (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
-        (["one.jpg", "--boxes", "object.json"], ["object.json: a detection file is a list of boxes, this is a dict"]),
+        (["one.jpg", "--boxes", "object.json"], ["object.json: not a COCO annotation file: it has no list 'images'"]),
         (["one.jpg", "--show"], ["--show: there is no display here"]),
         (["one.jpg", "--out", "."], ["one.jpg: this is one of the sources; choose another folder with --out"]),
         (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
@@ -774,7 +971,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     with pytest.raises(UserError, match=says):
         predict.predict_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
-    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 1 + 5
     assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
 
     at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), most_persons=1)
@@ -794,7 +991,7 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
     with pytest.raises(UserError, match=says):
         predict.predict_video(given(), bright, Video(source), out / "film", forms, None)
     assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
-    assert len((out / "film.jsonl").read_text().splitlines()) == FRAMES
+    assert len((out / "film.jsonl").read_text().splitlines()) == 1 + FRAMES
 
     def fails_at_4(recording: Recording, *frame: Any) -> None:
         if recording.length == 4:
@@ -806,7 +1003,7 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
     with pytest.raises(UserError, match=r"^the disk is full; what was found in 4 frame\(s\) is saved$"):
         predict.predict_video(given(), bright, Video(source), out / "short", forms, None)
     assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
-    assert len((out / "short.jsonl").read_text().splitlines()) == 4
+    assert len((out / "short.jsonl").read_text().splitlines()) == 1 + 4
 
 
 def test_the_commands_offer_every_detector():
