@@ -10,6 +10,7 @@ import pytest
 from helpers.goldens import ROOT, fill_from_names
 from helpers.people import DEMO
 from helpers.places import MOST_SECONDS, Run, surroundings
+from helpers.wheel import installed, machine, wheel  # noqa: F401
 
 from transpose.build.model import build_model
 from transpose.build.run import describe_run

@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.model,
         given.cfg,
         device=given.device,
-        detector=web_session.detector_on_demand(given.device),
         most_persons=web_session.MAX_PERSONS,
     )
+    predictor.detector = web_session.detector_on_demand(given.device, predictor.skeleton.category)
     session = web_session.WebSession(predictor)
     annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
     samples = web_session.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []

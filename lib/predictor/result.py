@@ -57,13 +57,13 @@ class Pose:
     names: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Keypoint:
-        """The keypoint of that name. Raises UserError for another name."""
+        """The keypoint of that name, rounded as it is written. Raises UserError for another name."""
         if name not in self.names:
             nearest = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0)[0]
             raise UserError(f"there is no keypoint {name!r}; the nearest is {nearest!r}")
         place = self.names.index(name)
-        x, y = self.keypoints[place].tolist()
-        return Keypoint(x, y, float(self.scores[place]))
+        x, y = rounded(self.keypoints[place], PIXELS).tolist()
+        return Keypoint(x, y, round(float(self.scores[place]), SCORE))
 
     def __repr__(self) -> str:
         x, y, w, h = self.box

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import Explanation, Place
 from ..pose import draw, geometry
-from .detector import Detector, whole_image
+from .detector import PERSON, detector_for, whole_image
 from .predictor import Detect, Predictor
 from .result import PoseResult
 
@@ -182,9 +182,9 @@ def boxes_from(text: str) -> list[list[float]]:
     return boxes
 
 
-def detector_on_demand(device: str | None = None) -> Detect:
-    """torchvision's detector, loaded when first asked. If that fails, only the log says why, not the page."""
-    load = cache(partial(Detector, device=device))
+def detector_on_demand(device: str | None = None, category: str = PERSON) -> Detect:
+    """The default detector, loaded when first asked. If that fails, only the log says why, not the page."""
+    load = cache(partial(detector_for, category, device=device))
 
     def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `Detector`. Raises UserError if its weights cannot be loaded."""

@@ -372,7 +372,8 @@ def test_the_forms_tell_the_same(predictor, pixels):
 def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
     result = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
     wrist = result[1]["left_wrist"]
-    assert wrist == (*result.keypoints[1, 9].tolist(), float(result.scores[1, 9])) and wrist.x == wrist[0]
+    assert wrist == pytest.approx((*result.keypoints[1, 9].tolist(), result.scores[1, 9]), abs=0.00501)
+    assert wrist.x == wrist[0] and wrist == tuple(result.to_dict()["persons"][1]["keypoints"][9])
     assert [person.box.tolist() for person in result] == BOXES and result[-1].box_score == 0.25
     assert result[0].id is None and replace(result, ids=np.array([7, 8, 9]))[1].id == 8
     with pytest.raises(UserError, match="there is no keypoint 'left_wirst'; the nearest is 'left_wrist'"):
