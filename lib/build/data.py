@@ -173,13 +173,13 @@ def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     source = _read_annotations(cfg, cfg.DATASET.TRAIN_SET)
     skeleton = skeleton_of(cfg, source)  # before the keypoints: a wrong number of joints is reported with its source
     instances = (mpii if is_mpii(cfg) else coco).annotated_instances(source)
-    log_left_out(source.path, instances)
+    log_left_out(source.path, instances, skeleton)
     return skeleton, instances
 
 
-def log_left_out(path: Path, instances: coco.Instances) -> None:
+def log_left_out(path: Path, instances: coco.Instances, skeleton: Skeleton) -> None:
     if instances.left_out:
-        logger.info("%s: %d persons; left out: %s", path, len(instances), instances.left_out)
+        logger.info("%s: %d %ss; left out: %s", path, len(instances), skeleton.noun, instances.left_out)
 
 
 def data_sums(cfg: CfgNode) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         source = Path(test.COCO_BBOX_FILE)
         instances = coco.detected_instances(source, annotations, joints, test.IMAGE_THRE)
-    log_left_out(source, instances)
+    log_left_out(source, instances, skeleton)
     return CocoEvaluation(
         boxes=boxes,
         annotations=annotations,

@@ -178,6 +178,11 @@ class Annotations:
         """(N) bool: training crops them, and testing on annotated boxes."""
         return ~np.logical_or.reduce(list(self.left_out.values()))
 
+    @property
+    def noun(self) -> str:
+        """What one of the category is called in messages."""
+        return "person" if self.category.get("name", "person") == "person" else "instance"
+
     def name(self, index: int) -> str:
         """What a report calls an annotation: by its id and its image."""
         place = self.image[index]
@@ -333,14 +338,14 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
             error,
         )
     if not source.taken.any():
-        says = f"nobody to train on or to test: 0 of {many(len(table), 'person')}"
-        error = "no annotated person has a box inside its image and a positive area"
+        says = f"nobody to train on or to test: 0 of {many(len(table), source.noun)}"
+        error = f"no annotated {source.noun} has a box inside its image and a positive area"
         if not source.listed.get("annotations"):
             error = "its list 'annotations' is empty"
         elif not wanted.any():
             error = f"no annotation of category '{source.category.get('name')}' has a labelled keypoint"
         elif not (wanted & listed).any():
-            error = f"none of its {wanted.sum()} labelled persons is in an image that it lists under 'images'"
+            error = f"none of its {wanted.sum()} labelled {source.noun}s is in an image that it lists under 'images'"
         findings.add(ERROR, "taken", f"{says}; left out: {count_reasons(source.left_out) or 'none'}", error=error)
     return findings
 
@@ -445,7 +450,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
     if len(unknown):
         says = f"{(~listed).sum():,} of {total} are of images that the annotation file does not list"
         error = (
-            f"none of its {person.sum()} person boxes is of an image of {source.path}; "
+            f"none of its {person.sum()} {source.noun} boxes is of an image of {source.path}; "
             "TEST.COCO_BBOX_FILE and DATASET.TEST_SET do not belong together"
         )
         stops = person.any() and not (person & listed).any()
@@ -463,7 +468,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
         says = f"{nowhere.sum():,} are empty or outside their image and are left out"
         examples = (f"{in_digits(boxes[i])} in number {table.places[i] + 1}" for i in np.flatnonzero(nowhere))
         stops = (person & listed).any() and not usable.any()
-        error = "none of its person boxes has a width and a height and shows some of its image" if stops else ""
+        error = f"none of its {source.noun} boxes has a width and a height and shows some of its image" if stops else ""
         findings.add(ERROR if stops else NOTE, "boxes", says, examples, error=error)
     enough = int((scores[usable] >= threshold).sum()) if usable.any() else int((scores >= threshold).sum())
     says = f"{enough:,} of {len(scores):,} are {threshold:g} (TEST.IMAGE_THRE) or more"
@@ -471,7 +476,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
         findings.add(OK, "scores", says)
     else:
         best = f", the best is {np.nanmax(scores, initial=-np.inf):.3g}" if len(scores) else ""
-        error = f"no person box is scored {threshold} (TEST.IMAGE_THRE) or more"
+        error = f"no {source.noun} box is scored {threshold} (TEST.IMAGE_THRE) or more"
         findings.add(ERROR, "scores", f"{says}{best}", error=error)
     reasons = first_reasons(
         {

@@ -153,7 +153,7 @@ class TopDownDataset(Dataset):
         """The whole image (H, W, 3), BGR, of an instance. Warns of the first whose size is not the stated one."""
         images, place = self.instances.images, self.instances.image[index]
         name, stated = str(images.names[place]), images.sizes[place].tolist()
-        pixels = self.reader.read(name, owner=f"person {self.instances.ids[index]}")
+        pixels = self.reader.read(name, owner=f"{self.skeleton.noun} {self.instances.ids[index]}")
         contradiction = any(stated) and size_mismatch(pixels, stated)  # MPII's files state none
         if contradiction and not self._warned:
             self._warned.fill_(True)

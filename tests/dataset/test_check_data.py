@@ -271,7 +271,7 @@ def visibility_zero(patient: Patient) -> list:
     points[:, 2] = 0
     set_keypoints(person, points)
     person["num_keypoints"] = 0
-    return [(NOTE, "keypoints"), "1 person with coordinates, but visibility 0 throughout"]
+    return [(NOTE, "keypoints"), "1 person with coordinates, but visibility 0 in all"]
 
 
 def number_a_little_off(patient: Patient) -> list:

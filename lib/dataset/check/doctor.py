@@ -193,7 +193,8 @@ def _check_images(
     follow: Callable[[list[int]], Iterable[int]],
 ) -> None:
     findings, names = report.findings, images.names.tolist()
-    whose = " with persons" if needed.any() else ""
+    noun = report.skeleton.noun if report.skeleton else "person"
+    whose = f" with {noun}s" if needed.any() else ""
     needed = needed | ~needed.any()
     try:
         missing = reader.missing(names)
@@ -202,7 +203,7 @@ def _check_images(
         return
     wanted = missing & needed
     if missing.any():
-        says = f"{missing.sum():,} of {many(len(missing), 'image')} are missing, {wanted.sum():,} of them with persons"
+        says = f"{missing.sum():,} of {many(len(missing), 'image')} are missing, {wanted.sum():,} of them with {noun}s"
         which = np.flatnonzero(wanted if wanted.any() else missing).tolist()
         findings.add(ERROR if wanted.any() else NOTE, "there", says, (names[i] for i in which))
         if wanted.any():
@@ -238,7 +239,7 @@ def _check_images(
         findings.add(ERROR, "size", says, other, remedy)
     if tagged:
         says = f"{len(tagged):,} of {len(chosen):,} have an EXIF orientation, which is ignored"
-        remedy = "where the sheet shows keypoints beside the persons, annotate the pixels as stored, or turn the files"
+        remedy = "where keypoints are off on the sheet, annotate the pixels as stored, or turn the files"
         findings.add(NOTE, "orientation", says, tagged, remedy)
     if flat:
         says = f"{len(flat):,} of {len(chosen):,} are nearly of one value, such as all black"

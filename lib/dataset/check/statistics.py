@@ -141,7 +141,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
     if out.any():
         says = f"{out.sum():,} of {visible.sum():,} labelled ones are outside their image"
         if gone.any():
-            says += f", for {many(int(gone.sum()), 'person')} all of them"
+            says += f", for {many(int(gone.sum()), source.noun)} all of them"
         examples = _examples(source, np.any(out, axis=1), joint(out))
         findings.add(ERROR if gone.any() else NOTE, "keypoints", says, examples)
 
@@ -152,9 +152,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
 
     blind = wanted & ~np.isnan(points).any((1, 2)) & ~visible.any(1)
     if blind.any():
-        says = (
-            f"{many(int(blind.sum()), 'person')} with coordinates, but visibility 0 throughout: nothing to learn from"
-        )
+        says = f"{many(int(blind.sum()), source.noun)} with coordinates, but visibility 0 in all: nothing to learn from"
         findings.add(
             ERROR if blind.sum() > ABSURD * wanted.sum() else NOTE,
             "keypoints",
@@ -169,7 +167,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
     start, extent = boxes[:, :2], boxes[:, 2:]
     away = seen & ~((middle >= start - extent / 4) & (middle <= start + extent * 5 / 4)).all(1)
     if away.sum() > SUSPICIOUS * seen.sum():
-        says = f"those of {away.sum():,} of {many(int(seen.sum()), 'person')} lie elsewhere than their box"
+        says = f"those of {away.sum():,} of {many(int(seen.sum()), source.noun)} lie elsewhere than their box"
         examples = _examples(source, away, lambda i: f"around {in_digits(middle[i])}, box {in_digits(boxes[i])},")
         findings.add(ERROR if away.sum() > ABSURD * seen.sum() else NOTE, "keypoints", says, examples)
     if len(findings) == before:
@@ -194,7 +192,7 @@ def check_num_keypoints(findings: Findings, source: Annotations, tests: bool) ->
 def check_taken(findings: Findings, source: Annotations, name: str, off_centre: int) -> None:
     """How many are taken; `coco.check_annotations` reports if none is."""
     taken = int(source.taken.sum()) - off_centre
-    says = f"{taken:,} of {len(source.table):,} persons in {len(np.unique(source.image[source.taken])):,} images"
+    says = f"{taken:,} of {len(source.table):,} {source.noun}s in {len(np.unique(source.image[source.taken])):,} images"
     if not source.taken.all():
         says += f"; left out: {count_reasons(source.left_out)}"
     if off_centre:
@@ -214,7 +212,7 @@ def why_no_precision(source: Annotations) -> str:
     if not np.logical_or.reduce(list(reasons.values())).all():
         return ""
     why = f" ({count_reasons(reasons)})" if len(source.table) else ""
-    return f"AP is -1, whatever is found: none of {many(len(source.table), 'person')} counts{why}"
+    return f"AP is -1, whatever is found: none of {many(len(source.table), source.noun)} counts{why}"
 
 
 def check_precision(findings: Findings, source: Annotations) -> None:
@@ -225,7 +223,7 @@ def check_precision(findings: Findings, source: Annotations) -> None:
     counted = ~np.logical_or.reduce(list(not_counted(source).values()))
     count = int(counted.sum())
     medium, large = (int((counted & _of_area(source, limits)).sum()) for limits in (MEDIUM, LARGE))
-    says = f"{many(count, 'person')} count, {medium:,} of medium size (32² to 96² pixels) and {large:,} large"
+    says = f"{many(count, source.noun)} count, {medium:,} of medium size (32² to 96² pixels) and {large:,} large"
     empty = " and ".join(name for name, number in (("AP (M)", medium), ("AP (L)", large)) if not number)
     if empty:
         says += f"; {empty} will be -1"
@@ -241,7 +239,7 @@ def check_precision(findings: Findings, source: Annotations) -> None:
     places, numbers = np.unique(source.image[counted], return_counts=True)
     if numbers.max() > MAX_FOUND:
         name = str(source.images.names[places[numbers.argmax()]])
-        says = f"{name} has {numbers.max()} persons that count; COCO's evaluation takes {MAX_FOUND} of an image"
+        says = f"{name} has {numbers.max()} {source.noun}s that count; COCO's evaluation takes {MAX_FOUND} of an image"
         findings.add(NOTE, "AP", says)
 
 
@@ -255,7 +253,9 @@ def check_cover(findings: Findings, source: Annotations, detected: Instances) ->
     for i in np.flatnonzero(wanted).tolist():
         first, end = detected.image.searchsorted([source.image[i], source.image[i] + 1], sorter=order)
         covered += bool((_overlaps(source.table["bbox"][i], detected.boxes[order[first:end]]) >= COVERED).any())
-    says = f"{covered:,} of the {wanted.sum():,} persons that count have a box that covers them (IoU {COVERED:g})"
+    says = (
+        f"{covered:,} of the {wanted.sum():,} {source.noun}s that count have a box that covers them (IoU {COVERED:g})"
+    )
     level = ERROR if not covered else NOTE if covered < ABSURD * wanted.sum() else OK
     remedy = "AP will be near 0: is this the detector's file of these images, with boxes as x, y, width, height?"
     findings.add(level, "cover", says, remedy=remedy if level == ERROR else "")
