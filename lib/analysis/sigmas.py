@@ -188,5 +188,6 @@ def write(path: Path, skeleton: Skeleton, values: np.ndarray, overwrite: bool = 
         block = isinstance(value, yaml.SequenceNode) and not value.flow_style
         end = value.value[-1].end_mark if block else value.end_mark
         text = text[: key.start_mark.index] + line + text[end.index :]
-    assert skeletons.from_mapping(yaml.safe_load(text), str(path)) == replace(skeleton, sigmas=tuple(sigmas))
+    written = skeletons.of_category(skeletons.from_mapping(yaml.safe_load(text), str(path)), skeleton.category)
+    assert written == replace(skeleton, sigmas=tuple(sigmas))
     write_atomically(path, lambda file: file.write(text.encode()))
