@@ -45,7 +45,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--threshold",
         default="0",
-        metavar="W|P%",
+        metavar="WEIGHT",
         help="leave out weights below it; a percentage is of each map's largest weight (%(default)s)",
     )
     result = parser.add_argument_group("the pictures")
