@@ -32,9 +32,9 @@ def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     height, width = output.shape[-2:]
     found, _ = heatmap.peaks(output)
     wanted, _ = heatmap.peaks(target)
-    tenth = torch.tensor([width, height], device=output.device) / 10
     judged = (wanted > 1).all(-1)
-    near = torch.linalg.vector_norm((found - wanted) / tenth, dim=-1) < 0.5
+    dx, dy = (found - wanted).unbind(-1)
+    near = torch.hypot(dx / (width / 10), dy / (height / 10)) < 0.5
     return (near & judged).sum(0), judged.sum(0)
 
 

@@ -32,7 +32,7 @@ def encode(keypoints: Tensor, visible: Tensor, size: tuple[int, int], sigma: flo
     width, height = size
     reach = 3 * sigma
     first, last = (keypoints - reach).trunc(), (keypoints + reach + 1).trunc()
-    outside = (first >= keypoints.new_tensor([width, height])).any(-1) | (last < 0).any(-1)
+    outside = (first[..., 0] >= width) | (first[..., 1] >= height) | (last < 0).any(-1)
     weight = visible.masked_fill(outside, 0)
 
     def profile(center: Tensor, length: int) -> Tensor:
