@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 def parser(description: str, cfg_required: bool = True) -> Parser:
     """The original's arguments: --cfg, directories, also as the original spells them, and KEY VALUE overrides."""
     arguments = Parser(description=description)
-    arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="experiment's configuration file")
+    arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="configuration file of the experiment")
     for name, original, use in (
         ("--model-dir", "--modelDir", "where runs' folders go (OUTPUT_DIR)"),
         ("--log-dir", "--logDir", "where TensorBoard's folders go (LOG_DIR)"),
@@ -95,8 +95,8 @@ def run(main: Callable[[], None]) -> None:
         if "cv2" not in f"{error.name} {error.path}":
             raise
         fail(
-            f"OpenCV cannot be imported ({error}); where a system library is missing, "
-            "`pip uninstall opencv-python && pip install opencv-python-headless` serves as well"
+            f"OpenCV cannot be imported ({error}); if a system library is missing, "
+            "`pip uninstall opencv-python && pip install opencv-python-headless` helps"
         )
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

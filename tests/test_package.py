@@ -80,7 +80,7 @@ def test_what_lacks_an_extra_or_a_clone_says_so(machine, tmp_path: Path):
             sentence(outcome),
         )
     outcome = python("-m", "transpose", "benchmark", "--stages", folder=tmp_path, path=path)
-    assert "are for a clone of the repository" in sentence(outcome)
+    assert "need a clone of the repository" in sentence(outcome)
 
 
 def test_a_model_is_trained_with_the_extra_train(machine, tmp_path: Path):

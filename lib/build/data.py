@@ -57,7 +57,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
 def check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
     """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
 
-    Names of its own are the skeleton's right: annotation tools call keypoints 1, 2, 3.
+    Other names are allowed, because annotation tools call keypoints 1, 2, 3.
     """
     listed = annotations.category.get("keypoints")
     if not isinstance(listed, list):
@@ -66,7 +66,7 @@ def check_order(names: tuple[str, ...], source: str, annotations: coco.Annotatio
         if name != other and (name in listed or other in names):
             raise UserError(
                 f"{source}: its keypoint {place} is {name!r}, but {annotations.path} lists {other!r} there, and the "
-                "numbers of each annotation follow that list: give `names` in its order"
+                "numbers of each annotation follow that list: list `names` in the same order"
             )
 
 
@@ -119,14 +119,14 @@ def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
 
 
 def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
-    """What reads a set's images. Raises UserError if their folder or zip is missing or damaged."""
+    """The reader of a set's images. Raises UserError if their folder or zip is missing or damaged."""
     data = cfg.DATASET
     usual = "images" if is_mpii(cfg) else "images/{set}" if has_truth(name) else "images/test2017"
     source = _in_root(cfg, data.IMAGES or usual + (".zip" if data.DATA_FORMAT == "zip" else ""), name)
     if not source.exists():
         raise UserError(f"{source}: the images of DATASET set {name} are missing")
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
-        raise UserError(f"{source}: not a zip, or one that is cut off")
+        raise UserError(f"{source}: not a zip file, or a truncated one")
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
@@ -150,7 +150,7 @@ def build_dataset(
 
 
 def test_images(cfg: CfgNode) -> tuple[coco.Annotations, ImageReader]:
-    """The annotations of DATASET.TEST_SET and what reads its images."""
+    """The annotations of DATASET.TEST_SET and the reader of its images."""
     return _read_annotations(cfg, cfg.DATASET.TEST_SET), _image_reader(cfg, cfg.DATASET.TEST_SET)
 
 
@@ -250,7 +250,7 @@ def check_box_source(cfg: CfgNode) -> None:
     if not has_truth(name) and test.USE_GT_BBOX:
         raise UserError(
             f"{name} has no ground truth, as COCO's sets with 'test' in their name: set TEST.USE_GT_BBOX False and "
-            "TEST.COCO_BBOX_FILE, or give a set of your own another name"
+            "TEST.COCO_BBOX_FILE, or rename a set of your own"
         )
     if not test.USE_GT_BBOX and not test.COCO_BBOX_FILE:
         raise UserError("TEST.USE_GT_BBOX is false and TEST.COCO_BBOX_FILE is not set: there are no boxes to test on")
@@ -260,7 +260,7 @@ def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], 
     """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
     data, test = cfg.DATASET, cfg.TEST
     if is_mpii(cfg):
-        raise UserError("the data's check reads COCO's format, and DATASET.DATASET is mpii")
+        raise UserError("check_data reads COCO's format only, and DATASET.DATASET is mpii")
     sets = [
         doctor.SetToCheck(
             name=name,

@@ -42,7 +42,7 @@ def build_evaluation(cfg: CfgNode, device: torch.device) -> Evaluation:
 def build_sample_evaluation(image_size: tuple[int, int]) -> CocoEvaluation:
     """The bundled sample's annotated persons as a test set, in crops of that size (width, height).
 
-    Raises UserError where the repository's data is not at hand.
+    Raises UserError outside a clone, which has the data.
     """
     recipe = repository_root() / "experiments/coco_sample/demo.yaml"
     if not recipe.exists():
@@ -91,7 +91,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
 
 
 def _common(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[str, Any]:
-    """What the evaluations of all data sets are built from."""
+    """The arguments that the evaluations of all data sets share."""
     test = cfg.TEST
     image, size = crops.instances.image, test.BATCH_SIZE_PER_GPU
     plan = EvalSampler(image, size, rank=distributed.rank(), world=distributed.world())

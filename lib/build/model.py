@@ -26,7 +26,14 @@ CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's we
 
 
 def build_model(cfg: CfgNode) -> TransPose:
-    """The network as constructed."""
+    """The network that a configuration describes, without trained weights.
+
+    Args:
+        cfg: From `load_config`.
+
+    Returns:
+        Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W).
+    """
     m, extra = cfg.MODEL, cfg.MODEL.EXTRA
     if m.NAME == "transpose_r":
         own = {
@@ -131,7 +138,7 @@ def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
     path = Path(cfg.TEST.MODEL_FILE or folder / FINAL)
     if not cfg.TEST.MODEL_FILE and not path.exists():
         raise UserError(
-            f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to its end; "
+            f"{path}: TEST.MODEL_FILE is not set and this configuration has not been trained to the end; "
             "give TEST.MODEL_FILE a checkpoint or run tools/train.py"
         )
     for name, entry in zoo.RELEASED.items():
@@ -152,7 +159,7 @@ class TrainedModel:
 
     network: TransPose
     skeleton: Skeleton
-    weights: Path  # the file they came from
+    weights: Path  # the file that they were read from
     options: TestOptions = field(default_factory=TestOptions)
     batch_size: int = 32
 

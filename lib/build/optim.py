@@ -85,7 +85,7 @@ def build_optimizer(cfg: CfgNode, network: torch.nn.Module) -> torch.optim.Optim
 
 
 def build_learning_rate(cfg: CfgNode) -> Callable[[int], float]:
-    """The learning rate of an epoch, counted from 0: a pure function, so a resumed run cannot be off."""
+    """The learning rate of an epoch, counted from 0: a pure function, so a resumed run gets the same one."""
     train = cfg.TRAIN
 
     def rate(epoch: int) -> float:

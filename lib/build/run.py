@@ -1,4 +1,4 @@
-"""The configuration -> a run: its folders, PyTorch's switches, what it goes on from, and its trainer."""
+"""The configuration -> a run: its folders, PyTorch's switches, the state to resume from, and its trainer."""
 
 import os
 import random
@@ -61,7 +61,7 @@ def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
     torch.backends.cudnn.allow_tf32 = cfg.CUDNN.TF32
     torch.backends.cuda.matmul.allow_tf32 = cfg.CUDNN.TF32_MATMUL
     if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS asks for
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS needs it
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
     random.seed(cfg.SEED)

@@ -13,9 +13,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(
         "Measure the attention of trained weights on the persons of DATASET.TEST_SET: tables and plots."
     )
-    parser.add_argument("--persons", type=int, metavar="N", help="of the set, evenly spread; else all")
+    parser.add_argument("--persons", type=int, metavar="N", help="measure only N, evenly spread over the set (all)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the results go; else attention, in the run's folder"
+        "--out", type=Path, metavar="DIR", help="folder of the results (attention, in the run's folder)"
     )
     arguments = parser.parse_args(argv)
     if arguments.persons is not None and arguments.persons < 1:

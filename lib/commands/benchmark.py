@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--write", action="store_true", help="put the table into docs/benchmarks.md, the stages' from three runs"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write this run's (the last run's) figures there")
-    parser.add_argument("--profile", action="store_true", help="say where the time of ours goes, function by function")
+    parser.add_argument("--profile", action="store_true", help="also print the time spent in each of our functions")
     arguments = parser.parse_args(argv)
     apart = {"--stage": "models", "--profile": "models", "--model": "stages"}
     for option, other in apart.items():
@@ -53,6 +53,6 @@ def clone(module: str) -> Any:
         if error.name != "benchmarks":
             raise
         raise UserError(
-            "--stages and --write are for a clone of the repository: python tools/benchmark.py; "
-            "--models alone measures everywhere"
+            "--stages and --write need a clone of the repository: python tools/benchmark.py; "
+            "only --models runs without one"
         ) from None

@@ -21,13 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if target.suffix not in ENDINGS:
         raise UserError(f"{target}: the name must end in {' or '.join(ENDINGS)}, which says what is written")
     if target.exists():
-        raise UserError(f"{target}: this file exists already; name another, or move it away")
+        raise UserError(f"{target}: this file exists already; choose another name, or move it away")
 
     from ..models import weights
     from ..runtime import checkpoint
 
     state = weights.unwrap(checkpoint.read(source))
     if not state:
-        raise UserError(f"{source}: it holds no named tensors")
+        raise UserError(f"{source}: it contains no named tensors")
     checkpoint.save(target, state)
     print(f"{target}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers")

@@ -9,17 +9,17 @@ from ..errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Download released models and ImageNet weights, and check them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a model or of ImageNet weights")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="name of a model or of ImageNet weights")
     parser.add_argument("--list", action="store_true", help="list what there is, and which files are here")
     parser.add_argument(
         "--folder",
         type=Path,
         metavar="DIR",
-        help="where they go; else where the recipes look, without a clone the cache",
+        help="folder of the files (where the recipes look; without a clone the cache)",
     )
     arguments = parser.parse_args(argv)
     if bool(arguments.names) == arguments.list:
-        raise UserError("name what to download, or pass --list")
+        raise UserError("give the names of what to download, or pass --list")
 
     from ..config.paths import repository_root
     from ..models import zoo

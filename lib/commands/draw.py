@@ -17,7 +17,7 @@ CELL = 400, 300  # width, height of an image on the sheet
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Draw the persons of a COCO keypoint results file on DATASET.TEST_SET, as one contact sheet.")
     parser.add_argument("--results", required=True, type=Path, metavar="FILE", help="COCO keypoint results, JSON")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write; else beside the results, as PNG")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write (a PNG beside the results)")
     parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row (%(default)s)")
     parser.add_argument("--images", type=int, default=32, metavar="N", help="images at most (%(default)s)")
     parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a person (%(default)s)")

@@ -9,7 +9,7 @@ from .. import cli
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Train TransPose, validate by COCO's AP, keep the best and the last weights.")
-    parser.add_argument("--deterministic", action="store_true", help="the same bits each time, on a GPU at some cost")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits each time; slower on a GPU")
     arguments = parser.parse_args(argv)
     cfg = cli.configuration(arguments)
 

@@ -89,7 +89,7 @@ RULES: dict[str, Rule] = {
     "TRAIN.END_EPOCH": positive,
     "TRAIN.VALIDATE_EVERY": positive,
     "TRAIN.CHECKPOINT_EVERY": not_negative,
-    "TRAIN.EMA": must("be 0 or more and less than 1, 0.999 say", lambda value: 0 <= value < 1),
+    "TRAIN.EMA": must("be 0 or more and less than 1, for example 0.999", lambda value: 0 <= value < 1),
     "TRAIN.CLIP_GRAD": not_negative,
     "TRAIN.BATCH_SIZE_PER_GPU": positive,
     "TRAIN.PRECISION": precision,
@@ -190,7 +190,7 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
     yield (
         not data.ANNOTATIONS or "{set}" in data.ANNOTATIONS or data.TRAIN_SET == data.TEST_SET,
         f"DATASET.ANNOTATIONS {data.ANNOTATIONS} is one file for TRAIN_SET {data.TRAIN_SET} and TEST_SET "
-        f"{data.TEST_SET}: write {{set}} where the set's name stands in it",
+        f"{data.TEST_SET}: write {{set}} in place of the set's name",
     )
 
     for key in ("BEGIN_EPOCH", "WARMUP_EPOCHS"):
@@ -201,9 +201,9 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
 
     yield (
         test.BACKEND != "onnxruntime" or test.PRECISION == "float32",
-        f"TEST.BACKEND onnxruntime computes in float32, not in TEST.PRECISION {test.PRECISION}; openvino does",
+        f"TEST.BACKEND onnxruntime computes in float32 only, not in TEST.PRECISION {test.PRECISION}; openvino can",
     )
-    yield test.BACKEND == "pytorch" or not test.COMPILE, "TEST.COMPILE is for TEST.BACKEND pytorch alone"
+    yield test.BACKEND == "pytorch" or not test.COMPILE, "TEST.COMPILE works with TEST.BACKEND pytorch only"
 
 
 def report_idle_keys(cfg: CfgNode, given: Collection[str]) -> None:

@@ -24,7 +24,7 @@ PATHS = (
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
 )
-BASE_KEY = "_BASE_"  # a yaml may name another, relative to itself, whose values it overrides
+BASE_KEY = "_BASE_"  # a yaml may name another one, relative to itself, and override its values
 
 
 def load_config(
@@ -36,11 +36,18 @@ def load_config(
     data_dir: str = "",
     report: bool = True,
 ) -> CfgNode:
-    """The frozen configuration of a yaml, `overrides` (KEY VALUE KEY VALUE …) applied, paths absolute, checked.
+    """The checked configuration of a yaml, frozen, with absolute paths.
 
-    The three directories are the command line's and count from the current directory; with `report` the log names
-    keys that do nothing.
-    Raises UserError that names the file, the key and what to do.
+    Args:
+        path: The yaml.
+        overrides: KEY VALUE KEY VALUE …, as on the command line.
+        output_dir: In place of OUTPUT_DIR; relative to the current directory, as the next two.
+        log_dir: In place of LOG_DIR.
+        data_dir: In place of DATA_DIR.
+        report: Log the keys that have no effect.
+
+    Raises:
+        UserError: Names the file, the key and what to do.
     """
     cfg = defaults()
     given: set[str] = set()
@@ -50,7 +57,7 @@ def load_config(
                 _set(cfg, key, value, where=str(file))
                 given.add(key)
         except RecursionError:
-            raise UserError(f"{file}: its sections are nested without end") from None
+            raise UserError(f"{file}: its sections are nested too deeply") from None
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:

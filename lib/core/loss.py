@@ -25,9 +25,9 @@ def ohkm(output: Tensor, target: Tensor, weight: Tensor, topk: int) -> Tensor:
 
 
 def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (K) of joints whose peak lies near the target's (within 1/20 of the map's size), and of all judged.
+    """Counts (K) of joints whose peak lies near the target's (within 1/20 of the map's size), and of all counted.
 
-    Joints whose target peak has a coordinate of 1 or less are not judged.
+    Joints whose target peak has a coordinate of 1 or less are not counted.
     """
     height, width = output.shape[-2:]
     found, _ = heatmap.peaks(output)
@@ -39,7 +39,7 @@ def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pck_average(correct: Tensor, judged: Tensor) -> tuple[float, Tensor]:
-    """Average accuracy over the joints that were judged, and each joint's (K); -1 means never judged."""
+    """Average accuracy over the joints that were counted, and each joint's (K); -1 means never counted."""
     each = torch.where(judged > 0, correct / judged.clamp_min(1), -1.0)
     counted = each[judged > 0]
     return (float(counted.mean()) if len(counted) else 0.0), each

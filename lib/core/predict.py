@@ -19,7 +19,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TestOptions:
-    """How a trained network is tested and used; by default as the published recipes do it."""
+    """How a trained network is tested and used; the defaults are the published recipes'."""
 
     flip_test: bool = True  # average with the prediction for the mirrored crop
     blur_kernel: int = 11  # odd width of DARK's smoothing, in heatmap pixels
@@ -44,7 +44,7 @@ class Predictions:
 
     @staticmethod
     def merge(parts: list["Predictions"]) -> "Predictions":
-        """Join parts of one dataset, given in any order, in its order; a process without a batch has an empty part."""
+        """Join parts of one dataset, given in any order, in the dataset's order; a part may be empty."""
         parts = [part for part in parts if len(part.index)] or parts[:1]
         columns = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in Predictions.__dataclass_fields__
@@ -62,7 +62,7 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 crops (B, h, w, 3) -> what the model reads (B, 3, h, w), float32, on the device."""
+    """uint8 crops (B, h, w, 3) -> normalised images (B, 3, h, w), float32, on the device."""
     pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
     pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = _statistics(device)

@@ -24,9 +24,9 @@ class TrainOptions:
     report_every: int = 20  # optimiser steps
     checkpoint_every: int = 0  # optimiser steps between two saved states within an epoch; 0: at its end only
     precision: torch.dtype = torch.float32  # of the forward and backward pass; weights and loss stay float32
-    clip: float = 0.0  # bound of the gradient's norm; 0 for none
+    clip: float = 0.0  # largest norm of the gradient; 0: no limit
     skip_broken: bool = False  # leave out a step whose loss or gradient is NaN or infinite
-    ema: float = 0.0  # decay of the weights' moving average; 0 for none
+    ema: float = 0.0  # decay of the weights' moving average; 0: none
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass
 class Meter:
-    """Sums over the optimiser steps since it was read last; tensors stay on the device until then."""
+    """Sums over the optimiser steps since the last `read`; tensors stay on the device until then."""
 
     losses: list[Tensor] = field(default_factory=list)
     counts: list[tuple[Tensor, Tensor]] = field(default_factory=list)

@@ -240,7 +240,7 @@ def parse_annotations(path: Path, num_joints: int, category_name: str, *, image_
         found = content.get(key) if isinstance(content, dict) else None
         lists[key] = found if isinstance(found, list) else []
         if not isinstance(found, list):
-            says = f"no list '{key}', so this is no COCO annotation file"
+            says = f"no list '{key}', so this is not a COCO annotation file"
             findings.add(ERROR, "format", says, error=f"not a COCO annotation file: it has no list '{key}'")
         elif not found and key != "annotations":  # of which COCO's evaluation may have none
             findings.add(ERROR, "format", f"its list '{key}' is empty", error=f"its list '{key}' is empty")
@@ -372,9 +372,16 @@ def check_truth(source: Annotations) -> None:
 
 
 def annotated_instances(source: Annotations) -> Instances:
-    """Annotations that are no crowd, have a valid box and any non-zero keypoint, in image order, then file order.
+    """The annotated instances that are cropped: no crowd, a valid box, any non-zero keypoint.
 
-    Raises UserError when one of them is malformed or none qualifies.
+    Args:
+        source: From `read_annotations`.
+
+    Returns:
+        In image order, then file order.
+
+    Raises:
+        UserError: One of them is malformed, or there is none.
     """
     findings = check_annotations(source, scored=False)
     findings.refuse(source.path)

@@ -169,7 +169,7 @@ def decode_image(
     size = None
     if content.startswith(JPEG_START):
         place, size = _jpeg_header(content)
-        if content.rfind(JPEG_END, place) < 0:  # it is most often the last thing
+        if content.rfind(JPEG_END, place) < 0:  # it is usually the last one
             raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
     width, height = size or _size(content, where)
     if width * height > max_pixels:

@@ -114,7 +114,7 @@ class Kind:
                 return f"must list {self.wanted}, not {shown(value)}"
             if len(value) != self.shape[0]:
                 return f"must list {self.wanted}, not {len(value)}"
-            return "holds something that is no number, or one too large"
+            return "holds a value that is not a number or is too large"
         if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
             return f"is too large: {shown(value)}"
         if self is FILE_NAME and isinstance(value, str) and leads_out(value):
@@ -196,7 +196,7 @@ class Table:
         return found
 
     def label(self, index: int) -> str:
-        """What an error calls an object."""
+        """An object's name in an error."""
         found = self.wrong["id"].get(index, self["id"][index]) if "id" in self.columns else MISSING
         if found is MISSING:
             return f"{self.what} number {self.places[index] + 1}"
@@ -212,7 +212,7 @@ class Table:
         findings = Findings()
         for place, value in list(self.strays.items())[:1]:
             count = many(len(self.strays), self.what)
-            says = f"{count} of {len(self) + len(self.strays):,} must be a JSON object and is none"
+            says = f"{count} of {len(self) + len(self.strays):,} must be a JSON object"
             error = f"{self.what} number {place + 1} must be a JSON object, not {shown(value)}"
             findings.add(ERROR, "format", says, [f"number {place + 1}"], error=error)
         for key in keys or self.fields:

@@ -23,6 +23,6 @@ class Loader(DataLoader):
 
 
 def _end() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # these deaths are no failures
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # their end is no failure
     for process in multiprocessing.active_children():
         process.kill()

@@ -15,7 +15,7 @@ from ..pose.geometry import PADDING, PIXEL_STD
 from .coco import ANNOTATION_FILE, Annotations, Images, Instances
 from .json_fields import FILE_NAME, NUMBER, Kind, Table, listing, read_json
 
-DROP = 15.0  # pixels per unit of `scale` that a crop lies below the annotated centre, so as not to cut off feet
+DROP = 15.0  # pixels per unit of `scale` that a crop lies below the annotated centre, so that feet are not cut off
 NOT_ANNOTATED = -1  # x of such a centre: its crop is neither dropped nor padded
 PLACE = {"center": listing(2), "scale": NUMBER}
 

@@ -1,4 +1,4 @@
-"""Which samples make which batch: the same for any number of processes and from wherever a run goes on."""
+"""Which samples make which batch: the same for any number of processes, also when a run is resumed."""
 
 from collections.abc import Iterator
 

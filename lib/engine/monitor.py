@@ -1,4 +1,4 @@
-"""What a run leaves to look at: TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
+"""TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
 
 import logging
 import re
@@ -30,7 +30,7 @@ class Pictures:
     images_pred: bool = False
     heatmaps_gt: bool = False
     heatmaps_pred: bool = False
-    attention: int = 0  # of how many persons
+    attention: int = 0  # number of persons
 
 
 class Monitor:
@@ -41,7 +41,7 @@ class Monitor:
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
     def _writes(self) -> bool:
-        """Whether TensorBoard's thread is alive: a full disk ends it, and giving it more would then block for ever."""
+        """Whether TensorBoard's thread is alive: a full disk ends it, and writing to it would then block for ever."""
         return self.writer is not None and self.writer.file_writer.event_writer._worker.is_alive()
 
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:

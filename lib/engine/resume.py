@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and the training state that it goes on from."""
+"""A run's folder: which run owns it, and the training state to resume from."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
 
 
 def claim_folder(folder: Path, regardless: bool) -> None:
-    """Make the run's folder the first process's own. Raises UserError if another run has it, unless `regardless`."""
+    """Lock the run's folder for the first process. Raises UserError if another run has it, unless `regardless`."""
     if distributed.rank() == 0 and lock.claim(folder, regardless):
         checkpoint.remove_leftovers(folder)
 
@@ -58,7 +58,7 @@ def saved_state(
     if changed:
         logger.info("resuming with a changed configuration: %s", "; ".join(changed))
     if path.name == PREVIOUS and distributed.rank() == 0 and (folder / CHECKPOINT).exists():
-        # Else it would take the good one's place when the next state is saved.
+        # Otherwise it would replace the good one when the next state is saved.
         (folder / CHECKPOINT).replace(folder / SET_ASIDE)
     return saved
 
@@ -78,9 +78,9 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
         saved = checkpoint.read(previous)
     except checkpoint.Damaged as error:
         raise UserError(
-            f"{trouble}; {error}: no state is left to go on from; put a copy in their place, or move {folder} away"
+            f"{trouble}; {error}: no state is left to resume from; put a copy in their place, or move {folder} away"
         ) from None
-    logger.warning("%s: going on from the state before it, %s", trouble, previous)
+    logger.warning("%s: resuming from the state before it, %s", trouble, previous)
     return previous, saved
 
 

@@ -1,4 +1,4 @@
-"""A training run: epochs, validation, the best weights, and the state from which the same run can go on."""
+"""A training run: epochs, validation, the best weights, and the state from which the run can be resumed."""
 
 import json
 import logging
@@ -102,7 +102,7 @@ class Trainer:
                 raise
             came = signal.Signals(self.interruption.signal or signal.SIGTERM)
             logger.info(
-                "stopped by %s, saved after %d epochs and %d steps; it goes on from there with AUTO_RESUME True",
+                "stopped by %s, saved after %d epochs and %d steps; AUTO_RESUME True resumes from there",
                 *(came.name, self.epoch, self.epoch_step),
             )
             return came
@@ -121,9 +121,9 @@ class Trainer:
             if self.epoch_step < self.plan.steps:
                 self._train(wrapped)
                 if validate:
-                    self._save()  # whatever ends the validation, the epoch is not lost
+                    self._save()  # so that the epoch is not lost if the validation ends early
             if validate:
-                # All leave or none: one that stays would wait for the others.
+                # All processes stop or none does: one that stays would wait for the others.
                 if any(distributed.gather(self.interruption.signal is not None)):
                     raise Interrupted
                 with self.interruption.at_once():
@@ -194,7 +194,7 @@ class Trainer:
             )
         if self.scaler.get_scale() < 1:
             raise UserError(
-                f"{self.title} step {number + 1}: float16 finds no scale at which the gradients are finite: "
+                f"{self.title} step {number + 1}: float16 has no scale at which the gradients are finite: "
                 "the training has diverged; train with TRAIN.PRECISION bfloat16 or a smaller TRAIN.LR"
             )
 
@@ -278,7 +278,7 @@ class Trainer:
         for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
             raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --modelDir")
         if (self.folder / FINAL).exists():
-            logger.warning("%s is from the run with fewer epochs, until this one is finished", self.folder / FINAL)
+            logger.warning("%s is from the shorter run until this one is finished", self.folder / FINAL)
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
             raise UserError(

@@ -17,14 +17,23 @@ from ..dataset.coco import Annotations
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
 MAX_DETECTIONS = 20  # detections of an image that count
-ALMOST_ONE = 1 - 1e-10  # what pycocotools lets pass for a similarity of 1
-PAIRS_AT_ONCE = 1 << 16  # bounds the memory
+ALMOST_ONE = 1 - 1e-10  # pycocotools treats it as a similarity of 1
+PAIRS_AT_ONCE = 1 << 16  # limits the memory
 
 
 def average_precision(
     detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
 ) -> dict[str, float]:
-    """The ten numbers named in `METRICS` for COCO results; without any detection all are 0."""
+    """COCO's ten numbers.
+
+    Args:
+        detections: COCO results, each a dict of image_id, category_id, keypoints (x, y, score of each) and score.
+        ground_truth: From `coco.read_annotations`.
+        sigmas: (K), OKS's.
+
+    Returns:
+        AP to AR (L) by the names in `METRICS`; all 0 without a detection, -1 where no person counts.
+    """
     if not detections:
         return dict.fromkeys(METRICS, 0.0)
     head = {

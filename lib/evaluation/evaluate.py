@@ -109,7 +109,7 @@ class Evaluation(ABC):
         """What is measured, in one line."""
 
     def how_predicted(self) -> str:
-        """What `describe` says of every data set."""
+        """The part of `describe` that is the same for every data set."""
         flip = "on" if self.options.flip_test else "off"
         return f"flip test: {flip}; decoder: DARK, blur {self.options.blur_kernel}; forward: {self.backend.describe()}"
 

@@ -33,8 +33,8 @@ PCKH_COLUMNS = {
 MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; HRNet prints the last under the second's name
 NOT_IN_MEANS = ("pelvis", "thorax")
 HEAD_SHARE = 0.6  # a head's size as a share of its box's diagonal
-NO_JOINT = -1.0  # a column of which no joint is annotated, as in COCO's numbers
-# What scipy raises for a file that is cut off, no .mat, or one of Matlab 7.3, besides an error of its own.
+NO_JOINT = -1.0  # a column without any annotated joint, as in COCO's numbers
+# What scipy raises for a truncated file, one that is no .mat, or one of Matlab 7.3, besides its own error.
 DAMAGED = (OSError, ValueError, LookupError, NotImplementedError, zlib.error)
 
 
@@ -72,7 +72,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
     try:
         content = matlab.loadmat(file)
     except (*DAMAGED, matlab.matlab.MatReadError) as error:
-        raise UserError(f"{path}: PCKh's ground truth is damaged or no .mat file ({error})") from None
+        raise UserError(f"{path}: PCKh's ground truth is damaged or not a .mat file ({error})") from None
     for key in ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src"):
         if key not in content:
             raise UserError(f"{path}: not PCKh's ground truth: it has no '{key}'")
@@ -99,7 +99,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
         raise UserError(f"{path}: the head box of person number {int(sizes.argmin()) + 1} has no size")
     annotated = fields["jnt_missing"].T == 0
     if not annotated[:, _in_means(names)].any():
-        raise UserError(f"{path}: 'jnt_missing' leaves no joint to judge by")
+        raise UserError(f"{path}: 'jnt_missing' leaves no joint to measure")
     return Truth(fields["pos_gt_src"].transpose(2, 0, 1), annotated, sizes)
 
 
@@ -185,7 +185,7 @@ class PckhEvaluation(Evaluation):
         write_atomically(pred, lambda file: file.write(matrix.getvalue()))
         logger.info("for Matlab: %s", pred)
         if self.truth is None:
-            logger.info("%s has no ground truth here: MPII's organisers judge %s", self.name, pred.name)
+            logger.info("%s has no ground truth here: MPII's organisers evaluate %s", self.name, pred.name)
             return None
         metrics = pckh(predictions.keypoints, self.truth, self.crops.skeleton.names)
         self.write_summary(path, weights, metrics)

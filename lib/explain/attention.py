@@ -1,4 +1,4 @@
-"""The attention of a trained network, for chosen queries: rows, columns, and what becomes of them over the layers.
+"""The attention of a trained network, for chosen queries: rows, columns, and how they combine over the layers.
 
 B crops, L layers, M heads, N tokens (the encoder's grid H x W read row by row), D model width, Q queries.
 A token is a cell of `stride` x `stride` input pixels. All maps are float64.

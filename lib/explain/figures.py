@@ -36,7 +36,7 @@ WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
 BAR, BAR_LABELS, LINE, LETTER, LEGEND = 0.13, 0.45, 0.14, 0.058, 0.25
 INK = "#333333"
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
+    "font.family": "DejaVu Sans",  # included in matplotlib, so that a picture is the same everywhere
     "font.size": 8,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -100,13 +100,13 @@ class Explanation:
         return self.attention.heads
 
     def in_crop(self, point: Sequence[float]) -> tuple[float, float]:
-        """A point in image pixels -> crop pixels. Raises UserError for one outside of the crop."""
+        """A point in image pixels -> crop pixels. Raises UserError for one outside the crop."""
         x, y = geometry.apply(self.to_crop, np.asarray(point)).tolist()
         width, height = self.size
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             (left, top), (right, bottom) = self.in_image((-0.5, -0.5)), self.in_image((width - 0.5, height - 0.5))
             raise UserError(
-                f"the point ({point[0]:g}, {point[1]:g}) lies outside of the person's crop, which shows the image's "
+                f"the point ({point[0]:g}, {point[1]:g}) is outside the person's crop, which shows the image's "
                 f"x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f}"
             )
         return x, y
@@ -127,7 +127,7 @@ class Explanation:
         if isinstance(place, str):
             keypoint = keypoint_index(place, self.skeleton)
             if self.scores[keypoint] <= 0:
-                raise UserError(f"the heatmap of {place} is nowhere positive on this person, so there is no maximum")
+                raise UserError(f"the heatmap of {place} is not positive anywhere on this person, so it has no maximum")
             x, y = self.peaks[keypoint].tolist()
             return Query(place, (x, y), int(self.tokens[keypoint]), keypoint)
         x, y = place
@@ -158,7 +158,7 @@ class Explanation:
         layers = _counted("layer", layers, self.num_layers)
         queries = tuple(self.query(place) for place in (self.found() if places is None else places))
         if not queries:
-            raise UserError("no keypoint was found on this person; name keypoints or points to explain")
+            raise UserError("no keypoint was found on this person; name the keypoints or points to explain")
         tokens = torch.tensor([[query.token for query in queries]], device=self.attention.heatmaps.device)
         if mode == "gradient":
             values = self.attention.gradient(tokens, [_keypoint_of(query) for query in queries])[layers, 0]
@@ -230,13 +230,13 @@ def cell_centers(grid: tuple[int, int], stride: int) -> np.ndarray:
 def token_at(x: float, y: float, grid: tuple[int, int], stride: int) -> int:
     """The token, counted row by row, whose cell a point in crop pixels lies in: pixel x is in cell x // stride.
 
-    Raises UserError for a point outside of the crop.
+    Raises UserError for a point outside the crop.
     """
     height, width = grid
     column, row = ((value + 0.5) // stride for value in (x, y))  # a pixel reaches half a pixel beyond its centre
     if not (0 <= column < width and 0 <= row < height):
         raise UserError(
-            f"the point ({x:.1f}, {y:.1f}) lies outside of the crop, which is {width * stride} x {height * stride} "
+            f"the point ({x:.1f}, {y:.1f}) is outside the crop, which is {width * stride} x {height * stride} "
             "pixels of the network's input"
         )
     return int(row * width + column)

@@ -1,6 +1,6 @@
-"""A trained network made fast for inference: batch norm folded, a lower precision, another runtime.
+"""Faster inference with a trained network: batch norm folded, a lower precision, another runtime.
 
-The network itself stays what it is, and so do its checkpoints: all of this is done to a copy.
+The network and its checkpoints do not change: all of this is done to a copy.
 B batch, K keypoints, H x W the heatmap (a quarter of the input).
 """
 
@@ -48,7 +48,7 @@ class Backend:
         if self.backend == "onnxruntime" and self.precision != "float32":
             raise UserError(f"the backend onnxruntime computes in float32, not in {self.precision}; openvino does")
         if self.backend != "pytorch" and self.compiled:
-            raise UserError(f"only the backend pytorch is compiled, not {self.backend}")
+            raise UserError(f"only the backend pytorch can be compiled, not {self.backend}")
 
     def __call__(self, model: TransPose) -> Forward:
         return BACKENDS[self.backend](model, self)
@@ -79,13 +79,13 @@ def input_size(model: TransPose) -> tuple[int, int]:
 
 
 def exported(network: nn.Module, example: Tensor, any_batch: bool = True) -> torch.export.ExportedProgram:
-    """A network as a graph: what runtimes other than PyTorch are given. `example` is an input of batch 1.
+    """A network as a graph, for runtimes other than PyTorch. `example` is an input of batch 1.
 
     `any_batch` leaves the first dimension of the input free.
     """
     shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
     if any_batch:
-        example = torch.cat([example, example])  # a size of 1 would be taken for fixed
+        example = torch.cat([example, example])  # a size of 1 would be treated as fixed
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=shapes)
 

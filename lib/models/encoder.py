@@ -24,7 +24,7 @@ class EncoderConfig:
     layers: int
     feedforward: int  # hidden width of the feed-forward network
     dropout: float = 0.1  # of attention weights, after attention, in and after the feed-forward network
-    attention_dropout: float | None = None  # of the attention weights, where it is not that of the rest
+    attention_dropout: float | None = None  # of the attention weights, if it differs from the rest
     activation: str = "relu"  # of the feed-forward network, one of ACTIVATIONS
     positions: str = "sine"  # one of POSITIONS
     positions_at_first_layer_only: bool = False

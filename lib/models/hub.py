@@ -78,7 +78,7 @@ ON_ITS_PAGE = {
 
 
 class Shared(PyTorchModelHubMixin):
-    """The mixin, but a file that lacks a tensor, or has one too many, is refused."""
+    """The mixin, but a file that lacks a tensor or has an unknown one is refused."""
 
     @classmethod
     def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:

@@ -116,7 +116,17 @@ class TransPoseR(TransPose):
         deconv_bias: bool = False,
         final_kernel: int = 1,
     ):
-        """`image_size` (width, height) in pixels; `num_layers` is the ResNet's depth."""
+        """
+        Args:
+            image_size: Width and height of the input in pixels.
+            num_joints: K, the number of keypoints.
+            num_layers: Depth of the ResNet: 18, 34, 50, 101 or 152.
+            encoder: The encoder's numbers.
+            deconv_filters: Channels after each transposed convolution.
+            deconv_kernels: Their kernels: 2, 3 or 4.
+            deconv_bias: Whether they have a bias.
+            final_kernel: Kernel of the last convolution: 1 or 3.
+        """
         super().__init__()
         block, blocks1, blocks2 = RESNETS[num_layers]
         self._add_positions(image_size, encoder)
@@ -163,7 +173,15 @@ class TransPoseH(TransPose):
         encoder: EncoderConfig = H_A4,
         final_kernel: int = 1,
     ):
-        """`image_size` (width, height) in pixels."""
+        """
+        Args:
+            image_size: Width and height of the input in pixels.
+            num_joints: K, the number of keypoints.
+            stage2: HRNet's second stage.
+            stage3: HRNet's third stage.
+            encoder: The encoder's numbers.
+            final_kernel: Kernel of the last convolution: 1 or 3.
+        """
         super().__init__()
         self._add_positions(image_size, encoder)
         self.conv1, self.bn1 = conv_bn(3, 64, stride=2)

@@ -15,7 +15,7 @@ from ..errors import UserError
 from .transpose import TransPose, TransPoseR
 
 INITIAL_STD = 0.001
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before every key
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel, DDP and torch.compile add to every key
 HRNET = (
     "folder imagenet of HRNet's model zoo, https://drive.google.com/drive/folders/1hOTihvbyIxsm5ygDpbUuJ7O_tzv4oXjC or "
     "https://1drv.ms/f/s!AhIXJn_J-blW231MH2krnmLq5kkQ"
@@ -24,7 +24,7 @@ HRNET = (
 
 @dataclass(frozen=True)
 class Backbone:
-    """ImageNet weights that training starts from, of the variant of that name; those without a `url` are on
+    """ImageNet weights to start training the variant `model` from; those without a `url` are on
     shares that only a browser opens."""
 
     model: str

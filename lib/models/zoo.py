@@ -22,7 +22,7 @@ FOLDER = "models/pytorch/transpose_coco"  # under the repository's root, as the 
 IMAGENET_FOLDER = "models/pytorch/imagenet"  # as the recipes' MODEL.PRETRAINED
 IMAGE_SIZE = 192, 256  # width, height
 KEYPOINTS = 17
-BLUR_KERNEL = 11  # of DARK's decoding, with which and with the flip test on the published APs were measured
+BLUR_KERNEL = 11  # of DARK's decoding; the published APs were measured with it and with the flip test
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ HUB_NAMES = {released.hub_name: name for name, released in RELEASED.items()}
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names a released model; else it may be a path."""
+    """Whether a text is the name of a released model; if not, it may be a path."""
     return text in RELEASED or text in HUB_NAMES
 
 
@@ -137,7 +137,18 @@ def backbone(name: str, folder: Path | None = None) -> Path:
 
 
 def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
-    """The network of a name with its released weights, in evaluation mode on the CPU; `variants` as of `model`."""
+    """A released network with its weights, in evaluation mode on the CPU.
+
+    Args:
+        name: tp_r_a3, tp_r_a4, tp_h_s, tp_h_a4 or tp_h_a6; or the name in torch.hub.
+        variants: The classes of both variants; `hub.HUB_VARIANTS` for the Hugging Face Hub.
+
+    Returns:
+        Normalised RGB images (B, 3, 256, 192) -> heatmaps (B, 17, 64, 48).
+
+    Raises:
+        UserError: There is no such model, or the download fails.
+    """
     path = weights(name)
     network = model(name, variants)
     load_weights(network, unwrap(checkpoint.read(path)), source=str(path))
@@ -145,5 +156,5 @@ def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
 
 
 def place(folder: Path | None, in_clone: str, file: str) -> Path:
-    """Where a file is, or is downloaded to, as `weights` says; `in_clone` is its folder in a clone."""
+    """The place of a file, or of its download, as in `weights`; `in_clone` is its folder in a clone."""
     return folder / file if folder else download.cached_place(repository_root() / in_clone / file)

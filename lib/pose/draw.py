@@ -336,7 +336,7 @@ def _wrapped(items: Iterable[tuple[Any, int]], width: int) -> list[list[Any]]:
 def check_name(path: Path) -> None:
     """Raise UserError if the name's ending is not one of a picture format."""
     if not cv2.haveImageWriter(str(path)):
-        raise UserError(f"{path}: no picture can be written under this name; let it end in .png")
+        raise UserError(f"{path}: no picture can be written under this name; end it in .png")
 
 
 def encode(image: np.ndarray, path: Path) -> bytes:

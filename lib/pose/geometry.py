@@ -37,12 +37,20 @@ def in_image(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
 
 
 def fit_aspect(width: np.ndarray, height: np.ndarray, aspect: float) -> np.ndarray:
-    """Grow the shorter side until width / height is `aspect`; returns (..., 2) in the units given."""
+    """Grow the shorter side until width / height is `aspect`; returns (..., 2) in the same units."""
     return np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], axis=-1)
 
 
 def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (N, 2) in image pixels and padded scales (N, 2), float32, of boxes (N, 4) for inputs of w/h `aspect`."""
+    """The crops of boxes: the box, grown to the input's shape about its centre and then by `PADDING`.
+
+    Args:
+        boxes: (N, 4), x, y, w, h in image pixels.
+        aspect: Width / height of the network's input.
+
+    Returns:
+        Centres (N, 2) in image pixels and scales (N, 2), float32.
+    """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     center = (boxes[:, :2] + (boxes[:, 2:] - 1) * 0.5).astype(np.float32)
     scale = (fit_aspect(boxes[:, 2], boxes[:, 3], aspect) / PIXEL_STD).astype(np.float32)
@@ -50,13 +58,13 @@ def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.nda
 
 
 def has_crop(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Which crops (N, bool) float32 can tell the corners of apart: not those that are tiny or very far away."""
+    """Which crops (N, bool) have distinct corners in float32: not those that are tiny or very far away."""
     half_width = np.abs(scale[:, 0] * PIXEL_STD - 1) / 2
     return half_width > np.spacing(np.abs(center).max(1))
 
 
 def crop_areas(scale: np.ndarray) -> np.ndarray:
-    """Area (N) in square image pixels of crops with `scale` (N, 2): OKS-NMS takes it for the person's."""
+    """Area (N) in square image pixels of crops with `scale` (N, 2): OKS-NMS uses it as the person's."""
     return np.prod(scale * PIXEL_STD, axis=-1)
 
 
@@ -73,11 +81,20 @@ def _triangle(x: float, y: float, up_x: float, up_y: float) -> tuple[float, ...]
 def crop_to_output(
     center: np.ndarray, scale: np.ndarray, rotation: float, size: tuple[int, int], inverse: bool = False
 ) -> np.ndarray:
-    """The 2x3 map, float64, from image pixels to the pixels of a `size` (width, height) output.
+    """The affine map from image pixels to the pixels of a crop's input or heatmap.
 
-    `rotation` in degrees turns the content counter-clockwise. The map is the solution for three corresponding points
-    (centre, half the crop's width above it, and their perpendicular) that are rounded to float32 first, as in the
-    published system: a closed form differs by up to 1.7e-3 input pixels. `inverse` gives output -> image.
+    It is the solution for three corresponding points (centre, half the crop's width above it, and their perpendicular)
+    that are rounded to float32 first, as in the published system: a closed form differs by up to 1.7e-3 input pixels.
+
+    Args:
+        center: (2), in image pixels.
+        scale: (2), as `boxes_to_crops` gives it.
+        rotation: Degrees by which the content turns counter-clockwise.
+        size: Width and height of the output in pixels.
+        inverse: Give the map from the output to the image instead.
+
+    Returns:
+        (2, 3), float64.
     """
     # Plain numbers: arrays of three points would take several times as long.
     up = float((scale[0] * PIXEL_STD - 1) * -0.5)  # y points down

@@ -24,10 +24,17 @@ SMALL_KERNELS = {
 
 
 def encode(keypoints: Tensor, visible: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
-    """Target maps (B, K, H, W) and weights (B, K) for keypoints (B, K, 2) in heatmap pixels, visible (B, K).
+    """Target heatmaps: exp(-((x - mx)^2 + (y - my)^2) / 2 sigma^2) over the whole map, the centre not rounded.
 
-    A map is exp(-((x - mx)^2 + (y - my)^2) / 2 sigma^2) over its whole area, its centre not rounded. Weight and map are
-    zero for an invisible joint and for one whose 3-sigma square lies outside the map of `size` (width, height).
+    Args:
+        keypoints: (B, K, 2), in heatmap pixels.
+        visible: (B, K), 0 or 1.
+        size: Width and height of a heatmap.
+        sigma: In heatmap pixels.
+
+    Returns:
+        Maps (B, K, H, W) and weights (B, K). Both are zero for an invisible joint and for one whose 3-sigma square lies
+        outside the map.
     """
     width, height = size
     reach = 3 * sigma

@@ -1,4 +1,4 @@
-"""What a person is made of: keypoint names, left/right pairs, limbs, OKS sigmas, joint weights.
+"""A skeleton: keypoint names, left/right pairs, limbs, OKS sigmas, joint weights.
 
 COCO's is built in; any other comes from a yaml (`read`) or from the category of an annotation file (`from_category`).
 """
@@ -20,7 +20,7 @@ from ..errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SIGMA = 0.05  # of a keypoint that no sigma is given for: between COCO's eyes (0.025) and hips (0.107)
+DEFAULT_SIGMA = 0.05  # of a keypoint without a sigma: between COCO's eyes (0.025) and hips (0.107)
 # The word left, or l, at the start or the end of a keypoint's name in small letters, and what it becomes on the right.
 LEFT_SIDE = re.compile(r"^(left|l)(?=[ ._-])|(?<=[ ._-])(left|l)$")
 OTHER_SIDE = {"left": "right", "l": "r"}
@@ -55,7 +55,7 @@ class Skeleton:
 
     @cached_property
     def flip_order(self) -> np.ndarray:
-        """(K) int64: the keypoint that stands at place k once left and right are exchanged; an involution."""
+        """(K) int64: the keypoint at place k after left and right are exchanged; its own inverse."""
         order = np.arange(self.num_joints)
         for left, right in self.pairs:
             order[left], order[right] = right, left
@@ -176,16 +176,14 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     paired = [joint for pair in pairs for joint in pair]
     if len(set(paired)) < len(paired):
         twice = names[next(joint for joint in paired if paired.count(joint) > 1)]
-        raise UserError(
-            f"{where}: {shown(twice)} stands in two of the `pairs`; left and right must be exchanged one to one"
-        )
+        raise UserError(f"{where}: {shown(twice)} is in two of the `pairs`; a keypoint can have only one counterpart")
 
     told = {frozenset(pair) for pair in pairs_from_names(names)}
     odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
     if odd:
         _warn(f"{where}: the `pairs` {', '.join(odd)} are not those of the names; a flip exchanges them all the same")
     if content.get("sigmas") is None:
-        _warn(f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} stands in for each, so its AP cannot be compared")
+        _warn(f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} is used for each, so its AP cannot be compared")
 
     def numbers(key: str, default: float) -> tuple[float, ...]:
         values = content.get(key)
@@ -214,7 +212,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     )
     alone = unpaired_sides(skeleton)
     if alone and content.get("pairs") is None:
-        _warn(f"{where}: {', '.join(alone)} stand in no left/right pair: name the pairs in DATASET.SKELETON")
+        _warn(f"{where}: {', '.join(alone)} are in no left/right pair: list the pairs in DATASET.SKELETON")
     return skeleton
 
 
@@ -226,7 +224,7 @@ def unpaired_sides(skeleton: Skeleton) -> list[str]:
 
 
 def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
-    """Plain values that `from_mapping` makes the same skeleton of, fit for a yaml."""
+    """Plain values for a yaml; `from_mapping` makes the same skeleton from them."""
 
     def named(joints: Sequence[int]) -> list[str]:
         return [skeleton.names[joint] for joint in joints]
@@ -245,12 +243,12 @@ def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
 
 @cache
 def _warn(message: str) -> None:
-    """Once, however often the same skeleton is read."""
+    """Log a warning once, however often the same skeleton is read."""
     logger.warning("%s", message)
 
 
 def pairs_from_names(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in a first or last word left/right (or l/r) alone, capitals aside."""
+    """Pairs of names that differ in a first or last word left/right (or l/r) only, ignoring case."""
     lowered = {name.lower(): name for name in names}
     mirrored = {name: LEFT_SIDE.sub(lambda side: OTHER_SIDE[side[0]], low) for low, name in lowered.items()}
     return [(name, lowered[low]) for name, low in mirrored.items() if low != name.lower() and low in lowered]

@@ -63,10 +63,14 @@ def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a .pth or .safetensors file, on the CPU; only tensors, numbers and plain values are accepted.
+    """The content of a checkpoint, on the CPU; only tensors, numbers and plain values are accepted.
 
-    Raises UserError for a file that cannot be read, is no checkpoint, or carries code; Damaged for one that is
-    truncated or has wrong bytes.
+    Args:
+        path: A .pth or .safetensors file.
+
+    Raises:
+        UserError: The file cannot be read, is not a checkpoint, or contains code.
+        Damaged: It is truncated or has wrong bytes.
     """
     try:
         # Read at once: any error after this is the file's, not the disk's. It is not mapped into memory either: a file
@@ -104,7 +108,7 @@ def _read_pth(path: Path, content: bytes) -> dict[str, Any]:
         forbidden = "unsupported global" in said or "cannot use ``weights_only" in said
         if forbidden or content[257:262] == b"ustar" or _is_whole_pickle(content):
             raise UserError(
-                f"{path}: refused, it holds more than tensors and plain values and could run code when loaded; "
+                f"{path}: refused, it contains more than tensors and plain values and could run code when loaded; "
                 "save a plain state_dict from a source that you trust"
             ) from None
         raise _damaged(path, error, "no checkpoint at all") from None
@@ -114,7 +118,7 @@ def _read_pth(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception, otherwise: str) -> Exception:
-    """What a library's error on a file's bytes means: the file is damaged, unless there is not enough memory."""
+    """The meaning of a library's error about a file's bytes: the file is damaged, unless there is not enough memory."""
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's is a RuntimeError
         return MemoryError()
     return Damaged(f"{path}: the checkpoint is truncated or {otherwise} ({root_cause(error)})")

@@ -115,7 +115,7 @@ def total(part: Tensor) -> Tensor:
 
 
 class Poll:
-    """Whether any process says yes. All call it once a step and get the previous step's answer, so that none waits."""
+    """Whether any process says yes. All call it once a step and get the last step's answer, so that none waits."""
 
     def __init__(self) -> None:
         self._previous: tuple[torch.distributed.Work, Tensor] | None = None

@@ -68,7 +68,7 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
     import pooch
     from requests import RequestException
 
-    otherwise = f"if it cannot be downloaded, bring the file another way and put it at {path}"
+    otherwise = f"if it cannot be downloaded, get the file another way and put it at {path}"
 
     def check(answer: Any, **_: Any) -> None:
         """Called with the head of every answer, before a redirection is followed or a body is read."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folders that can be written, and why something could not be read."""
+"""Files that are written completely or not at all, writable folders, and the cause of an error."""
 
 import csv
 import io

@@ -37,7 +37,7 @@ def claim(folder: Path, regardless: bool) -> bool:
     except OSError as error:
         if error.errno not in CANNOT_LOCK:
             raise UserError(f"{path}: cannot write ({error.strerror}); choose another folder with --modelDir") from None
-        logger.warning("%s: cannot be locked (%s): nothing keeps a second run out of this folder", path, error.strerror)
+        logger.warning("%s: cannot be locked (%s), so a second run could write into this folder", path, error.strerror)
         return False
     if not regardless:
         raise UserError(

@@ -35,7 +35,7 @@ class File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         self.full = True
-        print(f"{self.baseFilename}: cannot be written any longer ({sys.exception()})", file=sys.stderr)
+        print(f"{self.baseFilename}: can no longer be written ({sys.exception()})", file=sys.stderr)
 
 
 def on_terminal() -> bool:

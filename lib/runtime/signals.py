@@ -1,4 +1,4 @@
-"""Signals that end a run: the first waits until nothing gets lost, a second one ends the process at once."""
+"""Signals that end a run: the first one waits until the state is saved, a second one ends the process at once."""
 
 import os
 import signal

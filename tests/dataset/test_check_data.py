@@ -346,7 +346,7 @@ def name_is_none(patient: Patient) -> list:
 
 def annotation_is_text(patient: Patient) -> list:
     patient.content["annotations"].append("person")
-    return [(ERROR, "format"), "1 annotation of 19 must be a JSON object and is none", "number 19"]
+    return [(ERROR, "format"), "1 annotation of 19 must be a JSON object", "number 19"]
 
 
 def boxes_of_other_images(patient: Patient) -> list:

@@ -418,7 +418,7 @@ TRUTHS = {
     "heads": (partial(cut, "headboxes_src"), "'headboxes_src' has the shape (2, 2, 4) where (2, 2, 5) fits"),
     "order": (reorder, "'dataset_joints' must have 'head' as number 10, where the skeleton has 'head_top'"),
     "flat-head": (flat_head, "the head box of person number 4 has no size"),
-    "nobody": (partial(put, "jnt_missing", 1.0), "'jnt_missing' leaves no joint to judge by"),
+    "nobody": (partial(put, "jnt_missing", 1.0), "'jnt_missing' leaves no joint to measure"),
     "nan": (partial(put, "pos_gt_src", np.nan), "'pos_gt_src' holds a number that is NaN or infinite"),
 } | {
     f"no-{key}": (lambda content, key=key: content.pop(key), f"it has no '{key}'")
@@ -443,7 +443,7 @@ def test_bad_truth_is_named(root: Path, spoil: Callable, words: str):
         ("annot/valid.json", None, "cannot read the annotation file"),
         ("annot/valid.json", b'{"images": []}', "expected `array`, got `object`"),
         ("annot/gt_valid.mat", None, "cannot read PCKh's ground truth (No such file or directory)"),
-        ("annot/gt_valid.mat", b"no matrix " * 100, "PCKh's ground truth is damaged or no .mat file"),
+        ("annot/gt_valid.mat", b"no matrix " * 100, "PCKh's ground truth is damaged or not a .mat file"),
         ("images/000000002.jpg", None, "(person 1): cannot read the image"),
     ],
 )

@@ -173,8 +173,11 @@ def test_the_key_reaches_the_encoder_and_the_default_drops_attention_weights():
 @pytest.mark.parametrize(
     "keys, sentence",
     [
-        ("TEST.BACKEND onnxruntime TEST.PRECISION bfloat16", "onnxruntime computes in float32, not in TEST.PRECISION"),
-        ("TEST.BACKEND openvino TEST.COMPILE True", "TEST.COMPILE is for TEST.BACKEND pytorch alone"),
+        (
+            "TEST.BACKEND onnxruntime TEST.PRECISION bfloat16",
+            "onnxruntime computes in float32 only, not in TEST.PRECISION",
+        ),
+        ("TEST.BACKEND openvino TEST.COMPILE True", "TEST.COMPILE works with TEST.BACKEND pytorch only"),
         (
             "TEST.BACKEND openvin",
             "must be one of pytorch, openvino, onnxruntime, not 'openvin'; the nearest",

@@ -305,7 +305,7 @@ def test_the_command_wants_a_name_or_the_list(tmp_path):
         done = subprocess.run(
             [sys.executable, str(ROOT / "tools/download.py"), *arguments], cwd=tmp_path, capture_output=True, text=True
         )
-        assert done.returncode == 2 and done.stderr == "error: name what to download, or pass --list\n"
+        assert done.returncode == 2 and done.stderr == "error: give the names of what to download, or pass --list\n"
 
 
 @pytest.mark.parametrize("clone", [True, False])

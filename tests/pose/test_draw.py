@@ -234,7 +234,7 @@ def test_a_legend_stands_beneath_and_names_each_colour():
 
 def test_a_picture_needs_a_known_ending(tmp_path):
     assert draw.encode(GREY, tmp_path / "a.png").startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; let it end in \.png"):
+    with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; end it in \.png"):
         draw.encode(GREY, tmp_path / "a.doc")
 
 

@@ -41,7 +41,7 @@ def test_pairs_are_told_by_names(tmp_path, names, pairs):
 
 def test_sides_without_a_pair_are_told(tmp_path, caplog):
     from_yaml(tmp_path, names=[*HAND, "leftEye", "rightEye"], sigmas=[0.1] * 5)
-    assert "skeleton.yaml: leftEye, rightEye stand in no left/right pair: name the pairs" in caplog.text
+    assert "skeleton.yaml: leftEye, rightEye are in no left/right pair: list the pairs" in caplog.text
     caplog.clear()
     from_yaml(tmp_path, names=["leftEye", "rightEye"], pairs=[], sigmas=[0.1] * 2)
     assert not caplog.text
@@ -63,7 +63,7 @@ def test_given_sigmas_are_taken_without_a_warning(tmp_path, caplog):
         ({}, "`names` must list"),
         ({"names": ["a", "a"]}, "'a' is listed twice"),
         ({"names": HAND, "pairs": [["left_tip", "right_top"]]}, "'right_top', which is no keypoint; the nearest is"),
-        ({"names": HAND, "pairs": [["thumb", "left_tip"], ["right_tip", "thumb"]]}, "'thumb' stands in two"),
+        ({"names": HAND, "pairs": [["thumb", "left_tip"], ["right_tip", "thumb"]]}, "'thumb' is in two"),
         ({"names": HAND, "pairs": [["thumb", "thumb"]]}, "two different keypoints"),
         ({"names": HAND, "limbs": "thumb"}, "`limbs` must be a list"),
         ({"names": HAND, "sigmas": [0.1]}, "`sigmas` lists 1 numbers for 3 keypoints"),

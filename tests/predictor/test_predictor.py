@@ -532,7 +532,7 @@ def test_the_arguments_act(run, predictor):
         ({"precision": "float8"}, "there is no precision 'float8'; there are float32, bfloat16, float16"),
         ({"backend": "tensorrt"}, "there is no backend 'tensorrt'; there are pytorch, openvino, onnxruntime"),
         ({"backend": "onnxruntime", "precision": "bfloat16"}, "onnxruntime computes in float32, not in bfloat16"),
-        ({"backend": "openvino", "compiled": True}, "only the backend pytorch is compiled, not openvino"),
+        ({"backend": "openvino", "compiled": True}, "only the backend pytorch can be compiled, not openvino"),
         ({"device": "cuda:99"}, "device cuda:99: PyTorch cannot use it"),
         ({"device": "gpu"}, "device gpu: PyTorch cannot use it"),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),

@@ -133,7 +133,7 @@ def _check_annotations(
         return None
     report.add(coco.check_annotations(source, scored=images.tests and images.has_truth), source.path)
     if not any(finding.check == "format" for finding in report.findings):
-        report.findings.add(OK, "format", "everything that is read is there and of the right kind")
+        report.findings.add(OK, "format", "all fields that are read are there and have the right type")
     with contextlib.suppress(UserError):  # one of the findings above
         return coco.annotated_instances(source) if kind is not None else None
     return None
@@ -154,7 +154,7 @@ def _check_boxes(
     path = boxes.path
     report.begin(f"detected boxes of {images}: {short(path)}", images.tools if boxes.used else ())
     if not boxes.used and not path.exists():
-        report.findings.add(NOTE, "file", "missing, and not needed as long as TEST.USE_GT_BBOX is True")
+        report.findings.add(NOTE, "file", "missing, and not needed while TEST.USE_GT_BBOX is True")
         return None
     try:
         joints = report.skeleton.num_joints if report.skeleton is not None else 0

@@ -1,4 +1,4 @@
-"""The report of all findings: every fault counted, some of each named."""
+"""The report of all findings: every error counted, with some examples of each."""
 
 import textwrap
 from collections.abc import Sequence

@@ -178,12 +178,12 @@ def check_num_keypoints(findings: Findings, source: Annotations, tests: bool) ->
     have = source.visible.sum(1)
     lies: np.ndarray = ~np.isnan(source.keypoints).any((1, 2)) & (source.stated != have)
     if not lies.any():
-        findings.add(OK, "num_keypoints", "true, wherever it is given")
+        findings.add(OK, "num_keypoints", "right wherever it is given")
         return
     hidden = lies & ~source.table["iscrowd"] & ((source.stated == 0) | (have == 0))
     says = f"{lies.sum():,} of {len(source.table):,} are not true"
     if hidden.any():
-        says += f", {hidden.sum():,} of them between none and some, which is what AP goes by"
+        says += f", {hidden.sum():,} of them between none and some, which AP depends on"
     examples = _examples(source, lies, lambda i: f"{source.stated[i]} stated, {have[i]} labelled in the keypoints")
     remedy = "set it to the number of keypoints with visibility above 0, or leave it out"
     findings.add(ERROR if tests and hidden.any() else NOTE, "num_keypoints", says, examples, remedy)
@@ -234,7 +234,7 @@ def check_precision(findings: Findings, source: Annotations) -> None:
         says = f"{out.sum():,} of those that count are left out above and cannot be found on annotated boxes"
         findings.add(NOTE, "AP", says, map(source.name, np.flatnonzero(out).tolist()))
     if (counted & (source.table["id"] == 0) & ~source.table.malformed("id")).any():
-        says = "plain pycocotools takes the annotation with id 0 for one that is never found; here it counts"
+        says = "plain pycocotools never counts the annotation with id 0 as found; here it counts"
         findings.add(NOTE, "AP", says, remedy="count the ids from 1")
     places, numbers = np.unique(source.image[counted], return_counts=True)
     if numbers.max() > MAX_FOUND:
@@ -244,7 +244,7 @@ def check_precision(findings: Findings, source: Annotations) -> None:
 
 
 def check_cover(findings: Findings, source: Annotations, detected: Instances) -> None:
-    """Persons that no box covers cannot be found."""
+    """Persons without a box cannot be found."""
     wanted = ~np.logical_or.reduce([*not_counted(source).values(), source.table.malformed("bbox")])
     if not wanted.any():
         return
@@ -285,12 +285,12 @@ def check_skeleton(findings: Findings, kind: Skeleton) -> None:
         remedy = "name the pairs in a yaml: DATASET.SKELETON"
         findings.add(NOTE, "pairs", "left or right by their names, but in no pair: a flip keeps them", alone, remedy)
     if turned:
-        findings.add(NOTE, "pairs", "right stands before left: drawn in each other's colour", turned)
+        findings.add(NOTE, "pairs", "right comes before left: their colours are exchanged in drawings", turned)
     if not kind.pairs and not missing:
         findings.add(NOTE, "pairs", "none: a flip exchanges nothing")
     if kind.pairs and not (wrong or missing or alone or turned):
         says = f"{len(kind.pairs)} left/right of {many(kind.num_joints, 'keypoint')}, as their names say"
         findings.add(OK, "pairs", says)
     if set(kind.sigmas) == {skeletons.DEFAULT_SIGMA}:
-        says = f"none given: {skeletons.DEFAULT_SIGMA:g} stands in for each, and AP compares with no other"
+        says = f"none given: {skeletons.DEFAULT_SIGMA:g} is used for each, so its AP cannot be compared"
         findings.add(NOTE, "sigmas", says, remedy="give them in a yaml: DATASET.SKELETON")
