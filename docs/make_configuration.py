@@ -26,7 +26,7 @@ A yaml describes a run; `KEY VALUE` pairs after a command's options override it.
 key, a value of the wrong type or values that do not fit together stop the command before it starts. A yaml may name
 another one, relative to itself, under `_BASE_`, and then holds only the values that differ.
 
-Relative paths in a yaml are looked for under `DATA_DIR` (the option `--dataDir`), then under the repository's root
+Relative paths in a yaml are looked for under `DATA_DIR` (the option `--data-dir`), then under the repository's root
 (without a clone: the current directory). They are never looked for beside the yaml. A path given as `KEY VALUE` is
 first looked for in the current directory.
 

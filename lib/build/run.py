@@ -41,7 +41,7 @@ def _run_place(cfg: CfgNode) -> Path:
 def run_folder(cfg: CfgNode, name: str) -> Path:
     """output/<dataset or category>/<model name>/<name>, made if need be. Raises UserError if it cannot be written."""
     folder = Path(cfg.OUTPUT_DIR) / _run_place(cfg) / name
-    make_writable(folder, "--modelDir")
+    make_writable(folder, "--model-dir")
     return folder
 
 

@@ -34,12 +34,12 @@ def saved_state(
     if used and not resume:
         raise UserError(
             f"{folder} holds a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
-            "choose another folder with --modelDir, or move it away"
+            "choose another folder with --model-dir, or move it away"
         )
     if used and not {CHECKPOINT, PREVIOUS} & set(used):
         raise UserError(
             f"{folder} holds weights ({', '.join(used)}) but no {CHECKPOINT} to go on from: move them away, "
-            "or choose another folder with --modelDir"
+            "or choose another folder with --model-dir"
         )
     path, saved = _newest_whole(folder) if used else (folder / CHECKPOINT, None)
     states = distributed.gather(saved and [saved.get(name) for name in ("epoch", "step")])

@@ -276,14 +276,14 @@ class Trainer:
         """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
         path = self.folder / CHECKPOINT
         for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
-            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --modelDir")
+            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --model-dir")
         if (self.folder / FINAL).exists():
             logger.warning("%s is from the shorter run until this one is finished", self.folder / FINAL)
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
             raise UserError(
                 f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
-                "(MODEL.POS_EMBEDDING): set them back, or train again in another folder with --modelDir"
+                "(MODEL.POS_EMBEDDING): set them back, or train again in another folder with --model-dir"
             )
         # The options, such as weight decay, are this run's.
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})

@@ -36,12 +36,14 @@ def claim(folder: Path, regardless: bool) -> bool:
         taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
     except OSError as error:
         if error.errno not in CANNOT_LOCK:
-            raise UserError(f"{path}: cannot write ({error.strerror}); choose another folder with --modelDir") from None
+            raise UserError(
+                f"{path}: cannot write ({error.strerror}); choose another folder with --model-dir"
+            ) from None
         logger.warning("%s: cannot be locked (%s), so a second run could write into this folder", path, error.strerror)
         return False
     if not regardless:
         raise UserError(
-            f"{taken}: wait for it, choose another folder with --modelDir, or set TRAIN.IGNORE_LOCK True if both may "
+            f"{taken}: wait for it, choose another folder with --model-dir, or set TRAIN.IGNORE_LOCK True if both may "
             "write"
         )
     logger.warning("%s; continuing, because TRAIN.IGNORE_LOCK is true", taken)

@@ -362,7 +362,7 @@ def test_every_sentence_of_the_docs_table_is_tried():
 
 
 def test_a_short_run_leaves_everything_for_five_keypoints(clone: Path):
-    folders = "--modelDir output --logDir log"
+    folders = "--model-dir output --log-dir log"
     debug = "DEBUG.DEBUG True " + " ".join(
         f"DEBUG.SAVE_{what} True" for what in ("BATCH_IMAGES_GT", "BATCH_IMAGES_PRED", "HEATMAPS_GT", "HEATMAPS_PRED")
     )

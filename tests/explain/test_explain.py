@@ -244,7 +244,7 @@ def test_a_point_lies_in_the_cell_of_its_pixel(point, token):
 
 @pytest.mark.parametrize("point", [(-0.6, 0), (0, -0.6), (63.5, 0), (0, 95.5)])
 def test_a_point_outside_of_the_crop_is_refused(point):
-    with pytest.raises(UserError, match="outside of the crop, which is 64 x 96 pixels"):
+    with pytest.raises(UserError, match="outside the crop, which is 64 x 96 pixels"):
         maps.token_at(*point, (12, 8), 8)
 
 
@@ -318,7 +318,7 @@ def test_all_found_keypoints_are_asked_by_default(person):
         ({"places": ["nose"], "layers": [0, 2]}, ["no layer 2", "has 2, counted from 0"]),
         ({"places": ["nose"], "layers": [-1]}, ["no layer -1"]),
         ({"places": ["nose"], "heads": [4]}, ["no head 4", "has 4"]),
-        ({"places": [(64.0, 3.0)]}, ["(64.0, 3.0)", "outside of the crop"]),
+        ({"places": [(64.0, 3.0)]}, ["(64.0, 3.0)", "outside the crop"]),
         ({"places": [(4.0, 3.0)], "mode": "gradient"}, [") is a point"]),
         ({"places": ["nose"], "mode": "rollout", "heads": [0]}, ["rollout joins all heads"]),
         ({"places": ["nose"], "mode": "influence"}, ["'influence'", "dependency, affect, rollout, gradient"]),
@@ -337,13 +337,13 @@ def test_points_of_the_image(person):
     assert person.in_image(person.in_crop((x, y))) == pytest.approx((x, y))
     (query,) = person.maps([person.in_crop((x, y + 0.23))]).queries
     assert query.label == "(100, 150.2)"  # the place that was named, not where it lies in the crop
-    with pytest.raises(UserError, match=r"the point \(490, 10\) lies outside of the person's crop, which shows"):
+    with pytest.raises(UserError, match=r"the point \(490, 10\) is outside the person's crop, which shows"):
         person.in_crop((490, 10))
 
 
 def test_a_keypoint_without_a_maximum_has_no_query(person):
     lost = replace(person, scores=np.zeros(17, np.float32))
-    with pytest.raises(UserError, match="nose is nowhere positive"):
+    with pytest.raises(UserError, match="nose is not positive anywhere"):
         lost.maps(["nose"])
 
 
@@ -593,7 +593,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
     "options, said",
     [
         (["--keypoints", "nose,left_rist"], ["left_rist", "'left_wrist'"]),
-        (["--point", "490,10"], ["(490, 10)", "outside of the person's crop"]),
+        (["--point", "490,10"], ["(490, 10)", "outside the person's crop"]),
         (["--point", "490"], ["--point is X,Y"]),
         (["--threshold", "nan"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not nan"]),
         (["--threshold", "100%"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not 100%"]),
