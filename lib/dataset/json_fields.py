@@ -114,7 +114,7 @@ class Kind:
                 return f"must list {self.wanted}, not {shown(value)}"
             if len(value) != self.shape[0]:
                 return f"must list {self.wanted}, not {len(value)}"
-            return "holds a value that is not a number or is too large"
+            return "holds something that is no number, or one too large"
         if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
             return f"is too large: {shown(value)}"
         if self is FILE_NAME and isinstance(value, str) and leads_out(value):

@@ -290,7 +290,7 @@ def numbers_all_zero(patient: Patient) -> list:
     return [
         (ERROR, "num_keypoints"),
         (ERROR, "AP"),
-        "AP is -1, whatever is found",
+        "AP is -1 whatever the model finds",
         "1 as a crowd",
         "17 with num_keypoints 0",
     ]
@@ -316,7 +316,7 @@ def too_many_in_an_image(patient: Patient) -> list:
 def nobody_labelled(patient: Patient) -> list:
     for annotation in patient.content["annotations"]:
         annotation.update(keypoints=[0] * 51, num_keypoints=0)
-    return [(ERROR, "taken"), (ERROR, "AP"), "nobody to train on or to test", "17 without a labelled keypoint"]
+    return [(ERROR, "taken"), (ERROR, "AP"), "no person to train on or to test", "17 without a labelled keypoint"]
 
 
 def category_of_another_name(patient: Patient) -> list:
@@ -534,7 +534,7 @@ def test_what_select_data_drops_is_counted(patient: Patient):
 @pytest.mark.parametrize(
     ("uses_boxes", "spoil", "wanted"),
     [
-        (False, lambda path: path.unlink(), (NOTE, "not needed as long as TEST.USE_GT_BBOX is True")),
+        (False, lambda path: path.unlink(), (NOTE, "not needed while TEST.USE_GT_BBOX is True")),
         (True, lambda path: path.unlink(), (ERROR, "No such file")),
         (False, lambda path: path.write_text("[{"), (ERROR, "not valid JSON")),
         (True, lambda path: path.write_text('{"boxes": []}'), (ERROR, "a list of boxes, this is a dict")),
@@ -618,7 +618,7 @@ UNPAIRED = tuple({"left_eye": "wing_left_tip", "right_eye": "wing_right_tip"}.ge
     [
         (WRONG_PAIRS, ERROR, "left_wrist/right_ankle; left_ankle/right_wrist"),
         (dataclasses.replace(COCO, pairs=COCO.pairs[1:]), NOTE, "does not exchange them such as left_eye/right_eye"),
-        (dataclasses.replace(COCO, pairs=((2, 1), *COCO.pairs[1:])), NOTE, "right stands before left"),
+        (dataclasses.replace(COCO, pairs=((2, 1), *COCO.pairs[1:])), NOTE, "right comes before left"),
         (dataclasses.replace(COCO, pairs=()), NOTE, "does not exchange them"),
         (dataclasses.replace(COCO, pairs=(), names=tuple("abcdefghijklmnopq")), NOTE, "none: a flip exchanges nothing"),
         (dataclasses.replace(COCO, pairs=COCO.pairs[1:], names=UNPAIRED), NOTE, "wing_left_tip; wing_right_tip"),

@@ -334,7 +334,7 @@ def test_a_run_trains_is_tested_and_drawn(root: Path, tmp_path: Path, run_preloa
     output = run("draw_results", "--results", str(results), "--out", str(tmp_path / "sheet.png"), "--score", "-1")
     assert "5 person(s) on 5 of 5 images" in output
     output = run("test", "DATASET.TEST_SET", "test", "RANK", "3")
-    assert "test has no ground truth here: MPII's organisers judge pred_test_3.mat" in output
+    assert "test has no ground truth here: MPII's organisers evaluate pred_test_3.mat" in output
     assert {path.name for path in results.parent.glob("*_3.*")} == {"keypoints_test_results_3.json", "pred_test_3.mat"}
 
 

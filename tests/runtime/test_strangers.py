@@ -106,7 +106,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, mark: Path, write: Call
     mark.unlink()
     write({"state_dict": {"conv1.weight": trap}}, path)
     assert not mark.exists()
-    assert refusal(lambda: checkpoint.read(path)).startswith(f"{path}: refused, it holds more than tensors")
+    assert refusal(lambda: checkpoint.read(path)).startswith(f"{path}: refused, it contains more than tensors")
     assert not mark.exists()
 
 
