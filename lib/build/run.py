@@ -147,7 +147,7 @@ def _build_monitor(cfg: CfgNode, skeleton: Skeleton, logs: Path | None, folder: 
             attention=debug.SAVE_ATTENTION,
         )
     if logs:
-        make_writable(logs, "--logDir")
+        make_writable(logs, "--log-dir")
         if wanted.attention:
             needs("matplotlib", extra="explain")
     return Monitor(logs, folder / "pictures", wanted, skeleton, cfg.DATASET.COLOR_RGB)

@@ -402,7 +402,7 @@ def detections_are_not_set(place: Place) -> list:
 def detections_are_no_list(place: Place) -> list:
     use_detections(place)
     write(place.detections, {"boxes": read(place.detections)})
-    return [f"{place.detections}: ", "a detection file is a list of boxes, this is a dict"]
+    return [f"{place.detections}: ", "a detection file is a list of boxes, but this is a dict"]
 
 
 def unlist(box: dict) -> None:
@@ -542,7 +542,7 @@ def imagenet_weights_of_another_network(place: Place) -> list:
 # ---- folders, processes, resuming -----------------------------------------------------------------------------------
 
 
-@bad_file("train", modelDir=("--modelDir",), logDir=("--logDir",))
+@bad_file("train", model_dir=("--model-dir",), log_dir=("--log-dir",))
 def folder_under_a_file(place: Place, option: str) -> list:
     file = place.folder / "occupied"
     file.write_text("a file\n")
@@ -556,7 +556,7 @@ def lock(folder: Path) -> None:
         pytest.skip("root may write everywhere")
 
 
-@bad_file("train", modelDir=("--modelDir",), logDir=("--logDir",))
+@bad_file("train", model_dir=("--model-dir",), log_dir=("--log-dir",))
 def folder_is_not_writable(place: Place, option: str) -> list:
     folder = place.folder / "locked"
     folder.mkdir()
@@ -569,7 +569,7 @@ def folder_is_not_writable(place: Place, option: str) -> list:
 def run_folder_is_not_writable(place: Place) -> list:
     place.run_folder.mkdir(parents=True)
     lock(place.run_folder)
-    return [place.run_folder, "not writable", "--modelDir"]
+    return [place.run_folder, "not writable", "--model-dir"]
 
 
 @bad_file("train")
@@ -591,7 +591,7 @@ def continue_run(place: Place) -> Path:
 def folder_is_used(place: Place) -> list:
     continue_run(place)
     place.config["AUTO_RESUME"] = False
-    return [place.run_folder, "checkpoint.pth", "final_state.pth", "AUTO_RESUME True", "--modelDir"]
+    return [place.run_folder, "checkpoint.pth", "final_state.pth", "AUTO_RESUME True", "--model-dir"]
 
 
 @bad_file("train")
@@ -626,7 +626,7 @@ def resumed_from_mere_weights(place: Place) -> list:
 def resumed_with_another(place: Place, options: list[str]) -> list:
     path = continue_run(place)
     place.options = [*options, "TRAIN.RESUME_CHANGED", "True", "TRAIN.END_EPOCH", "2"]
-    return [f"{path}: its optimizer state", options[0], "--modelDir"]
+    return [f"{path}: its optimizer state", options[0], "--model-dir"]
 
 
 @bad_file("train")

@@ -537,7 +537,7 @@ def test_what_select_data_drops_is_counted(patient: Patient):
         (False, lambda path: path.unlink(), (NOTE, "not needed while TEST.USE_GT_BBOX is True")),
         (True, lambda path: path.unlink(), (ERROR, "No such file")),
         (False, lambda path: path.write_text("[{"), (ERROR, "not valid JSON")),
-        (True, lambda path: path.write_text('{"boxes": []}'), (ERROR, "a list of boxes, this is a dict")),
+        (True, lambda path: path.write_text('{"boxes": []}'), (ERROR, "a list of boxes, but this is a dict")),
     ],
 )
 def test_a_detection_file_that_is_not_there_or_none(tmp_path, uses_boxes, spoil, wanted):
@@ -740,7 +740,7 @@ def test_errors_are_exit_code_1_and_nothing_to_check_is_2(tmp_path: Path, run_pr
     place.options = ["--images", "many"]
     assert "--images must be a number or all, not 'many'" in sentence(place.run("check_data", run_preloaded))
     place.options = ["--out", str(tmp_path / "sheet.doc")]
-    assert "let it end in .png" in sentence(place.run("check_data", run_preloaded))
+    assert "end it in .png" in sentence(place.run("check_data", run_preloaded))
     place.options = ["DATASET.TEST_SET", "test-dev2017"]
     run = place.run("check_data", run_preloaded)
     assert run.returncode == 1 and "tools/test.py   would stop:" in run.stdout
