@@ -55,7 +55,7 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
 
 
 def check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
-    """Raise UserError if a keypoint that the annotated category knows too stands at another place there.
+    """Raise UserError if a keypoint that the annotated category also lists has another place there.
 
     Other names are allowed, because annotation tools call keypoints 1, 2, 3.
     """

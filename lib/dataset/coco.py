@@ -423,7 +423,7 @@ def parse_detections(path: Path, what: str = DETECTION_FILE) -> tuple[Table, Fin
     """
     content = read_json(path, what, _DETECTION_FILE, otherwise=Any)
     if not isinstance(content, list):
-        raise UserError(f"{path}: a detection file is a list of boxes, this is a {type(content).__name__}")
+        raise UserError(f"{path}: a detection file is a list of boxes, but this is a {type(content).__name__}")
     table, findings = Table.read(content, "detection", DETECTION), Findings()
     findings += table.check()
     return table, findings

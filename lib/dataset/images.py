@@ -76,7 +76,7 @@ class ImageReader:
         """The image's file. Raises UserError as `read` does."""
         where = f"{self.source / name} ({owner})"
         if leads_out(name):
-            raise UserError(f"{where}: the name {name!r} leads out of the images' folder; nothing is read there")
+            raise UserError(f"{where}: the name {name!r} leads out of the images' folder, where nothing is read")
         return self._bytes(name, where)
 
     def version(self, name: str) -> str:

@@ -761,7 +761,7 @@ ANNOTATION_MISTAKES = {
     ),
     "box_of_huge_numbers": (
         lambda c: person_in(c).update(bbox=[1e30, 1, 1, 1]),
-        "'bbox' of annotation with id {id} holds a value that is not a number or is too large",
+        "'bbox' of annotation with id {id} holds something that is no number, or one too large",
     ),
     "a_long_wrong_value_is_cut": (
         lambda c: person_in(c).update(area="y" * 999),

@@ -34,7 +34,7 @@ def test_nobody_counts_is_said_and_the_run_is_whole(place: Place, run_preloaded:
     outcome = place.run("train", run_preloaded)
     assert outcome.returncode == 0, outcome.stderr
     persons = len(read(place.annotations)["annotations"])
-    says = f"{place.annotations}: AP is -1, whatever is found: none of {persons} persons counts"
+    says = f"{place.annotations}: AP is -1 whatever the model finds: none of {persons} persons counts"
     assert says in outcome.stdout and f"({persons} with num_keypoints 0)" in outcome.stdout
     assert {"model_best.pth", "final_state.pth"} <= {path.name for path in place.run_folder.iterdir()}
     assert place.run("test", run_preloaded).stdout.count("AP is -1") == 1
