@@ -338,7 +338,7 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
             error,
         )
     if not source.taken.any():
-        says = f"nobody to train on or to test: 0 of {many(len(table), source.noun)}"
+        says = f"no person to train on or to test: 0 of {many(len(table), source.noun)}"
         error = f"no annotated {source.noun} has a box inside its image and a positive area"
         if not source.listed.get("annotations"):
             error = "its list 'annotations' is empty"

@@ -167,7 +167,7 @@ def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[st
     start, extent = boxes[:, :2], boxes[:, 2:]
     away = seen & ~((middle >= start - extent / 4) & (middle <= start + extent * 5 / 4)).all(1)
     if away.sum() > SUSPICIOUS * seen.sum():
-        says = f"those of {away.sum():,} of {many(int(seen.sum()), source.noun)} lie elsewhere than their box"
+        says = f"those of {away.sum():,} of {many(int(seen.sum()), source.noun)} are far from their box"
         examples = _examples(source, away, lambda i: f"around {in_digits(middle[i])}, box {in_digits(boxes[i])},")
         findings.add(ERROR if away.sum() > ABSURD * seen.sum() else NOTE, "keypoints", says, examples)
     if len(findings) == before:
@@ -212,7 +212,7 @@ def why_no_precision(source: Annotations) -> str:
     if not np.logical_or.reduce(list(reasons.values())).all():
         return ""
     why = f" ({count_reasons(reasons)})" if len(source.table) else ""
-    return f"AP is -1, whatever is found: none of {many(len(source.table), source.noun)} counts{why}"
+    return f"AP is -1 whatever the model finds: none of {many(len(source.table), source.noun)} counts{why}"
 
 
 def check_precision(findings: Findings, source: Annotations) -> None:
