@@ -39,7 +39,7 @@ def _run_place(cfg: CfgNode) -> Path:
 
 
 def run_folder(cfg: CfgNode, name: str) -> Path:
-    """output/<dataset or category>/<model name>/<name>, made if it is missing. Raises UserError if it cannot be written."""
+    """output/<dataset or category>/<model name>/<name>, made if missing. Raises UserError if it cannot be written."""
     folder = Path(cfg.OUTPUT_DIR) / _run_place(cfg) / name
     make_writable(folder, "--model-dir")
     return folder
