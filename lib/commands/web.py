@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files are deleted then too
     from ..predictor import web_session
+    from ..predictor.detector import PERSON
     from ..predictor.predictor import Predictor
     from ..predictor.web_guard import Guard
     from ..runtime import log
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictor.detector = web_session.detector_on_demand(given.device, predictor.skeleton.category)
     session = web_session.WebSession(predictor)
     annotations = SAMPLE / "annotations/person_keypoints_val2017.json"
-    samples = web_session.samples(annotations, SAMPLE / "images/val2017") if annotations.exists() else []
+    of_persons = annotations.exists() and predictor.skeleton.category == PERSON
+    samples = web_session.samples(annotations, SAMPLE / "images/val2017") if of_persons else []
     with web.private_folder():
         # Visitors need not know where on the machine it lies.
         weights = Path(given.model).name if Path(given.model).is_absolute() else given.model

@@ -155,11 +155,11 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
 def test_the_detector_is_loaded_once(run, monkeypatch):
     loaded = []
 
-    def network(name, weights):
+    def load(category, device):
         loaded.append(Stub())
-        return loaded[-1]
+        return detector.Detector(loaded[-1], device=device)
 
-    monkeypatch.setattr(detector, "network", network)
+    monkeypatch.setattr(web_session, "detector_for", load)
     ask = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
     for _ in range(2):
         opened = ask.open(web_session.uploaded(CONTENT))
@@ -311,6 +311,14 @@ def test_a_forgotten_image_is_said_and_not_taken_for_the_opening(visitor):
     visitor.scene = None
     assert visitor.do("keypoint", {"number": 1}) == {}
     assert "forgotten" in visitor.said[0]
+
+
+def test_a_page_without_samples_opens_empty_and_asks_for_an_image(ask, page):
+    from transpose.predictor import web
+
+    empty = Visitor(web.Page(ask, [], "weights", page.guard))
+    assert empty.page.opening is None and empty.page.parts["hint"].value == "Upload an image."
+    assert empty.do("typed", {}, "1,2,3,4") == {} and "there is no image yet" in empty.said[0]
 
 
 def test_nothing_is_offered_to_other_programs_and_other_hosts(page):
