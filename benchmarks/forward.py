@@ -32,7 +32,7 @@ from transpose.core.loss import mse
 from transpose.core.predict import heatmaps_of, normalise
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import Evaluation
-from transpose.models.backends import Backend, Forward
+from transpose.models.backends import Backend, Forward, computes_bfloat16
 from transpose.models.transpose import TransPose
 from transpose.pose import heatmap
 
@@ -82,7 +82,7 @@ def ways() -> dict[str, Callable[[TransPose], Forward]]:
     for title, backend in (("OpenVINO", "openvino"), ("ONNX Runtime", "onnxruntime")):
         if importlib.util.find_spec(backend):
             found[title] = Backend(backend=backend)
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if computes_bfloat16(torch.device("cpu")):
         found["PyTorch, bfloat16"] = Backend("bfloat16")
         if importlib.util.find_spec("openvino"):
             found["OpenVINO, bfloat16"] = Backend("bfloat16", "openvino")
@@ -183,7 +183,7 @@ def stages() -> dict[str, Maker]:
             kind = ("PyTorch" not in way) + 2 * ("bfloat16" in way)
             name = f"{recipe}-{way}".lower().replace("_", "-").replace(", ", "-").replace(" ", "")
             found[name] = forward_stage(recipe, batch, way, original, wanted[kind])
-    dtypes = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtypes = [torch.float32] + [torch.bfloat16] * computes_bfloat16(torch.device("cpu"))
     for recipe, batch in TRAINING:
         for dropout, goals in ((True, ("≥ 1.0×", "≥ 1.7×")), (False, ("≥ 1.8×", "≥ 2.8×"))):
             for dtype, wanted in zip(dtypes, goals, strict=False):
@@ -269,7 +269,7 @@ def first_step() -> float:
 
 def describe(weights: Path) -> str:
     parts = [report.surroundings()]
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not computes_bfloat16(torch.device("cpu")):
         parts.append(
             "This processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX), so that bfloat16 brings no speed on it, "
             "in any backend; its timings are left out."

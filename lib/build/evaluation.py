@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..evaluation import pckh
 from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
-from ..models.backends import Backend
+from ..models.backends import Backend, chosen_precision
 from ..runtime import distributed
 from .data import (
     build_dataset,
@@ -102,5 +102,5 @@ def _common(cfg: CfgNode, device: torch.device, crops: TopDownDataset) -> dict[s
         "options": build_test_options(cfg),
         "number": cfg.RANK,
         "device": device,
-        "backend": Backend(test.PRECISION, test.BACKEND, test.COMPILE),
+        "backend": Backend(chosen_precision(test.PRECISION, device, test.BACKEND), test.BACKEND, test.COMPILE),
     }

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from ..core import loss
 from ..core.train import TrainOptions
 from ..errors import UserError
-from ..models.backends import PRECISIONS
+from ..models.backends import PRECISIONS, chosen_precision
 from ..models.transpose import TransPose
 from ..pose import heatmap
 from ..pose.skeleton import Skeleton
@@ -50,7 +50,7 @@ def build_train_options(cfg: CfgNode, device: torch.device) -> TrainOptions:
         validate_every=train.VALIDATE_EVERY,
         report_every=cfg.PRINT_FREQ,
         checkpoint_every=train.CHECKPOINT_EVERY,
-        precision=PRECISIONS[train.PRECISION],
+        precision=PRECISIONS[chosen_precision(train.PRECISION, device)],
         clip=train.CLIP_GRAD,
         skip_broken=train.SKIP_NONFINITE,
         ema=train.EMA,

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 from ..models import zoo
-from ..models.backends import Backend
+from ..models.backends import Backend, computes_bfloat16
 from ..models.transpose import TransPose
 from ..runtime.files import write_atomically
 
@@ -56,7 +56,7 @@ class Measured:
 
 def ways(device: torch.device) -> dict[str, Backend]:
     """What can run here; the plain one, whose figures go into the first table, comes first."""
-    bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bfloat16 = computes_bfloat16(device)
     compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
     found = [Backend()]
     found += [Backend(compiled=True)] if compiler else []

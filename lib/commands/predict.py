@@ -57,7 +57,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored crop's heatmaps")
     add("--kernel", type=int, metavar="N", help="of DARK's blur, odd")
     add("--batch", type=int, metavar="N", help="persons at a time")
-    add("--precision", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
+    add("--precision", default="float32", help="float32, bfloat16, float16 or auto (%(default)s)")
     add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (%(default)s)")
     add("--compile", action="store_true", help="torch.compile")
     add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")

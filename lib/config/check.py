@@ -35,7 +35,7 @@ positive = must("be positive", lambda value: value > 0)
 not_negative = must("not be negative", lambda value: value >= 0)
 probability = must("be between 0 and 1", lambda value: 0 <= value <= 1)
 width_and_height = must("be width and height", lambda value: len(value) == 2)
-precision = one_of("float32", "bfloat16", "float16")
+precision = one_of("float32", "bfloat16", "float16", "auto")
 
 
 def stage_rules(stage: str, branches: int) -> dict[str, Rule]:
@@ -200,7 +200,7 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
     yield has_momentum, "TRAIN.NESTEROV needs a positive TRAIN.MOMENTUM"
 
     yield (
-        test.BACKEND != "onnxruntime" or test.PRECISION == "float32",
+        test.BACKEND != "onnxruntime" or test.PRECISION in ("float32", "auto"),
         f"TEST.BACKEND onnxruntime computes in float32 only, not in TEST.PRECISION {test.PRECISION}; openvino can",
     )
     yield test.BACKEND == "pytorch" or not test.COMPILE, "TEST.COMPILE works with TEST.BACKEND pytorch only"

@@ -130,13 +130,13 @@ _C.TRAIN.CLIP_GRAD = 0.0  # largest norm of the gradient; 0: no limit
 _C.TRAIN.SKIP_NONFINITE = False  # leave out a step whose loss or gradient is NaN or infinite; false: stop the run
 _C.TRAIN.BATCH_SIZE_PER_GPU = 32  # samples of a step for each entry of GPUS
 _C.TRAIN.SHUFFLE = True  # another order of the samples in each epoch
-_C.TRAIN.PRECISION = "float32"  # of the forward and backward pass: float32, bfloat16 or float16 (GPU only)
+_C.TRAIN.PRECISION = "float32"  # of the forward and backward pass: float32, bfloat16, float16 (GPU only), auto
 _C.TRAIN.COMPILE = False  # run the network through torch.compile, which needs a C++ compiler
 
 _C.TEST = CfgNode()
 _C.TEST.BATCH_SIZE_PER_GPU = 32  # crops in a batch
 _C.TEST.BACKEND = "pytorch"  # pytorch, openvino or onnxruntime; the last two on the processor
-_C.TEST.PRECISION = "float32"  # float32, bfloat16 or float16; onnxruntime: float32 only
+_C.TEST.PRECISION = "float32"  # float32, bfloat16, float16, auto; onnxruntime: float32 only
 _C.TEST.COMPILE = False  # run the network through torch.compile; pytorch only
 _C.TEST.FLIP_TEST = False  # average with the heatmaps of the mirrored crop
 _C.TEST.BLUR_KERNEL = 3  # odd width of DARK's smoothing, in heatmap pixels

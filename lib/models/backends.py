@@ -32,6 +32,22 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic: a GPU from Ampere on, a processor with AMX or AVX-512 BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def chosen_precision(wanted: str, device: torch.device, backend: str = "pytorch") -> str:
+    """`wanted`, but "auto" becomes bfloat16 where the device computes in it and float32 elsewhere, which is logged."""
+    if wanted != "auto":
+        return wanted
+    chosen = "bfloat16" if backend != "onnxruntime" and computes_bfloat16(device) else "float32"
+    logger.info("precision auto: %s, by what %s on this %s computes in", chosen, backend, device.type)
+    return chosen
+
+
 @dataclass(frozen=True)
 class Backend:
     """How a trained network is run; called with a network, it returns a function that runs the current weights."""

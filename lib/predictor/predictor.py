@@ -27,7 +27,7 @@ from ..errors import UserError, passing_over, until_error
 from ..evaluation.nms import rescore
 from ..explain.maps import Explanation, explain
 from ..models import zoo
-from ..models.backends import Backend, input_size, usable_device
+from ..models.backends import Backend, chosen_precision, input_size, usable_device
 from ..models.transpose import TransPose
 from ..models.weights import load_weights, unwrap
 from ..pose import geometry, skeleton
@@ -96,7 +96,8 @@ class Predictor:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive, not {self.options.blur_kernel}")
-        how = Backend(precision, backend, compiled)
+        self.device = torch.device("cpu") if isinstance(trained, Exported) else usable_device(device)
+        how = Backend(chosen_precision(precision, self.device, backend), backend, compiled)
         # A batch, how it is tested, the skeleton's flip order -> what is found.
         self._find: Callable[[dict[str, Tensor], TestOptions, Tensor], Predictions]
         if isinstance(trained, Exported):
@@ -104,11 +105,9 @@ class Predictor:
                 raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
             if trained.card.decodes and self.options != recipe:
                 raise UserError(f"{trained.path}: its flip test and kernel_size are in its graph and cannot be changed")
-            self.device = torch.device("cpu")
             width, height = trained.card.image_size
             self._find = trained.predict
         else:
-            self.device = usable_device(device)
             width, height = input_size(trained.network)
             self._find = partial(predict_batch, how(trained.network.to(self.device)))
         self.input_size, self.heatmap_size = (width, height), (width // 4, height // 4)

@@ -17,7 +17,8 @@ from transpose.config.load import load_config
 from transpose.core.loss import mse
 from transpose.core.predict import heatmaps_of
 from transpose.errors import UserError
-from transpose.models.backends import Backend, folded
+from transpose.models import backends
+from transpose.models.backends import Backend, chosen_precision, folded
 from transpose.models.transpose import TransPose
 from transpose.pose.skeleton import COCO
 
@@ -224,3 +225,23 @@ def test_bfloat16_trains_float32_weights_resumes_equally_and_differs(tmp_path):
     assert whole["final_layer.weight"].dtype == torch.float32
     plain = train("float32", "TRAIN.END_EPOCH", "2", "TRAIN.PRECISION", "float32")
     assert not torch.equal(plain["final_layer.weight"], whole["final_layer.weight"])
+
+
+# What the machine computes in
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bfloat16_where_the_device_computes_in_it_and_the_log_says_so(has, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="transpose")
+    monkeypatch.setattr(backends, "computes_bfloat16", lambda device: has)
+    device, chosen = torch.device("cpu"), "bfloat16" if has else "float32"
+    assert chosen_precision("auto", device) == chosen
+    assert f"precision auto: {chosen}, by what pytorch on this cpu computes in" in caplog.text
+    assert chosen_precision("auto", device, "onnxruntime") == "float32"
+    cfg = load_config(DEMO, ["TRAIN.PRECISION", "auto"], report=False)
+    assert build_train_options(cfg, device).precision == getattr(torch, chosen)
+
+
+def test_a_named_precision_is_taken_whatever_the_device_computes_in(monkeypatch, caplog):
+    monkeypatch.setattr(backends, "computes_bfloat16", lambda device: True)
+    assert chosen_precision("float32", torch.device("cpu")) == "float32" and not caplog.text
