@@ -103,7 +103,7 @@ def decode(size: Size, folder: Path) -> Stage:
 # Samples
 
 
-def photographs(persons: coco.Instances) -> list[Path]:
+def image_paths(persons: coco.Instances) -> list[Path]:
     names = persons.images.names[persons.image]
     return [SAMPLE / "images/val2017" / str(name) for name in names]
 
@@ -118,7 +118,7 @@ def labelled() -> coco.Instances:
 
 
 def plain_samples(persons: coco.Instances, order: list[int], training: bool) -> Iterator[tuple]:
-    paths = photographs(persons)
+    paths = image_paths(persons)
     for i in order:
         center, extent = plain.box_to_crop(persons.boxes[i], ASPECT)
         draw = np.random.default_rng((SEED, 0, 1 + i)) if training else None
@@ -203,8 +203,8 @@ def training_sample_stored(size: Size, folder: Path) -> Stage:
     size_of_all = sum(images.read(name, "benchmark").nbytes for name in names)
     order = shuffled(len(persons), size)
     crops = TopDownDataset(persons, images, COCO, INPUT, HEATMAP, augmentation=RECIPE, seed=SEED)
-    held = f"{size_of_all / 1e6:.0f} MB for {len(names)} photographs"
-    title = f"one training sample from photographs decoded once (`DATASET.DECODED_DIR`, {held})"
+    held = f"{size_of_all / 1e6:.0f} MB for {len(names)} images"
+    title = f"one training sample from images decoded once (`DATASET.DECODED_DIR`, {held})"
     return sample_stage(title, "4.2 ms", "≥ 8×", persons, order, lambda: (crops[0, i] for i in order), True)
 
 

@@ -27,7 +27,7 @@ def reading() -> str:
         seconds.append(statistics.median(times))
     mean = statistics.mean(seconds)
     return (
-        f"`cv2.imread` of a bundled photograph: {1e3 * mean:.2f} ms. It was {1e3 * ORIGINAL_READING:.1f} ms where the "
+        f"`cv2.imread` of a bundled image: {1e3 * mean:.2f} ms. It was {1e3 * ORIGINAL_READING:.1f} ms where the "
         f"original was measured: this machine takes {mean / ORIGINAL_READING:.2f} times as long."
     )
 

@@ -1,7 +1,7 @@
 """COCO's sizes: python -m benchmarks.scale [--write], with PYTHONPATH=tools, or `make bench-data`.
 
 Makes a training set and a test set of COCO's sizes (random annotations; file names that lead to the bundled
-photographs), and measures, each in a process of its own: seconds from the start of reading to the first sample,
+images), and measures, each in a process of its own: seconds from the start of reading to the first sample,
 memory, what loading processes grow by, and the evaluation from predictions in memory to the AP and the results file.
 """
 

@@ -1,6 +1,6 @@
 """Training and evaluation in turn for minutes: python -m benchmarks.soak [--minutes 10], or `make soak`.
 
-Runs tools/train.py on the bundled photographs with loading processes, each epoch validated, and looks on from outside:
+Runs tools/train.py on the bundled images with loading processes, each epoch validated, and looks on from outside:
 memory (resident) and open files of the process and of its loading processes, once a second. Exit code 1 if they grow.
 
 The rule: after a warm-up (the first fifth), a straight line is laid through each number by least squares. The number

@@ -140,7 +140,8 @@ def test_what_the_commands_name_exists(page: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_command_hides_in_another_block(page: Path):
     for _, language, text in BLOCK.findall(page.read_text()):
-        if language not in ("sh", "python", ""):
+        assert language, f"a block without a language begins {text.splitlines()[0]!r}"
+        if language not in ("sh", "python"):
             found = re.findall(r"^(?:python tools/|make |pip install )[^…\n]*$", text, re.MULTILINE)
             assert found == [], f"commands in a block of {language}"
 
@@ -261,6 +262,12 @@ def test_the_configuration_page_lists_the_keys_as_they_are():
     keys = re.findall(r"^\| `([A-Z][\w.]+)` \|", made["PAGE"].read_text(), re.MULTILINE)
     assert keys == [key for key, _ in leaves(defaults())]
     assert all(meaning for _, _, meaning in made["entries"](made["SOURCE"].read_text()))
+
+
+def test_the_page_on_installing_lists_every_command_and_extra():
+    page = (ROOT / "docs/install.md").read_text()
+    assert {*re.findall(r"^\| `transpose ([\w-]+)` \|", page, re.MULTILINE)} == {*commands.COMMANDS}
+    assert set(re.findall(r"^\| `(\w+)` \| [^`]", page, re.MULTILINE)) == {*EXTRAS}
 
 
 def test_readme_stays_short_and_lists_every_page():
