@@ -43,7 +43,7 @@ def test_what_is_kept_was_run_in_order_and_is_light():
     outputs = [output for cell in kept for output in cell["outputs"]]
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert NOTEBOOK.stat().st_size < 1_500_000
-    assert len(pictures(NOTEBOOK)) == 7
+    assert len(pictures(NOTEBOOK)) == 8
     assert "memorised the photographs" in NOTEBOOK.read_text()
 
 
