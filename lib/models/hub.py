@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import missing
 from .encoder import EncoderConfig
 from .transpose import TransPoseH, TransPoseR
+from .weights import refuse_unusable
 
 try:
     import safetensors.torch  # noqa: F401  the mixin's format
@@ -87,7 +88,9 @@ class Shared(PyTorchModelHubMixin):
         flat = {field.name: known[field.name] for field in fields(EncoderConfig) if field.name in known}
         if flat:
             options.setdefault("encoder", EncoderConfig(**flat))
-        return super()._from_pretrained(strict=strict, **options)
+        network = super()._from_pretrained(strict=strict, **options)
+        refuse_unusable(network.state_dict(), network.state_dict(), source=str(options["model_id"]))
+        return network
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """The page that goes with the weights, as far as the network knows what it is."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -94,6 +95,7 @@ def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
                 f"{source}: {key} has shape {_shape(value)} but this backbone needs {_shape(own[key])}; "
                 "these are the weights of another backbone"
             )
+    refuse_unusable(matching, own, source)
     model.load_state_dict(matching, strict=False)
 
 
@@ -124,6 +126,7 @@ def load_weights(model: TransPose, state: Mapping[str, Tensor], source: str) -> 
     state, remarks = _with_fitting_positions(model, state)
     if differences := _differences(model.state_dict(), state):
         raise UserError(f"{source}: not a checkpoint of this model: {differences}")
+    refuse_unusable(state, model.state_dict(), source)
     model.load_state_dict(state, strict=True)
     return remarks
 
@@ -174,8 +177,28 @@ def transfer(
     remarks += [f"{key}: missing, newly initialised" for key in own if key not in state]
     if not taken:
         raise UserError(f"{source}: none of its {len(state)} tensors fits this model")
+    refuse_unusable(taken, own, source)
     model.load_state_dict(taken, strict=False)
     return remarks
+
+
+def refuse_unusable(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError for numbers that no network computes with, some of which a backend would hide.
+
+    `own` are the model's tensors, of the same keys at least.
+    """
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            wrong = "is no dense tensor with numbers of its own"
+        elif value.is_floating_point() != own[key].is_floating_point():
+            wrong = f"holds {value.dtype} where the model has {own[key].dtype}"
+        elif not value.float().isfinite().all():
+            wrong = "holds a number that is NaN or infinite"
+        elif key.endswith("running_var") and (value < 0).any():
+            wrong = "holds a negative variance"
+        else:
+            continue
+        raise UserError(f"{source}: {key} {wrong}; these weights are of no use")
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
