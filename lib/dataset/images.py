@@ -1,31 +1,33 @@
 """Image files -> pixels: what is read, what is refused before it is decoded, and where it is looked for."""
 
 import io
-import lzma
 import os
 import stat
 import warnings
 import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from ..errors import UserError
+from ..runtime.files import root_cause
 from .json_fields import leads_out
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
-TIFF_STARTS = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag
 MAX_PIXELS = 2**27  # of an image; 400 MB decoded
 LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
+# Read by Pillow. AVIF and JPEG 2000 are not: their headers may say less than what is decoded.
+OTHER_FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of Pillow
 MAX_BYTES_A_PIXEL = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
 
 
@@ -87,23 +89,23 @@ class ImageReader:
                 return f"{member.file_size} {member.CRC}"
             status = os.stat(self.source / name)
             return f"{status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        except (OSError, ValueError, LookupError):
             return ""
 
     def missing(self, names: list[str]) -> np.ndarray:
         """Which (N, bool) of the named images are missing; a name not in the folder's listing is also tried itself."""
+        if self.source.suffix == ".zip":
+            members = set(self._archive().namelist())
+            return np.array([name not in members for name in names], bool)
         try:
-            if self.source.suffix != ".zip":
-                there = set(os.listdir(self.source))
-                return np.array([n not in there and not os.path.isfile(self.source / n) for n in names], bool)
-            there = set(self._archive().namelist())
-        except (OSError, zipfile.BadZipFile) as error:
+            there = set(os.listdir(self.source))
+        except OSError as error:
             raise UserError(f"{self.source}: cannot list the images ({error})") from None
-        return np.array([name not in there for name in names], bool)
+        return np.array([n not in there and not os.path.isfile(self.source / n) for n in names], bool)
 
     def _archive(self) -> zipfile.ZipFile:
         if self._zip is None or self._opened_by != os.getpid():
-            self._zip, self._opened_by = zipfile.ZipFile(self.source), os.getpid()
+            self._zip, self._opened_by = opened_zip(self.source), os.getpid()
         return self._zip
 
     def _bytes(self, name: str, where: str) -> bytes:
@@ -117,12 +119,24 @@ class ImageReader:
                 return file.read(member.file_size)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+        except (UserError, MemoryError):
+            raise
         except KeyError:
             raise UserError(
                 f"{where}: the zip has no such member at its root; zip the images without a folder"
             ) from None
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-            raise UserError(f"{where}: cannot read the zip ({error})") from None
+        except Exception as error:
+            raise UserError(f"{where}: cannot read the zip ({root_cause(error)})") from None
+
+
+def opened_zip(path: Path) -> zipfile.ZipFile:
+    """Raises UserError for a zip that is missing or damaged, whatever the library says."""
+    try:
+        return zipfile.ZipFile(path)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot read the zip of the images ({root_cause(error)})") from None
 
 
 def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY) -> bytes:
@@ -166,43 +180,28 @@ def decode_image(
     """
     if not content:
         raise UserError(f"{where}: the image file is empty")
-    size = None
-    if content.startswith(JPEG_START):
-        place, size = _jpeg_header(content)
-        if content.rfind(JPEG_END, place) < 0:  # it is usually the last one
-            raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
-    width, height = size or _size(content, where)
-    if width * height > max_pixels:
-        raise UserError(
-            f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
-        )
-    flags = cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
-    if not oriented and content.startswith(TIFF_STARTS):
-        content = _as_stored(content)
+    if not content.startswith(JPEG_START):
+
+        def use(image: PIL.Image.Image) -> np.ndarray:
+            if not oriented:
+                image.getexif().pop(ORIENTATION, None)  # Pillow turns TIFFs unasked
+            return pixels_of(image, oriented)
+
+        return _by_pillow(content, where, max_pixels, limit, use)
+    place, size = _jpeg_header(content)
+    if content.rfind(JPEG_END, place) < 0:  # it is most often the last thing
+        raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
+    width, height = size or _by_pillow(content, where, max_pixels, limit, lambda image: image.size)
+    _refuse_size(width, height, where, max_pixels, limit)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        image = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
+        )
     except cv2.error:
         image = None
     if image is None:
         raise UserError(f"{where}: not an image that can be decoded")
     return image
-
-
-def _as_stored(content: bytes) -> bytes:
-    """A TIFF without its orientation, which OpenCV obeys although told not to (TIFF 6.0, section 2, and BigTIFF)."""
-    order: Any = "little" if content.startswith(b"II") else "big"
-    big = b"+" in content[2:4]
-    at, length, counts, step, value = (8, 8, 8, 20, 12) if big else (4, 4, 2, 12, 8)
-
-    def number(place: int, length: int) -> int:
-        return int.from_bytes(content[place : place + length], order)
-
-    changed, start = bytearray(content), number(at, length)
-    first = start + counts
-    for entry in range(first, min(first + step * number(start, counts), len(content) - step + 1), step):
-        if number(entry, 2) == ORIENTATION:
-            changed[entry + value : entry + value + 2] = (1).to_bytes(2, order)
-    return bytes(changed)
 
 
 def orientation(content: bytes) -> int:
@@ -223,6 +222,47 @@ def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
     return f"is {width} x {height}, not {stated[0]} x {stated[1]}{turned}"
 
 
+def _refuse_size(width: int, height: int, where: str, max_pixels: int, limit: str) -> None:
+    if width * height > max_pixels:
+        raise UserError(
+            f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
+        )
+
+
+def _by_pillow(content: bytes, where: str, max_pixels: int, limit: str, use: Callable[[PIL.Image.Image], Any]) -> Any:
+    """What `use` makes of an image that Pillow opens and then decodes, so that the size that is looked at is the one
+    that is decoded. Raises UserError for whatever Pillow raises."""
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            PIL.Image.open(io.BytesIO(content), formats=("JPEG", *OTHER_FORMATS)) as image,
+        ):
+            _refuse_size(*image.size, where, max_pixels, limit)
+            return use(image)
+    except (UserError, MemoryError):
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(f"{where}: refused before decoding: {error}") from None
+    except Exception as error:
+        unknown = isinstance(error, PIL.UnidentifiedImageError)
+        reason = f"neither JPEG nor {', '.join(OTHER_FORMATS)}" if unknown else root_cause(error)
+        raise UserError(f"{where}: not an image that can be decoded ({reason})") from None
+
+
+def pixels_of(image: PIL.Image.Image, oriented: bool) -> np.ndarray:
+    """The pixels (H, W, 3), uint8 BGR, of Pillow's image, without transparency; of 16 bits the upper 8.
+
+    Raises ValueError for pixels of another kind, and what Pillow raises where its file is damaged.
+    """
+    if oriented:
+        image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in EIGHT_BIT:
+        raise ValueError(f"pixels of mode {image.mode} are no 8-bit colours; convert it to RGB")
+    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+
+
 def _jpeg_header(content: bytes) -> tuple[int, tuple[int, int] | None]:
     """Where a JPEG's first scan begins, and the (width, height) that is stated before it.
 
@@ -241,14 +281,3 @@ def _jpeg_header(content: bytes) -> tuple[int, tuple[int, int] | None]:
             size = width, height
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return place, None
-
-
-def _size(content: bytes, where: str) -> tuple[int, int]:
-    """Width and height as an image's header states them. Raises UserError if it has none."""
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content)) as image:
-            return image.size
-    except PIL.Image.DecompressionBombError as error:
-        raise UserError(f"{where}: refused before decoding: {error}") from None
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{where}: not an image that can be decoded") from None

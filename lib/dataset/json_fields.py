@@ -21,6 +21,7 @@ from ..errors import UserError, shown
 from .findings import ERROR, Findings, many
 
 MAX_NUMBER = 2**63  # what the arrays' integers hold
+MAX_NAME = 4096  # characters of a file's name, as Linux has it
 MAX_ID = 60  # characters of an id in a sentence
 NUMBERS = {int, float}
 TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # of values that need no closer look
@@ -62,7 +63,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and "\0" not in value and not leads_out(value)
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and "\0" not in value and not leads_out(value)
 
 
 def leads_out(name: str) -> bool:
@@ -125,7 +126,7 @@ class Kind:
 NUMBER = Kind("a number")
 WHOLE = Kind("a whole number", lambda value: isinstance(value, int) and is_number(value), np.int64, 0)
 ANYTHING = Kind("anything", lambda value: value is not MISSING, object)
-FILE_NAME = Kind("the name of a file", is_file_name, np.str_, "")
+FILE_NAME = Kind("the name of a file", is_file_name, object, "")  # np.str_ would make all as wide as the longest
 
 
 def listing(length: int, hint: str = "", default: Any = MISSING) -> Kind:

@@ -32,7 +32,7 @@ def read_annotations(path: Path, num_joints: int) -> Annotations:
     table = Table.read(records, "record", {"image": FILE_NAME, **PLACE, **joints})
     table.check("image").refuse(path)
     unique = list(dict.fromkeys(table["image"].tolist()))
-    images = Images(np.arange(len(unique)), np.array(unique, np.str_), np.zeros((len(unique), 2), np.int64))
+    images = Images(np.arange(len(unique)), np.array(unique, object), np.zeros((len(unique), 2), np.int64))
     return Annotations(path, images, {"id": 1, "name": "person"}, table)
 
 

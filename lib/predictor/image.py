@@ -10,17 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from ..dataset.images import MAX_PIXELS, content_of, decode_image, size_mismatch
+from ..dataset.images import MAX_PIXELS, content_of, decode_image, pixels_of, size_mismatch
 from ..errors import UserError
+from ..runtime.files import root_cause
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
 COLORS = ("RGB", "BGR")
 LIMIT_OPTION = "--max-pixels (in Python max_pixels)"
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL
 
 
 class Frame(NamedTuple):
@@ -75,7 +74,7 @@ class InputImage:
                 content_of(Path(source), self.label, most, LIMIT_OPTION), self.label, self.oriented, most, LIMIT_OPTION
             )
         if isinstance(source, PIL.Image.Image):
-            return self._of_pil(source)[..., ::-1].copy()
+            return self._of_pil(source)
         if isinstance(source, Tensor | np.ndarray):
             array = self._of_tensor(source) if isinstance(source, Tensor) else self._of_array(source)
             return np.ascontiguousarray(array if self.color == "BGR" else array[..., ::-1])  # as OpenCV needs it
@@ -84,13 +83,12 @@ class InputImage:
         )
 
     def _of_pil(self, image: PIL.Image.Image) -> np.ndarray:
-        if image.mode not in EIGHT_BIT:
-            raise UserError(f"{self.label}: a PIL image of mode {image.mode} has no 8-bit colours; convert it to RGB")
         try:
-            upright = PIL.ImageOps.exif_transpose(image) if self.oriented else image
-            return np.asarray(upright.convert("RGB"))
-        except (OSError, SyntaxError) as error:  # PIL reads its files late
-            raise UserError(f"{self.label}: not an image that can be decoded ({error})") from None
+            return pixels_of(image, self.oriented)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow reads its files late
+            raise UserError(f"{self.label}: not an image that can be decoded ({root_cause(error)})") from None
 
     def _of_tensor(self, tensor: Tensor) -> np.ndarray:
         if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.numel():

@@ -583,7 +583,7 @@ def test_photographs_in_a_zip(patient: Patient):
         file.write(first, first.name)
     assert found(patient.examine()) == []
     archive.write_bytes(archive.read_bytes()[:-30])
-    assert "cannot list the images (File is not a zip file)" in told(patient.examine())
+    assert "cannot read the zip of the images (BadZipFile: File is not a zip file)" in told(patient.examine())
 
 
 def test_photographs_that_are_no_folder(patient: Patient):
