@@ -1,6 +1,7 @@
 """What all commands have in common. Imports nothing heavy, so that --help answers at once."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -107,6 +108,10 @@ def run(main: Callable[[], None]) -> None:
         if not output_closed():
             raise
         sys.exit(141)  # 128 + SIGPIPE, as other programs end then
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        fail(f"{str(error.filename)[:200]}…: this name is too long for the file system")
     except KeyboardInterrupt:
         sys.exit(130)
 

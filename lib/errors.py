@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+MAX_MESSAGE = 1500  # characters
 _FROM_WORKER = "Caught UserError in DataLoader worker"
 
 
@@ -19,7 +20,14 @@ class UserError(ValueError):
         # A DataLoader re-raises a worker's exception with the traceback as its message; the last line is ours.
         if message.startswith(_FROM_WORKER):
             message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
-        super().__init__(message)
+        super().__init__(_printable(message))
+
+
+def _printable(message: str) -> str:
+    """A sentence that fits on a screen and cannot steer a terminal, whatever stands in the file that it is about."""
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[: MAX_MESSAGE - 400]} […] {message[-390:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
@@ -47,7 +55,10 @@ _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict, _short.maxstri
 
 def shown(value: Any) -> str:
     """A user's value as a sentence shows it, cut where it is long or deep: aliases of a yaml multiply without end."""
-    return _short.repr(value)
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no number of more digits
+        return "a number of more than 4,300 digits"
 
 
 def needs(package: str, extra: str) -> Any:

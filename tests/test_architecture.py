@@ -11,6 +11,7 @@ LIB = ROOT / "lib"
 # The floors, the lowest first. A folder imports itself, and folders of the floors below its own.
 FLOORS = (
     {"errors"},
+    {"yaml_file"},
     {"runtime", "pose", "config"},
     {"models", "dataset"},
     {"core"},
@@ -25,13 +26,13 @@ FLOORS = (
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 ONLY_THESE_PACKAGES = {
     "errors": set(),
-    "pose/skeleton.py": {"numpy", "yaml"},
+    "pose/skeleton.py": {"numpy"},
     "pose/geometry.py": {"numpy"},
     "models/transpose.py": {"torch", "torchvision"},
     "models/encoder.py": {"torch"},
     "models/hrnet.py": {"torch", "torchvision"},
 }
-WITHOUT_TORCH = ("errors", "config", "cli", "pose/skeleton.py", "pose/geometry.py", "pose/draw.py")
+WITHOUT_TORCH = ("errors", "yaml_file", "config", "cli", "pose/skeleton.py", "pose/geometry.py", "pose/draw.py")
 MAY_SAY_CFG = ("config", "build", "cli", "commands")
 
 FILES = sorted(LIB.rglob("*.py"))

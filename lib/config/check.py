@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator
 from functools import reduce
 from typing import Any
@@ -28,9 +29,10 @@ def one_of(*options: str | int) -> Rule:
 
 
 def must(demand: str, holds: Callable[[Any], bool]) -> Rule:
-    return lambda value: "" if holds(value) else f"must {demand}, not {value}"
+    return lambda value: "" if holds(value) else f"must {demand}, not {shown(value)}"
 
 
+file_name = must("be a name, without / and ..", lambda value: bool(re.fullmatch(r"(?!\.\.?$)[^/\\]{0,100}", value)))
 positive = must("be positive", lambda value: value > 0)
 not_negative = must("not be negative", lambda value: value >= 0)
 probability = must("be between 0 and 1", lambda value: 0 <= value <= 1)
@@ -71,6 +73,9 @@ RULES: dict[str, Rule] = {
     "MODEL.EXTRA.FINAL_CONV_KERNEL": one_of(1, 3),
     "LOSS.NAME": one_of("mse", "ohkm"),
     "DATASET.DATASET": one_of("coco", "mpii"),
+    "DATASET.TRAIN_SET": file_name,
+    "DATASET.TEST_SET": file_name,
+    "DATASET.HYBRID_JOINTS_TYPE": file_name,
     "DATASET.CACHE_MB": not_negative,
     "DATASET.MAX_IMAGE_PIXELS": positive,
     "DATASET.SCALE_FACTOR": must("be in [0, 1)", lambda value: 0 <= value < 1),
@@ -96,7 +101,7 @@ RULES: dict[str, Rule] = {
     "TEST.BATCH_SIZE_PER_GPU": positive,
     "TEST.BACKEND": one_of("pytorch", "openvino", "onnxruntime"),
     "TEST.PRECISION": precision,
-    "TEST.BLUR_KERNEL": must("be odd", lambda value: value > 0 and value % 2 == 1),
+    "TEST.BLUR_KERNEL": must("be odd, 4095 at most", lambda value: 0 < value < 4096 and value % 2 == 1),
     "TEST.OKS_THRE": positive,
     "DEBUG.SAVE_ATTENTION": not_negative,
 }

@@ -3,13 +3,14 @@
 import ast
 import difflib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
+from .. import yaml_file
 from ..errors import UserError, shown
 from .check import REMOVED, check, report_idle_keys
 from .default import defaults
@@ -52,12 +53,9 @@ def load_config(
     cfg = defaults()
     given: set[str] = set()
     for file, content in _read_yaml(Path(path)):
-        try:
-            for key, value in leaves(content):
-                _set(cfg, key, value, where=str(file))
-                given.add(key)
-        except RecursionError:
-            raise UserError(f"{file}: its sections are nested too deeply") from None
+        for key, value in leaves(content):
+            _set(cfg, key, value, where=str(file))
+            given.add(key)
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
@@ -72,16 +70,7 @@ def load_config(
 
 def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
     """The yaml's nested dicts after those of its bases, each with its file; safe loader only."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration file ({error.strerror})") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise UserError(f"{path}: not a yaml file: {place}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    content = yaml_file.read(path, "configuration file")
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -148,7 +137,10 @@ def _decode(text: str) -> Any:
 def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
     """The value in its default's type; an integer becomes a float, or a float an integer, where nothing is lost."""
     if isinstance(default, str):
-        return "" if value is None else _expect(isinstance(value, str), value, "text", key, where)
+        if value is None:
+            return ""
+        _expect(isinstance(value, str), value, "text", key, where)
+        return _expect("\0" not in value, value, "text without a NUL character", key, where)
     if isinstance(value, str):
         lowered = value.lower()
         value = lowered == "true" if lowered in ("true", "false") else _decode(value)
@@ -161,7 +153,7 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
     if isinstance(default, int):
         whole = isinstance(value, int) or (number and value.is_integer())
         return int(_expect(number and whole and abs(value) < 2**63, value, "a whole number", key, where))
-    return float(_expect(number, value, "a number", key, where))
+    return float(_expect(number and abs(value) < sys.float_info.max, value, "a number", key, where))
 
 
 def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:

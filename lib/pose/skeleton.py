@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from .. import yaml_file
 from ..errors import UserError, shown
 
 logger = logging.getLogger(__name__)
@@ -104,12 +104,7 @@ def read(path: Path) -> Skeleton:
 
     Raises UserError that names the file and the entry.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the skeleton ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a yaml file: {' '.join(str(error).split())}") from None
+    content = yaml_file.read(path, "skeleton")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a skeleton is a mapping with `names` and more, not {type(content).__name__}")
     return from_mapping(content, str(path))

@@ -1,0 +1,56 @@
+"""A yaml's plain values, by the safe loader, without what makes a small file large or says a thing twice."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError, shown
+
+MAX_NODES = 20_000  # keys and values, those that aliases and merges repeat counted each time
+
+
+class _Loader(yaml.SafeLoader):
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self.nodes = 0
+        self.sizes: dict[Any, int] = {}  # nodes in each that is complete, itself included
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        alias, before = self.check_event(yaml.AliasEvent), self.nodes
+        mark = self.peek_event().start_mark
+        node = super().compose_node(parent, index)
+        if alias and node not in self.sizes:
+            raise yaml.MarkedYAMLError(problem="this alias lies in what it repeats, without end", problem_mark=mark)
+        self.nodes += self.sizes[node] if alias else 1
+        if self.nodes > MAX_NODES:
+            problem = f"more than {MAX_NODES:,} values, those that aliases repeat counted each time"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        self.sizes[node] = self.sizes[node] if alias else self.nodes - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                problem = f"{shown(name)} stands in line {lines[name]} already; one of the two has no effect"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[name] = line
+        return node
+
+
+def read(path: Path, what: str) -> Any:
+    """The values in a file, None for an empty one. Raises UserError that names the file, as `what`, and the line."""
+    try:
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # the values' too, such as a date that is none
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        text = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: not a yaml file: {place}{' '.join(text.split())}") from None
