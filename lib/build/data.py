@@ -27,10 +27,12 @@ from ..evaluation.evaluate import Evaluation
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime import distributed
-from ..runtime.files import make_writable
+from ..runtime.files import make_writable, remove_leftovers
 from ..runtime.signals import leave_to_parent
 
 logger = logging.getLogger(__name__)
+
+MAX_WRITING = 60.0  # seconds that another run takes to write one decoded image
 
 
 def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
@@ -221,6 +223,8 @@ def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
     reader = _image_reader(cfg, data.TRAIN_SET)
     if data.DECODED_DIR:
         make_writable(Path(data.DECODED_DIR), "DATASET.DECODED_DIR")
+        if distributed.rank() == 0:
+            remove_leftovers(Path(data.DECODED_DIR), min_age=MAX_WRITING)
     images = DecodedImages(reader, Path(data.DECODED_DIR)) if data.DECODED_DIR else reader
     crops = build_dataset(cfg, instances, images, skeleton, augmentation)
     plan = TrainSampler(

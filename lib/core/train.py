@@ -94,6 +94,34 @@ def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
+class BatchNorms:
+    """The batch norms that training changes, kept independent of the number of processes.
+
+    After a turn, in which each process has taken a micro-batch, their statistics are those of one process that takes
+    these micro-batches in the order of the ranks: it keeps a part `keep` of a statistic and adds a part of the
+    micro-batch's each time. They are so but for rounding.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+        self.statistics = [s for layer in self.layers for s in (layer.running_mean, layer.running_var) if s is not None]
+        self.keep = 1 - (self.layers[0].momentum or 0) if self.layers else 1.0
+
+    def values(self) -> Tensor:
+        return torch.cat([statistic.flatten() for statistic in self.statistics])
+
+    def take_turns(self, before: Tensor) -> None:
+        """`before` are the values before the turn, the same in all processes."""
+        value = before
+        for after in distributed.collect(self.values()):
+            value = self.keep * value + (after - self.keep * before)
+        for statistic, part in zip(self.statistics, value.split([s.numel() for s in self.statistics]), strict=True):
+            statistic.copy_(part.view_as(statistic))
+        for layer in self.layers:
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked += distributed.world() - 1
+
+
 def train_epoch(
     model: nn.Module,
     loader: Iterable[dict[str, Tensor]],
@@ -117,6 +145,8 @@ def train_epoch(
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device, micro_batches = parameters[0].device, iter(loader)
+    norms = BatchNorms(model)
+    shares_norms = distributed.world() > 1 and bool(norms.layers)
     for number in range(plan.first, plan.steps):
         optimizer.zero_grad(set_to_none=True)
         statistics = [buffer.clone() for buffer in model.buffers()] if options.skip_broken else []
@@ -128,6 +158,7 @@ def train_epoch(
             target, weight = targets_of(batch)
             torch.manual_seed(dropout_seed(plan.seed, plan.rank + micro_batch * plan.world, first_step + number))
             last = micro_batch == plan.micro_batches_here - 1
+            before = norms.values() if shares_norms else None
             with (
                 contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
             ):
@@ -137,6 +168,8 @@ def train_epoch(
                 loss = criterion(output, target, weight)
                 # The gradient is that of the mean over the whole step; DDP averages over its processes.
                 scaler.scale(loss * (len(output) * plan.world / plan.step_size(number))).backward()
+            if before is not None:
+                norms.take_turns(before)
             losses.append(loss.detach())
             samples.append(batch["index"])
             counts.append(pck(output.detach(), target))

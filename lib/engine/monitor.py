@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ..core.predict import TestOptions
 from ..dataset.topdown import TopDownDataset
+from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import explain_sample
 from ..models.transpose import TransPose
 from ..pose import draw, geometry, heatmap
 from ..pose.skeleton import Skeleton
+from ..runtime.files import root_cause, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,10 @@ class Monitor:
     """Writes scalars to TensorBoard, and pictures both there and as JPEG files; nothing at all without a `log_dir`."""
 
     def __init__(self, log_dir: Path | None, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
-        self.writer: Any = SummaryWriter(str(log_dir)) if log_dir else None
+        try:
+            self.writer: Any = SummaryWriter(str(log_dir)) if log_dir else None
+        except Exception as error:
+            raise UserError(f"{log_dir}: cannot write TensorBoard's files ({root_cause(error)})") from None
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
     def _writes(self) -> bool:
@@ -87,8 +92,8 @@ class Monitor:
         network.train(training)
 
     def _picture(self, name: str, image: np.ndarray, step: int) -> None:
-        self.picture_dir.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(self.picture_dir / f"{name}_{step}.jpg"), image)
+        _, content = cv2.imencode(".jpg", image)
+        write_atomically(self.picture_dir / f"{name}_{step}.jpg", lambda file: file.write(content.tobytes()))
         self.writer.add_image(name, image[..., ::-1], step, dataformats="HWC")
 
     def close(self) -> None:

@@ -3,22 +3,48 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+from torch import Tensor
 
 from ..errors import UserError
 from ..runtime import checkpoint, distributed, lock
+from ..runtime.files import remove_leftovers, root_cause
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST, FINAL = "checkpoint.pth", "model_best.pth", "final_state.pth"
 PREVIOUS, SET_ASIDE = "checkpoint_previous.pth", "checkpoint_damaged.pth"
-STATE = {"config", "state_dict", "optimizer", "epoch", "step", "best"}
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class OptimizerState(TypedDict):
+    state: dict[int, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class State(TypedDict):
+    """What a run goes on from; what is NotRequired was not saved by version 0.1."""
+
+    config: dict[str, Any]
+    state_dict: dict[str, Tensor]
+    optimizer: OptimizerState
+    epoch: Count
+    step: Count
+    best: dict[str, int | float]
+    epoch_step: NotRequired[Count]
+    epoch_steps: NotRequired[Count]
+    skipped: NotRequired[Count]
+    best_seal: NotRequired[str]
+    scaler: NotRequired[dict[str, Any]]
+    averaged: NotRequired[dict[str, Tensor]]
 
 
 def claim_folder(folder: Path, regardless: bool) -> None:
     """Lock the run's folder for the first process. Raises UserError if another run has it, unless `regardless`."""
     if distributed.rank() == 0 and lock.claim(folder, regardless):
-        checkpoint.remove_leftovers(folder)
+        remove_leftovers(folder)
 
 
 def saved_state(
@@ -47,9 +73,15 @@ def saved_state(
         raise UserError(f"{folder}: the processes read different states; it must be one folder for all of them")
     if saved is None:
         return None
-    if not STATE <= saved.keys():
-        raise UserError(f"{path}: not a training state of this program; move it away to start again")
-    changed = changes(saved["config"])
+    try:
+        saved = dict(msgspec.convert(saved, State))
+        if len(saved["best"]) != 2 or "epoch" not in saved["best"]:
+            raise ValueError("`best` must hold a metric and its epoch")
+        changed = changes(saved["config"])
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a training state of this program ({root_cause(error)}); move it away to start again"
+        ) from None
     if changed and not accept_changes:
         raise UserError(
             f"{path} was trained with another configuration ({'; '.join(changed)}): set it back, "
@@ -69,13 +101,13 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
     trouble = f"{newest} is missing"
     if newest.exists():
         try:
-            return newest, checkpoint.read(newest)
+            return newest, checkpoint.read(newest, sealed=True)
         except checkpoint.Damaged as error:
             if not previous.exists():
                 raise
             trouble = str(error)
     try:
-        saved = checkpoint.read(previous)
+        saved = checkpoint.read(previous, sealed=True)
     except checkpoint.Damaged as error:
         raise UserError(
             f"{trouble}; {error}: no state is left to resume from; put a copy in their place, or move {folder} away"

@@ -25,6 +25,7 @@ from ..evaluation.evaluate import Evaluation, markdown_table
 from ..models import weights
 from ..models.transpose import TransPose
 from ..runtime import checkpoint, distributed, log
+from ..runtime.files import open_to_append, root_cause
 from ..runtime.signals import Interrupted, SignalHandler
 from .monitor import Monitor
 from .resume import BEST, CHECKPOINT, FINAL, PREVIOUS, describe_best
@@ -64,6 +65,7 @@ class Trainer:
     scaler: torch.amp.GradScaler = field(init=False)
     averaged: AveragedModel | None = field(init=False, default=None)
     best: dict[str, Any] = field(init=False)  # the evaluation's main metric, by its name, and the epoch
+    best_seal: str = field(init=False, default="")  # of the file with the best weights
     interruption: SignalHandler = field(default_factory=SignalHandler)
     stop: distributed.Poll = field(default_factory=distributed.Poll)
 
@@ -113,7 +115,7 @@ class Trainer:
         wrapped: nn.Module = self.model
         if distributed.world() > 1:
             gpu = [self.device.index] if self.device.type == "cuda" else None
-            wrapped = DistributedDataParallel(self.model, gpu)
+            wrapped = DistributedDataParallel(self.model, gpu, broadcast_buffers=False)  # see BatchNorms
         logger.info("validation on %s", self.evaluation.describe())
         epochs = self.options.epochs
         while self.epoch < epochs:
@@ -135,8 +137,7 @@ class Trainer:
     def _train(self, wrapped: nn.Module) -> None:
         """The steps of this epoch that are left."""
         options = self.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.epoch) * group["lr_scale"]
+        self._set_learning_rate()
         self.plan.epoch, self.plan.first = self.epoch, self.epoch_step
         meter, taken, began = Meter(), list[Step](), time.perf_counter()
         with log.Progress(len(self.plan), self.title, hidden=distributed.rank() > 0) as progress:
@@ -168,6 +169,10 @@ class Trainer:
                     self._save()
                 if stops:
                     raise Interrupted
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.epoch) * group["lr_scale"]
 
     def _report(self, meter: Meter, seconds: float) -> str:
         """Log the meter's numbers; `seconds` have passed since the epoch began, or went on. Returns them as a line."""
@@ -220,7 +225,7 @@ class Trainer:
                 ],
             }
             try:
-                with path.open("a", encoding="utf-8") as file:
+                with open_to_append(path) as file:
                     file.write(json.dumps(record) + "\n")
             except OSError as error:
                 logger.warning("%s: cannot write (%s): %s", path, error.strerror, json.dumps(record))
@@ -228,9 +233,6 @@ class Trainer:
         return f"{self.title} step {step.number + 1}: {wrong or f'the gradient is {norm}'} (its samples: {path})"
 
     def _validate(self) -> None:
-        # Each process has its own batch norm statistics; those of the first are saved, so they are evaluated.
-        distributed.share(self.model.buffers())
-        distributed.share(self.averaged.module.buffers() if self.averaged is not None else [])
         predictions = self.evaluation.predict(self.result, self._watch)
         if distributed.rank() > 0:
             return
@@ -245,6 +247,7 @@ class Trainer:
         if metrics[main] > self.best[main] or self.best["epoch"] < 0:  # an AP may be -1
             self.best = {main: metrics[main], "epoch": epoch}
             checkpoint.save(self.folder / BEST, self.result.state_dict())
+            self.best_seal = checkpoint.seal_of(self.folder / BEST)
 
     def _watch(self, batch: dict[str, Tensor], heatmaps: Tensor, keypoints: Tensor) -> None:
         """Pictures of the first batch that is validated."""
@@ -257,6 +260,7 @@ class Trainer:
         # First: a checkpoint that says that the run is finished must have final weights beside it.
         if self.epoch == self.options.epochs:
             checkpoint.save(self.folder / FINAL, self.result.state_dict())
+        self._set_learning_rate()  # of the epoch that the state goes on with
         state = {
             "epoch": self.epoch,
             "epoch_step": self.epoch_step,
@@ -264,6 +268,7 @@ class Trainer:
             "step": self.step,
             "skipped": self.skipped,
             "best": self.best,
+            "best_seal": self.best_seal,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -272,26 +277,44 @@ class Trainer:
         }
         checkpoint.save(self.folder / CHECKPOINT, state, keep=self.folder / PREVIOUS)
 
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
-        path = self.folder / CHECKPOINT
-        for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
-            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --model-dir")
-        if (self.folder / FINAL).exists():
-            logger.warning("%s is from the shorter run until this one is finished", self.folder / FINAL)
+    def _load(self, saved: dict[str, Any]) -> None:
+        """The states of optimiser, scaler and moving average; raises anything if one does not fit."""
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
-            raise UserError(
-                f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
-                "(MODEL.POS_EMBEDDING): set them back, or train again in another folder with --model-dir"
-            )
+            raise ValueError("other groups of parameters")
         # The options, such as weight decay, are this run's.
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if isinstance(moment, Tensor) and moment.ndim and moment.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {tuple(moment.shape)} for {tuple(parameter.shape)}")
         if self.scaler.is_enabled() and saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(self.model.state_dict())
             self.averaged.load_state_dict(saved.get("averaged", self.averaged.state_dict()))
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
+        path = self.folder / CHECKPOINT
+        for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
+            raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --model-dir")
+        found, self.best_seal = checkpoint.seal_of(self.folder / BEST), saved.get("best_seal", "")
+        if saved["best"]["epoch"] > 0 and (not found or self.best_seal not in ("", found)):
+            logger.warning(
+                "%s is missing, or not the file that this run wrote after epoch %d; only a better epoch writes another",
+                *(self.folder / BEST, saved["best"]["epoch"]),
+            )
+        if (self.folder / FINAL).exists():
+            logger.warning("%s is from the shorter run until this one is finished", self.folder / FINAL)
+        try:
+            self._load(saved)
+        except Exception as error:
+            raise UserError(
+                f"{path}: its optimizer state does not fit this run's TRAIN.OPTIMIZER or the parameters that it trains "
+                f"(MODEL.POS_EMBEDDING): set them back, or train again in another folder with --model-dir "
+                f"({root_cause(error)})"
+            ) from None
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
         # What follows is missing in a state of version 0.1.
         self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)

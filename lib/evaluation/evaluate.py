@@ -130,16 +130,16 @@ class Evaluation(ABC):
         `weights` is what the summary beside the results calls the weights.
         """
 
-    def write_results(self, folder: Path, results: list[dict[str, Any]]) -> Path:
-        """Into the run's `folder`; returns the file."""
+    def write_results(self, folder: Path, results: list[dict[str, Any]]) -> tuple[Path, str]:
+        """Into the run's `folder`; returns the file, and the checksum of what this process wrote into it."""
         path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
-        write_atomically(path, lambda file: file.write(msgspec.json.encode(results)))
+        content = msgspec.json.encode(results)
+        write_atomically(path, lambda file: file.write(content))
         logger.info("results: %s", path)
-        return path
+        return path, hashlib.sha256(content).hexdigest()
 
-    def write_summary(self, results: Path, weights: str, metrics: dict[str, float]) -> None:
-        """The metrics, what was measured, and the checksum of the `results` file, beside it."""
-        checksum = hashlib.sha256(results.read_bytes()).hexdigest()
+    def write_summary(self, results: Path, checksum: str, weights: str, metrics: dict[str, float]) -> None:
+        """The metrics, what was measured, and the checksum of the `results`, beside their file."""
         content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
         summary = json_tricks.dumps(content, indent=2)
         path = results.with_name(f"metrics_{self.name}_{self.number}.json")
@@ -189,12 +189,12 @@ class CocoEvaluation(Evaluation):
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         detections = self.detections(predictions)
-        path = self.write_results(folder, detections)
+        path, checksum = self.write_results(folder, detections)
         if not self.has_truth:
             archive = submission.write(path.parent, self.name, folder.name, detections)
             logger.info("ready for COCO's server: %s", archive)
             logger.info(submission.HOW_TO_SUBMIT.format(set_name=self.name, archive=archive.name))
             return None
         metrics = self.metrics(detections)
-        self.write_summary(path, weights, metrics)
+        self.write_summary(path, checksum, weights, metrics)
         return metrics

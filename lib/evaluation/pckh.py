@@ -5,7 +5,6 @@ N persons, K keypoints. The ground truth's file and pred.mat count pixels from 1
 
 import io
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..core.predict import Predictions
 from ..dataset.coco import Instances
 from ..errors import UserError, needs
 from ..runtime.files import write_atomically
+from . import matlab_file
 from .evaluate import Evaluation, as_dicts, triplets
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,7 @@ PCKH_COLUMNS = {
 MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; HRNet prints the last under the second's name
 NOT_IN_MEANS = ("pelvis", "thorax")
 HEAD_SHARE = 0.6  # a head's size as a share of its box's diagonal
-NO_JOINT = -1.0  # a column without any annotated joint, as in COCO's numbers
-# What scipy raises for a truncated file, one that is no .mat, or one of Matlab 7.3, besides its own error.
-DAMAGED = (OSError, ValueError, LookupError, NotImplementedError, zlib.error)
+NO_JOINT = -1.0  # a column of which no joint is annotated, as in COCO's numbers
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,16 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
     `names` are the skeleton's keypoints and `persons` is how many the annotation file holds. Raises UserError for a
     file that is missing, damaged or does not fit them.
     """
-    matlab = _matlab()
+    _matlab()
+    wanted = ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")
     try:
-        file = io.BytesIO(path.read_bytes())
+        path.open("rb").close()
+        content = matlab_file.read(path, wanted)
     except OSError as error:
         raise UserError(f"{path}: cannot read PCKh's ground truth ({error.strerror})") from None
-    try:
-        content = matlab.loadmat(file)
-    except (*DAMAGED, matlab.matlab.MatReadError) as error:
+    except matlab_file.Unreadable as error:
         raise UserError(f"{path}: PCKh's ground truth is damaged or not a .mat file ({error})") from None
-    for key in ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src"):
+    for key in wanted:
         if key not in content:
             raise UserError(f"{path}: not PCKh's ground truth: it has no '{key}'")
     _check_order(content["dataset_joints"], names, path)
@@ -89,7 +87,9 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
                 f"{path}: '{key}' has the shape {found} where {shape} fits the {persons} persons of the annotation "
                 f"file and {len(names)} keypoints; the two files do not belong together"
             )
-    fields = {key: np.asarray(content[key], np.float64) for key in shapes}
+    fields = {key: np.asarray(content[key], np.float64) for key in shapes if content[key].dtype.kind in "biuf"}
+    for key in shapes.keys() - fields.keys():
+        raise UserError(f"{path}: '{key}' must hold numbers, not {content[key].dtype}")
     for key, values in fields.items():
         if not np.isfinite(values).all():
             raise UserError(f"{path}: '{key}' holds a number that is NaN or infinite")
@@ -105,7 +105,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
 
 def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Raise UserError if the skeleton lacks a keypoint that PCKh names, or the file has them in another order."""
-    theirs = [str(np.squeeze(name)).strip() for name in found.ravel()]
+    theirs = [str(name).strip() for name in found.ravel()]
     for keypoint in (keypoint for column in PCKH_COLUMNS.values() for keypoint in column):
         if keypoint not in names:
             raise UserError(f"PCKh needs a keypoint named '{keypoint}': use the skeleton of experiments/mpii")
@@ -178,7 +178,7 @@ class PckhEvaluation(Evaluation):
         )
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
-        path = self.write_results(folder, results(self.crops.instances, predictions))
+        path, checksum = self.write_results(folder, results(self.crops.instances, predictions))
         matrix = io.BytesIO()
         _matlab().savemat(matrix, {"preds": np.asarray(predictions.keypoints, np.float64) + 1})
         pred = path.with_name(f"pred_{self.name}_{self.number}.mat")
@@ -188,5 +188,5 @@ class PckhEvaluation(Evaluation):
             logger.info("%s has no ground truth here: MPII's organisers evaluate %s", self.name, pred.name)
             return None
         metrics = pckh(predictions.keypoints, self.truth, self.crops.skeleton.names)
-        self.write_summary(path, weights, metrics)
+        self.write_summary(path, checksum, weights, metrics)
         return metrics

@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -99,12 +98,11 @@ def gather(part: Any) -> list[Any]:
     return parts
 
 
-def share(tensors: Iterable[Tensor]) -> None:
-    """Overwrite the tensors of every process with the first one's."""
-    if world() == 1:
-        return
-    for tensor in tensors:
-        torch.distributed.broadcast(tensor, src=0)
+def collect(part: Tensor) -> list[Tensor]:
+    """Every process's `part`, all of one shape, in the order of their ranks, on every process."""
+    parts = [torch.empty_like(part) for _ in range(world())]
+    torch.distributed.all_gather(parts, part)
+    return parts
 
 
 def total(part: Tensor) -> Tensor:

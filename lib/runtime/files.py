@@ -1,9 +1,11 @@
 """Files that are written completely or not at all, writable folders, and the cause of an error."""
 
+import contextlib
 import csv
 import io
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,9 +19,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
     """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
 
     The file that was at `path` moves to `keep`, if that is given: a crash may then leave no `path`, but never no file
-    at all. Raises UserError when the folder cannot be written; the file at `path` then stays as it was.
+    at all. A symbolic link at `path` is replaced, not followed. Raises UserError when the folder cannot be written;
+    both files then stay as they were.
     """
-    temporary = None
+    temporary, then = None, "an existing file is unchanged"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False) as file:
@@ -30,15 +33,47 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
+        aside = temporary.with_suffix(f".old{PART}")
+        before = [(keep, aside), (path, keep)] if keep is not None and path.exists() else []
+        _move_all([*(move for move in before if move[0].exists()), (temporary, path)])
+        then = "the new file is there, but a power failure may lose it"
+        aside.unlink(missing_ok=True)
         _sync(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror}); an existing file is unchanged") from None
+        raise UserError(f"{path}: cannot write ({error.strerror}); {then}") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _move_all(moves: list[tuple[Path, Path]]) -> None:
+    """Rename files from one path to another; where one fails, all go back."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.insert(0, (target, source))
+    except OSError:
+        for source, target in done:
+            os.replace(source, target)
+        raise
+
+
+def remove_leftovers(folder: Path, min_age: float = 0) -> None:
+    """Remove, from a folder and those in it, what processes that were killed had begun to write.
+
+    Nobody else may be writing there, or `min_age` (seconds) must be more than a file takes.
+    """
+    for part in folder.rglob(f".*{PART}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.lstat().st_mtime >= min_age:
+                part.unlink()
+
+
+def open_to_append(path: Path) -> io.TextIOWrapper:
+    """A text file to add lines to. Raises OSError if it is a symbolic link: another user may have put it there."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def _sync(folder: Path) -> None:

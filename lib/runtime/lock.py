@@ -33,7 +33,7 @@ def claim(folder: Path, regardless: bool) -> bool:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         return True
     except Timeout:
-        taken = f"{folder}: another run is writing here ({path.read_text().strip()})"
+        taken = f"{folder}: another run is writing here ({path.read_bytes()[:100].decode(errors='replace').strip()})"
     except OSError as error:
         if error.errno not in CANNOT_LOCK:
             raise UserError(

@@ -1,5 +1,6 @@
 """The log of a run: lines on the console and in a file, a progress bar on a terminal."""
 
+import io
 import logging
 import logging.handlers
 import sys
@@ -8,6 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
+
+from ..errors import UserError
+from .files import open_to_append
 
 PACKAGE = "transpose"
 logger = logging.getLogger(PACKAGE)
@@ -28,6 +32,9 @@ class File(logging.FileHandler):
     """Lines in a file, until it cannot be written: a full disk must not fill the console with errors."""
 
     full = False
+
+    def _open(self) -> io.TextIOWrapper:
+        return open_to_append(Path(self.baseFilename))
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.full:
@@ -50,8 +57,14 @@ def start(quiet: bool = False) -> None:
 
 
 def to_file(path: Path) -> None:
-    """Also log to a file, with the time in front of each line, from the run's first line on."""
-    file = File(path, encoding="utf-8")
+    """Also log to a file, with the time in front of each line, from the run's first line on.
+
+    Raises UserError if it cannot be written.
+    """
+    try:
+        file = File(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the log ({error.strerror})") from None
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _early.setTarget(file)
     _early.flush()

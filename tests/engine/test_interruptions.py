@@ -183,6 +183,9 @@ def test_two_processes_train_like_one_that_accumulates(alone: Path, together: Pa
     one, two = scalars(alone, "train/loss"), scalars(together, "train/loss")
     assert len(one) == STEPS
     assert two == pytest.approx(one, rel=1e-5)
+    weights = [torch.load(run_folder(folder) / "final_state.pth", weights_only=True) for folder in (alone, together)]
+    for key, value in weights[0].items():
+        assert torch.allclose(value.double(), weights[1][key].double(), rtol=1e-3, atol=1e-5), key
 
 
 def test_two_processes_stop_together_and_outlive_one_of_them(together: Path, tmp_path: Path) -> None:
