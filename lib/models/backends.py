@@ -128,14 +128,21 @@ def write_onnx(
     written.save(str(path), external_data=False)
 
 
+def openvino() -> Any:
+    """OpenVINO, without the package that tells an analytics host of each import and conversion."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # importing it then fails, and OpenVINO goes on without it
+    return needs("openvino", "openvino")
+
+
 def openvino_model(program: torch.export.ExportedProgram) -> Any:
     """A graph as an `openvino.Model`."""
-    return needs("openvino", "openvino").convert_model(program)
+    return openvino().convert_model(program)
 
 
 def openvino_compiled(model: Any, precision: str = "float32") -> Any:
     """An `openvino.Model`, or the path of one, made ready for the processor and as many threads as PyTorch has."""
-    runtime = needs("openvino", "openvino").Core()
+    runtime = openvino().Core()
     hint, capability = OPENVINO_PRECISIONS[precision]
     if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         logger.warning("this processor has no %s arithmetic: openvino computes in float32", precision)
@@ -177,7 +184,7 @@ def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
 
 
 def _openvino(model: TransPose, how: Backend) -> Forward:
-    needs("openvino", "openvino")
+    openvino()
     compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
     return _on_processor(lambda images: compiled([images])[0].copy())
 

@@ -6,6 +6,7 @@ B batch, K keypoints, h x w the input, H x W the heatmap.
 """
 
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -15,22 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..build.model import TrainedModel
 from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, predict_batch, to_image
-from ..errors import UserError, needs
+from ..errors import UserError
 from ..models import backends
 from ..models.backends import Backend, folded, input_size
 from ..pose import geometry, heatmap
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
+from ..runtime.files import root_cause
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import CocoEvaluation
 
+MAX_SIDE = 4096  # pixels of an input, and of the blur
+MAX_PADDING = 10.0
 KEY = "transpose"  # under which a file keeps its card
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -57,6 +62,18 @@ class Card:
     std: tuple[float, ...] = IMAGE_STD
     padding: float = geometry.PADDING
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that no file of ours has, and that would take any memory."""
+        width, height = self.image_size
+        if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and self.heatmap_size == (width // 4, height // 4)):
+            raise ValueError(f"sizes {self.image_size} and {self.heatmap_size}")
+        if not 0 < self.kernel_size <= MAX_SIDE or self.kernel_size % 2 == 0:
+            raise ValueError(f"a kernel of {self.kernel_size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, (*self.mean, self.padding))):
+            raise ValueError("mean, std or padding")
+        if not all(0 < value < math.inf for value in self.std) or not 0 < self.padding <= MAX_PADDING:
+            raise ValueError("std or padding")
+
     @property
     def inputs(self) -> list[str]:
         return ["crops" if self.decodes else "images"]
@@ -69,6 +86,12 @@ class Card:
     @property
     def outputs(self) -> list[str]:
         return ["keypoints", "scores"] if self.decodes else ["heatmaps"]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the outputs, for each crop."""
+        joints, (width, height) = len(self.skeleton["names"]), self.heatmap_size
+        return [(joints, 2), (joints,)] if self.decodes else [(joints, height, width)]
 
 
 def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -> Card:
@@ -151,7 +174,7 @@ def _read_onnx(path: Path) -> tuple[str | None, Run]:
 
 
 def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
-    openvino = needs("openvino", "openvino")
+    openvino = backends.openvino()
     model = backends.openvino_model(backends.exported(module, example, about.any_batch))
     model.input(0).set_names(set(about.inputs))
     for output, name in zip(model.outputs, about.outputs, strict=True):
@@ -161,7 +184,7 @@ def _write_openvino(module: nn.Module, example: Tensor, about: Card, path: Path)
 
 
 def _read_openvino(path: Path) -> tuple[str | None, Run]:
-    model = needs("openvino", "openvino").Core().read_model(path)
+    model = backends.openvino().Core().read_model(path)
     text = str(model.get_rt_info([KEY]).astype(str)) if model.has_rt_info([KEY]) else None
     compiled = backends.openvino_compiled(model)
 
@@ -268,8 +291,16 @@ class Exported:
 
     def _batched(self, batch: Tensor) -> tuple[Tensor, ...]:
         parts = [batch] if self.card.any_batch else batch.split(1)
-        found = zip(*(self.run(part.cpu()) for part in parts), strict=True)
-        return tuple(torch.cat(tensors).to(batch.device) for tensors in found)
+        try:
+            each = [self.run(part.cpu()) for part in parts]
+            found = tuple(torch.cat(tensors).to(batch.device) for tensors in zip(*each, strict=True))
+        except MemoryError:
+            raise
+        except Exception as error:  # each runtime has its own
+            raise UserError(f"{self.path}: cannot be run on what its description says ({root_cause(error)})") from None
+        if [tuple(tensor.shape[1:]) for tensor in found] != self.card.shapes:
+            raise UserError(f"{self.path}: it gives other shapes than its description says, {self.card.shapes} a crop")
+        return found
 
 
 def load(path: Path) -> Exported:
@@ -286,15 +317,19 @@ def load(path: Path) -> Exported:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still asked for
             text, run = FORMATS[name].read(path)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # each runtime has its own exceptions
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: cannot be loaded as {name} ({reason or type(error).__name__})") from None
     try:
-        about = Card(**json.loads(text or ""))
-    except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{path}: holds no description of its input; it was not written by tools/export.py") from None
+        about = msgspec.json.decode(text or "", type=Card)
+        skeletons.from_mapping(about.skeleton, str(path))
+    except Exception as error:
+        raise UserError(
+            f"{path}: holds no description of its input, or one that tools/export.py did not write "
+            f"({root_cause(error)})"
+        ) from None
     return Exported(path, about, run)
 
 
