@@ -17,7 +17,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types docs bench bench-data bench-jobs soak clean
+.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types docs attack bench bench-data bench-jobs soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,10 @@ bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (
 
 bench-jobs: $(STAMP) ## measure whole jobs from start to end (15 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.jobs $(if $(WRITE),--write)
+
+attack: $(STAMP) ## read mutated files and kill runs, from a seed (SEED=…), for some minutes
+	SEED=$(or $(SEED),0) INTERRUPTION_SEED=$(or $(SEED),0) $(PY) -m pytest -s -m slow tests/runtime/test_hostile_files.py \
+	  tests/dataset/test_mutations.py tests/engine/test_interruptions.py
 
 soak: $(STAMP) ## train and evaluate for 10 minutes (MINUTES=…) and see that memory and open files stay flat
 	PYTHONPATH=tools $(PY) -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
