@@ -44,7 +44,7 @@ def test_what_is_kept_was_run_in_order_and_is_light():
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert NOTEBOOK.stat().st_size < 1_500_000
     assert len(pictures(NOTEBOOK)) == 8
-    assert "memorised the photographs" in NOTEBOOK.read_text()
+    assert "memorised the images" in NOTEBOOK.read_text()
 
 
 def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
