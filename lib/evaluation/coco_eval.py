@@ -1,17 +1,21 @@
-"""COCO's ten numbers: https://cocodataset.org/#keypoints-eval
+"""COCO's keypoint evaluation: https://cocodataset.org/#keypoints-eval
 
-N detections, G annotated persons, K keypoints, P pairs of a detection and an annotated person of the same image.
+N detections, G annotated instances, K keypoints, P pairs of a detection and an annotated instance of the same image,
+T OKS thresholds. Points, boxes and areas are in image pixels. Similarities and matches are computed over all images at
+once and are pycocotools' own; pycocotools makes the ten numbers of them.
 """
 
 import contextlib
+import dataclasses
 import io
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
 from ..dataset.coco import Annotations
 
@@ -19,163 +23,219 @@ METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75",
 MAX_DETECTIONS = 20  # detections of an image that count
 ALMOST_ONE = 1 - 1e-10  # pycocotools treats it as a similarity of 1
 PAIRS_AT_ONCE = 1 << 16  # limits the memory
+PARAMS = Params("keypoints")
+THRESHOLDS: np.ndarray = PARAMS.iouThrs  # .5, .55 … .95
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Annotated instances, image by image: ids (G) of their images, places (G) in the annotation file's table,
+    keypoints (G, K, 3), boxes (G, 4), areas (G), and who is a crowd or `ignored` for another reason (G, bool)."""
+
+    image: np.ndarray
+    place: np.ndarray
+    keypoints: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    ignored: np.ndarray
+
+    @classmethod
+    def of(cls, annotations: Annotations) -> "Truth":
+        """Those in listed images."""
+        table, image = annotations.table, annotations.table["image_id"]
+        place = np.flatnonzero(annotations.image >= 0)
+        place = place[image[place].argsort(kind="stable")]
+        crowd = table["iscrowd"][place].astype(bool)
+        keypoints = annotations.keypoints[place]
+        ignored = crowd | (annotations.stated[place] == 0)
+        return cls(image[place], place, keypoints, table["bbox"][place], table["area"][place], crowd, ignored)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """(G, K) bool"""
+        return self.keypoints[..., 2] > 0
+
+    def ignoring(self, which: np.ndarray) -> "Truth":
+        """The same, with more instances (G, bool) ignored."""
+        return dataclasses.replace(self, ignored=self.ignored | which)
+
+    def of_area(self, limits: tuple[float, float]) -> "Truth":
+        """The same, instances of another area ignored."""
+        return self.ignoring((self.areas < limits[0]) | (self.areas > limits[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The detections that count, image by image, the best of each first: ids (N) of their images, places (N) in the
+    results, scores (N), points (N, K, 2)."""
+
+    image: np.ndarray
+    place: np.ndarray
+    scores: np.ndarray
+    points: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray, scores: np.ndarray, points: np.ndarray) -> "Found":
+        """The best `MAX_DETECTIONS` of each image; of equal scores the earlier first."""
+        order = np.lexsort((-scores, image))
+        order = order[_places_within(image[order]) < MAX_DETECTIONS]
+        return cls(image[order], order, scores[order], points[order])
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """(N) place among the detections of the same image, from 0."""
+        return _places_within(self.image)
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """(N) of the box around all keypoints."""
+        return (self.points.max(1) - self.points.min(1)).prod(1)
+
+    def outside(self, limits: tuple[float, float]) -> np.ndarray:
+        """Which (N, bool) do not count where nobody of an area beyond the limits does."""
+        return (self.areas < limits[0]) | (self.areas > limits[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Detection (P) and annotated instance (P) of each pair, in this order."""
+
+    detection: np.ndarray
+    person: np.ndarray
+
+    @classmethod
+    def of(cls, found: Found, truth: Truth) -> "Pairs":
+        first = truth.image.searchsorted(found.image)
+        count = truth.image.searchsorted(found.image, side="right") - first
+        detection = np.repeat(np.arange(len(count)), count)
+        return cls(detection, np.arange(len(detection)) + np.repeat(first - (count.cumsum() - count), count))
+
+    def parts(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Detections and instances of some pairs at a time, and which they are."""
+        for start in range(0, len(self.person), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            yield part, self.detection[part], self.person[part]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """At each threshold, the instance (N, T) that a detection finds, -1 for none; which detections (N, T, bool) do not
+    count; and which instances (G, bool) do."""
+
+    person: np.ndarray
+    ignored: np.ndarray
+    counted: np.ndarray
+
+
+def _places_within(image: np.ndarray) -> np.ndarray:
+    return np.arange(len(image)) - image.searchsorted(image)
+
+
+def keypoint_similarities(squared: np.ndarray, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    """exp(-d² / (2 s² k²)) of squared distances (…, K), where s² is the instance's area (…) and k = 2 sigma (K)."""
+    return np.exp(-(squared / (sigmas * 2) ** 2 / (areas[..., None] + np.spacing(1)) / 2))
+
+
+def similarities(found: Found, truth: Truth, pairs: Pairs, sigmas: np.ndarray) -> np.ndarray:
+    """OKS (P): the mean similarity of the keypoints that are labelled.
+
+    For an instance without labelled keypoints, who is ignored, it is that to its surroundings.
+    """
+    similarity = np.empty(len(pairs.person))
+    blind = ~np.any(truth.labelled, axis=1)
+    for part, one, other in pairs.parts():
+        squared = ((found.points[one] - truth.keypoints[other, :, :2]) ** 2).sum(-1)
+        near, labelled = keypoint_similarities(squared, truth.areas[other], sigmas), truth.labelled[other]
+        similarity[part] = np.where(labelled, near, 0).sum(1) / np.maximum(labelled.sum(1), 1)
+    alone = np.flatnonzero(blind[pairs.person])
+    similarity[alone] = similarities_to_boxes(found, truth, Pairs(pairs.detection[alone], pairs.person[alone]), sigmas)
+    return similarity
+
+
+def similarities_to_boxes(found: Found, truth: Truth, pairs: Pairs, sigmas: np.ndarray) -> np.ndarray:
+    """(P): as OKS, but distances are those to the box extended by its own width and height on each side."""
+    similarity = np.empty(len(pairs.person))
+    start, size = truth.boxes[:, None, :2], truth.boxes[:, None, 2:]
+    for part, one, other in pairs.parts():
+        from_start = found.points[one] - start[other]
+        beyond = np.maximum(0, -size[other] - from_start) + np.maximum(0, from_start - 2 * size[other])
+        similarity[part] = keypoint_similarities((beyond**2).sum(-1), truth.areas[other], sigmas).mean(1)
+    return similarity
+
+
+def match(
+    found: Found,
+    truth: Truth,
+    pairs: Pairs,
+    similarity: np.ndarray,
+    outside: np.ndarray | None = None,
+    thresholds: np.ndarray = THRESHOLDS,
+) -> Matches:
+    """Who finds whom: the best detection first, each takes the instance most similar (P) to it that is still free.
+
+    It takes the last of equals, and an ignored one only if no other reaches the threshold; a crowd stays free.
+    Detections that find nobody do not count if they are `outside` (N, bool).
+    """
+    thresholds = np.minimum(thresholds, ALMOST_ONE)
+    able = np.flatnonzero(similarity >= thresholds.min())
+    detection, person, value = pairs.detection[able], pairs.person[able], similarity[able]
+    # Detections of one rank are of different images: none takes another's.
+    order = np.lexsort((-person, -value, truth.ignored[person], detection, found.rank[detection]))
+    detection, person, value = detection[order], person[order], value[order]
+    matched = np.full((len(found.image), len(thresholds)), -1)
+    free = np.ones((len(truth.image), len(thresholds)), bool)
+    ends = found.rank[detection].searchsorted(np.arange(MAX_DETECTIONS + 1))
+    for start, end in pairwise(ends.tolist()):
+        if start < end:
+            wanted = person[start:end]
+            possible = (value[start:end, None] >= thresholds) & free[wanted]
+            who, first = np.unique(detection[start:end], return_index=True)
+            place = np.minimum.reduceat(np.where(possible, np.arange(end - start)[:, None], end), first)
+            at, column = np.nonzero(place < end)
+            taken = wanted[place[at, column]]
+            matched[who[at], column] = taken
+            free[taken, column] = truth.crowd[taken]
+    ignored = np.where(matched >= 0, truth.ignored[matched], False if outside is None else outside[:, None])
+    return Matches(matched, ignored, ~truth.ignored)
 
 
 def average_precision(
     detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
 ) -> dict[str, float]:
-    """COCO's ten numbers.
-
-    Args:
-        detections: COCO results, each a dict of image_id, category_id, keypoints (x, y, score of each) and score.
-        ground_truth: From `coco.read_annotations`.
-        sigmas: (K), OKS's.
-
-    Returns:
-        AP to AR (L) by the names in `METRICS`; all 0 without a detection, -1 where no person counts.
-    """
+    """The ten numbers named in `METRICS` for COCO results; without any detection all are 0."""
     if not detections:
         return dict.fromkeys(METRICS, 0.0)
-    head = {
-        "info": {},
-        "licenses": [],
-        "images": [{"id": int(image_id)} for image_id in ground_truth.images.ids],
-        "categories": [ground_truth.category],
-    }
+    image, scores = (np.array([detection[key] for detection in detections]) for key in ("image_id", "score"))
+    numbers = chain.from_iterable(detection["keypoints"] for detection in detections)
+    points = np.fromiter(numbers, float, 3 * len(sigmas) * len(detections)).reshape(-1, len(sigmas), 3)[..., :2]
+    listed = np.isin(image, ground_truth.images.ids)
+    listed &= np.array([detection["category_id"] == ground_truth.category["id"] for detection in detections])
+    found, truth = Found.of(image[listed], scores[listed], points[listed]), Truth.of(ground_truth)
+    return ten_numbers(found, truth, np.asarray(sigmas))
+
+
+def ten_numbers(found: Found, truth: Truth, sigmas: np.ndarray) -> dict[str, float]:
+    """The ten numbers named in `METRICS`."""
+    pairs = Pairs.of(found, truth)
+    similarity = similarities(found, truth, pairs, sigmas)
+    evaluation = COCOeval(iouType="keypoints")
+    evaluation._paramsEval = params = evaluation.params
+    params.imgIds, params.catIds = np.union1d(found.image, truth.image).tolist(), [1]
+    evaluation.evalImgs = []
+    cuts, others = (column.searchsorted(params.imgIds[1:]) for column in (found.image, truth.image))
+    for limits in params.areaRng:
+        matches = match(found, truth.of_area(limits), pairs, similarity, found.outside(limits))
+        columns = (
+            np.split(found.scores, cuts),
+            np.split(matches.person.T + 1, cuts, axis=1),
+            np.split(matches.ignored.T, cuts, axis=1),
+            np.split(~matches.counted, others),
+        )
+        names = ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")
+        evaluation.evalImgs += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
-        # Renumbered from 1, because pycocotools treats a person with id 0 as not found.
-        truth = [a | {"id": i} for i, a in enumerate(ground_truth.as_dicts(), 1)]
-        joints = len(sigmas)
-        numbers = chain.from_iterable(detection["keypoints"] for detection in detections)
-        points = np.fromiter(numbers, float, 3 * joints * len(detections)).reshape(-1, joints, 3)[..., :2]
-        areas = (points.max(1) - points.min(1)).prod(1).tolist()
-        found = [
-            {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "area": area}
-            for i, (detection, area) in enumerate(zip(detections, areas, strict=True), 1)
-        ]
-        evaluation = KeypointEval(_indexed(head, truth), _indexed(head, found), "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
-        evaluation.similarities = similarities(truth, found, points, np.asarray(sigmas))
-        evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
-
-
-def _indexed(head: dict[str, Any], items: list[dict[str, Any]]) -> COCO:
-    data = COCO()
-    data.dataset = head | {"annotations": items}
-    data.createIndex()
-    return data
-
-
-def similarities(
-    truth: list[dict[str, Any]], found: list[dict[str, Any]], points: np.ndarray, sigmas: np.ndarray
-) -> dict[int, np.ndarray]:
-    """OKS of each image's `MAX_DETECTIONS` best detections, the best first, with its annotated persons in their order.
-
-    `points` (N, K, 2) are the detections' keypoints. For an annotated person without labelled keypoints, who is
-    ignored, distances are measured to the person's box extended by its own width and height on each side.
-    """
-    owner = np.array([annotation["image_id"] for annotation in truth])
-    by_image = owner.argsort(kind="stable")
-    owner, truth = owner[by_image], [truth[i] for i in by_image]
-    annotated: np.ndarray = np.array([annotation["keypoints"] for annotation in truth], float).reshape(
-        len(truth), -1, 3
-    )
-    labelled: np.ndarray = annotated[..., 2] > 0
-    ignored = labelled.sum(1) == 0
-    boxes: np.ndarray = np.array([a["bbox"] if i else (0, 0, 0, 0) for a, i in zip(truth, ignored, strict=True)], float)
-    low, high = boxes[:, None, :2] - boxes[:, None, 2:], boxes[:, None, :2] + boxes[:, None, 2:] * 2
-    variances = (sigmas * 2) ** 2
-    areas: np.ndarray = np.array([annotation["area"] for annotation in truth]) + np.spacing(1)
-
-    image = np.array([detection["image_id"] for detection in found])
-    best_first = np.lexsort((-np.array([detection["score"] for detection in found]), image))
-    image = image[best_first]
-    counted = np.arange(len(image)) - image.searchsorted(image) < MAX_DETECTIONS
-    best_first, image = best_first[counted], image[counted]
-    persons = owner.searchsorted(image, side="right") - owner.searchsorted(image)
-    detection = np.repeat(np.arange(len(image)), persons)
-    person = np.arange(len(detection)) - np.repeat(persons.cumsum() - persons, persons)
-    person += np.repeat(owner.searchsorted(image), persons)
-
-    similarity = np.empty(len(detection))
-    for start in range(0, len(detection), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        one, other = points[best_first[detection[part]]], person[part]
-        offset = one - annotated[other, :, :2]
-        alone = ignored[other]
-        at, there = one[alone], other[alone]
-        offset[alone] = np.maximum(0, low[there] - at) + np.maximum(0, at - high[there])
-        error = (offset**2).sum(-1) / variances / areas[other, None] / 2
-        counts = labelled[other] | alone[:, None]
-        similarity[part] = np.where(counts, np.exp(-error), 0).sum(1) / counts.sum(1)
-
-    images, first = np.unique(image, return_index=True)
-    blocks = np.split(similarity, (persons.cumsum() - persons)[first][1:])
-    return {
-        int(i): block.reshape(-1, persons[f]) for i, block, f in zip(images, blocks, first, strict=True) if len(block)
-    }
-
-
-class KeypointEval(COCOeval):
-    """pycocotools' evaluation with `similarities` computed beforehand, and without trying what cannot match."""
-
-    similarities: dict[int, np.ndarray]
-
-    def _prepare(self) -> None:
-        """Also keeps only the detections of each image that count, the best first."""
-        super()._prepare()
-        for place, found in self._dts.items():
-            best = np.argsort([-detection["score"] for detection in found], kind="mergesort")
-            self._dts[place] = [found[i] for i in best[:MAX_DETECTIONS]]
-
-    def computeOks(self, imgId: int, catId: int) -> np.ndarray | list:
-        return self.similarities.get(imgId, [])
-
-    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> dict[str, Any] | None:
-        truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
-        if not truth and not found:
-            return None
-        areas = np.array([detection["area"] for detection in found])
-        ignored = np.array([a["ignore"] or not aRng[0] <= a["area"] <= aRng[1] for a in truth], int)
-        order = ignored.argsort(kind="mergesort")
-        ignored = ignored[order]
-        thresholds = self.params.iouThrs
-        matches = np.zeros((len(thresholds), len(found)))
-        matched_ignored = np.zeros((len(thresholds), len(found)), bool)
-        if truth and found:
-            similarity = self.ious[imgId, catId][:, order]
-            rows, tops, last = similarity.tolist(), similarity.max(1).tolist(), ignored.tolist()
-            crowd = [truth[i]["iscrowd"] for i in order]
-            for number, threshold in enumerate(np.minimum(thresholds, ALMOST_ONE).tolist()):
-                free = [True] * len(truth)
-                for place, top in enumerate(tops):
-                    if top < threshold:
-                        continue
-                    best = _best_match(rows[place], threshold, free, last)
-                    if best is not None:
-                        free[best] = crowd[best]
-                        matches[number, place] = truth[order[best]]["id"]
-                        matched_ignored[number, place] = last[best]
-        outside = (areas < aRng[0]) | (areas > aRng[1])
-        return {
-            "dtScores": np.array([detection["score"] for detection in found]),
-            "dtMatches": matches,
-            "dtIgnore": matched_ignored | ((matches == 0) & outside),
-            "gtIgnore": ignored,
-        }
-
-
-def _best_match(similarity: list[float], threshold: float, free: list[bool], ignored: list[int]) -> int | None:
-    """The unmatched person (of G) most similar to a detection, the last of equals; an ignored one (they come last) only
-    if no other reaches the threshold."""
-    best = None
-    for place, value in enumerate(similarity):
-        if best is not None and ignored[place] and not ignored[best]:
-            break
-        if free[place] and value >= threshold:
-            threshold, best = value, place
-    return best

@@ -150,20 +150,31 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
             strict=True,
         )
     ]
+    plain = COCOeval(iouType="keypoints")
+    plain.cocoGt, plain.cocoDt = PlainCOCO(), PlainCOCO()
+    for data, content in ((plain.cocoGt, truth.as_dicts()), (plain.cocoDt, found)):
+        images = [{"id": int(image_id)} for image_id in truth.images.ids]
+        content = [a | {"id": number, "area": a.get("area", 0)} for number, a in enumerate(content, 1)]
+        data.dataset = {"images": images, "categories": [{"id": 1}], "annotations": content}
+        data.createIndex()
+    plain.params.imgIds, plain.params.catIds = truth.images.ids.tolist(), [1]
+    plain._prepare()
+
+    columns = (np.array([detection[key] for detection in found]) for key in ("image_id", "score", "keypoints"))
+    image, scores, points = columns
+    detections, persons = (
+        coco_eval.Found.of(image, scores, points.reshape(-1, 17, 3)[..., :2]),
+        coco_eval.Truth.of(truth),
+    )
+    pairs = coco_eval.Pairs.of(detections, persons)
+    ours = coco_eval.similarities(detections, persons, pairs, SIGMAS)
     seen = []
-
-    def both(self, image, category):
-        for detection in self._dts[image, category]:
-            detection["keypoints"] = found[detection["id"] - 1]["keypoints"]
-        ours, theirs = ours_of(self, image, category), COCOeval.computeOks(self, image, category)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-15)
-        seen.append(np.size(ours))
-        return ours
-
-    ours_of = coco_eval.KeypointEval.computeOks
-    monkeypatch.setattr(coco_eval.KeypointEval, "computeOks", both)
-    average_precision(found, truth, COCO.sigmas)
-    assert sum(seen) > 500 and any(not any(a["keypoints"]) for a in truth.as_dicts())
+    for image_id in truth.images.ids.tolist():
+        theirs = np.asarray(plain.computeOks(image_id, 1)).reshape(-1)
+        of_image = ours[detections.image[pairs.detection] == image_id]
+        np.testing.assert_allclose(of_image, theirs, rtol=0, atol=1e-15)
+        seen.append(len(of_image))
+    assert sum(seen) == len(ours) > 500 and any(not any(a["keypoints"]) for a in truth.as_dicts())
     assert max(seen) > coco_eval.MAX_DETECTIONS
 
 
