@@ -3,13 +3,9 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CELL = 400, 300  # width, height of an image on the sheet
 
@@ -40,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..build.data import skeleton_of, test_images
     from ..dataset.coco import annotated_instances
     from ..dataset.images import size_mismatch
+    from ..evaluation.results import read_results
     from ..pose import draw, geometry
     from ..runtime import log
     from ..runtime.files import write_atomically
@@ -49,10 +46,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = bool(annotations.taken.any()) if arguments.truth is None else arguments.truth
     truth = annotated_instances(annotations) if wanted else None
     images = annotations.images
-    persons = read_persons(arguments.results, skeleton.num_joints, images.ids.tolist(), arguments.score)
+    results = read_results(arguments.results, annotations, skeleton.num_joints)
+    enough, best = results["score"] >= arguments.score, results["score"].max()
+    if not enough.any():
+        raise UserError(
+            f"{arguments.results}: nothing is scored {arguments.score:g} or more, the best has {best:.3g}; "
+            "lower --score"
+        )
+    persons = [enough & (results["image_id"] == number) for number in images.ids]
     annotated = set(truth.image.tolist()) if truth else set[int]()
-    shown = [i for i, number in enumerate(images.ids.tolist()) if len(persons[number][0]) or i in annotated]
-    shown = sorted(shown, key=lambda i: -len(persons[int(images.ids[i])][0]))[: arguments.images]
+    shown = [i for i, own in enumerate(persons) if own.any() or i in annotated]
+    shown = sorted(shown, key=lambda i: -persons[i].sum())[: arguments.images]
 
     failures = cli.Failures()
     labels, drawn, count, done = list[str](), list[np.ndarray](), 0, 0
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
                 log.logger.warning("%s: %s, as annotated: keypoints lie elsewhere", name, contradiction)
             image, to_cell = draw.fit(pixels, CELL)  # before drawing, or the lines would shrink with the image
-            found, scores = persons[image_id]
+            found, scores = (results[key][persons[i]] for key in ("keypoints", "score"))
             rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
             if truth is not None:
                 own = truth.image == i
@@ -83,32 +87,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_atomically(out, lambda file: file.write(content))
     log.logger.info("%s: %d %s(s) on %d of %d images", out, count, skeleton.noun, done, len(images.ids))
     failures.end(done)
-
-
-def read_persons(
-    path: Path, num_joints: int, image_ids: list[int], min_score: float
-) -> "dict[int, tuple[np.ndarray, np.ndarray]]":
-    """For every image the keypoints (P, K, 3: x, y, score) and scores (P) of the persons scored `min_score` or more.
-
-    Results of other images are left out. Raises UserError for a file that is malformed or leaves nothing to draw.
-    """
-    import numpy as np
-
-    from ..dataset.json_fields import NUMBER, WHOLE, Table, listing, read_json
-
-    content = read_json(path, "results file", list[dict[str, Any]])
-    fields = {"image_id": WHOLE, "score": NUMBER, "keypoints": listing(3 * num_joints)}
-    results = Table.read(content, "result", fields)
-    results.check().refuse(path)
-    image, scores = results["image_id"], results["score"]
-    listed = np.isin(image, image_ids)
-    if not listed.any():
-        raise UserError(
-            f"{path}: none of its {len(results)} results is of an image of DATASET.TEST_SET; is it another set's file?"
-        )
-    best = scores[listed].max()
-    if best < min_score:
-        raise UserError(f"{path}: nothing is scored {min_score:g} or more, the best has {best:.3g}; lower --score")
-    keypoints = results["keypoints"].reshape(-1, num_joints, 3)
-    taken = {image_id: (image == image_id) & (scores >= min_score) for image_id in image_ids}
-    return {image_id: (keypoints[own], scores[own]) for image_id, own in taken.items()}

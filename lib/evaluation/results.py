@@ -1,0 +1,48 @@
+"""Results files in COCO's format, read: https://cocodataset.org/#format-results"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset.coco import Annotations
+from ..dataset.findings import many
+from ..dataset.json_fields import NUMBER, WHOLE, Table, listing, read_json
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def read_results(path: Path, annotations: Annotations, num_joints: int) -> dict[str, np.ndarray]:
+    """The results of the annotated category in listed images, as columns: image_id (N), score (N), keypoints
+    (N, K, 3: x, y, score) in image pixels.
+
+    Raises UserError for a file that is malformed, or that belongs to other images or another category.
+    """
+    content = read_json(path, "results file", list[dict[str, Any]])
+    if not content:
+        raise UserError(f"{path}: an empty list: it holds no result")
+    wanted = annotations.category["id"]
+    places = [place for place, result in enumerate(content) if result.get("category_id", wanted) == wanted]
+    if not places:
+        raise UserError(
+            f"{path}: none of its {len(content)} results has the category_id {wanted} that "
+            f"'{annotations.category['name']}' has in {annotations.path}"
+        )
+    fields = {"image_id": WHOLE, "score": NUMBER, "keypoints": listing(3 * num_joints, " (MODEL.NUM_JOINTS)")}
+    table = Table.read([content[place] for place in places], "result", fields, np.array(places))
+    table.check().refuse(path)
+    listed = np.isin(table["image_id"], annotations.images.ids)
+    if not listed.any():
+        raise UserError(
+            f"{path}: none of its {len(table)} results is of an image of {annotations.path}; "
+            "is it another set's file (DATASET.TEST_SET)?"
+        )
+    if not listed.all():
+        logger.warning(
+            "%s: %s of images that %s does not list are left out",
+            *(path, many(int((~listed).sum()), "result"), annotations.path.name),
+        )
+    columns = {key: table[key][listed] for key in fields}
+    return columns | {"keypoints": columns["keypoints"].reshape(-1, num_joints, 3)}
