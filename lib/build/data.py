@@ -156,6 +156,18 @@ def test_images(cfg: CfgNode) -> tuple[coco.Annotations, ImageReader]:
     return _read_annotations(cfg, cfg.DATASET.TEST_SET), _image_reader(cfg, cfg.DATASET.TEST_SET)
 
 
+def annotated_test_set(cfg: CfgNode, with_images: bool) -> tuple[coco.Annotations, ImageReader | None]:
+    """As `test_images`, and fit for COCO's evaluation. Raises UserError where there is no ground truth."""
+    name = cfg.DATASET.TEST_SET
+    if is_mpii(cfg):
+        raise UserError("this reads COCO's format, and DATASET.DATASET is mpii")
+    if not has_truth(name):
+        raise UserError(f"DATASET.TEST_SET {name} has no ground truth, as COCO's sets with 'test' in their name")
+    annotations, reader = test_images(cfg) if with_images else (_read_annotations(cfg, name), None)
+    coco.check_truth(annotations)
+    return annotations, reader
+
+
 def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampler, persistent: bool) -> DataLoader:
     """WORKERS processes serve all training processes together, and never more than there are processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)

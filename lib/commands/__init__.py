@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a network for ONNX Runtime, OpenVINO or PyTorch",
     "visualize": "draw what the network attends to on one person",
     "attention-stats": "measure attention on a whole set",
+    "analyze": "say what costs AP: errors by kind, keypoint and slice",
     "check-data": "check the data that a configuration names",
     "calibrate": "fit how sure a keypoint is: confidence and covariance",
     "sigmas": "measure OKS sigmas by repeated annotations",

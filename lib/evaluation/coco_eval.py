@@ -82,6 +82,10 @@ class Found:
         order = order[_places_within(image[order]) < MAX_DETECTIONS]
         return cls(image[order], order, scores[order], points[order])
 
+    def select(self, which: np.ndarray, scores: np.ndarray) -> "Found":
+        """Some of them in another order, with their scores: the best of each image first."""
+        return Found(self.image[which], self.place[which], scores, self.points[which])
+
     @cached_property
     def rank(self) -> np.ndarray:
         """(N) place among the detections of the same image, from 0."""
@@ -105,7 +109,7 @@ class Pairs:
     person: np.ndarray
 
     @classmethod
-    def of(cls, found: Found, truth: Truth) -> "Pairs":
+    def of(cls, found: "Found | Truth", truth: Truth) -> "Pairs":
         first = truth.image.searchsorted(found.image)
         count = truth.image.searchsorted(found.image, side="right") - first
         detection = np.repeat(np.arange(len(count)), count)
@@ -126,6 +130,12 @@ class Matches:
     person: np.ndarray
     ignored: np.ndarray
     counted: np.ndarray
+
+    def within(self, inside: np.ndarray, outside: np.ndarray) -> "Matches":
+        """The same matches where only instances `inside` (G, bool) count, and detections that find nobody do not if
+        they are `outside` (N, bool)."""
+        ignored = np.where(self.person >= 0, self.ignored | ~inside[self.person], outside[:, None])
+        return Matches(self.person, ignored, self.counted & inside)
 
 
 def _places_within(image: np.ndarray) -> np.ndarray:
