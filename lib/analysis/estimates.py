@@ -36,6 +36,7 @@ class Ranking:
     def of(cls, found: Found, truth: Truth, matches: Matches, images: np.ndarray) -> "Ranking":
         """`images` (I) are the sorted ids of the images that the weights are of."""
         order = (-found.scores).argsort(kind="stable")
+        order = order[~matches.ignored[order].all(1)]
         person, ignored = matches.person[order].T, matches.ignored[order].T
         right = [np.flatnonzero((who >= 0) & ~out) for who, out in zip(person, ignored, strict=True)]
         uncounted = [np.flatnonzero(out) for out in ignored]
