@@ -89,11 +89,11 @@ def test_errors_of_all_kinds_together_are_found_again(tmp_path):
 def test_the_rates_of_planted_errors_lie_within_their_intervals_as_often_as_they_should(tmp_path):
     annotations = sample_annotations()
     inside = []
-    for seed in range(15):
+    for seed in range(8):
         planted = plant(annotations, MIXED, seed)
         analysis = analysis_of(planted.results, tmp_path, annotations)
         shares = {name: e for name, e in analysis.estimates.items() if isinstance(e, Ratios)}
-        draws = report.draws_of(dataclasses.replace(analysis, estimates=shares), resamples(len(analysis.images), 300))
+        draws = report.draws_of(dataclasses.replace(analysis, estimates=shares), resamples(len(analysis.images), 200))
         none = {name: np.zeros((0, 6)) for name in analysis.estimates}
         content = report.measure(analysis, none | draws)
         inside += recovered(planted, content, MIXED).values()

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.goldens import ROOT
 from helpers.places import PHOTOGRAPHS, Place, read, sentence, write
 from helpers.planted_errors import plant
 
@@ -52,8 +53,7 @@ def place(tmp_path: Path) -> Place:
 def test_the_report_is_a_page_that_needs_no_other_file_with_pictures_and_the_networks_attention(
     place, run, run_preloaded
 ):
-    options = ["--compare", str(place.folder / "better.json"), "--model", str(run)]
-    place.options += options
+    place.options += ["--compare", str(place.folder / "better.json"), "--model", str(run), "--worst", "1"]
     outcome = place.run("analyze", run_preloaded)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     out = place.folder / "found_analysis"
@@ -102,6 +102,7 @@ def spoil(place: Place, **changes) -> None:
     write(path, [result | changes for result in read(path)])
 
 
+MPII = ["DATASET.DATASET", "mpii", "DATASET.SKELETON", str(ROOT / "experiments/mpii/skeleton.yaml")]
 BAD = {
     "no file": (lambda place: (place.folder / "found.json").unlink(), "cannot read the results file"),
     "empty file": (lambda place: (place.folder / "found.json").write_text(""), "not valid JSON or is truncated"),
@@ -112,7 +113,7 @@ BAD = {
     "boxes": (lambda place: write(place.folder / "found.json", read(place.detections)), "has no 'keypoints'"),
     "compared": (lambda place: place.options.extend(["--compare", str(place.detections)]), "has no 'keypoints'"),
     "no truth": (lambda place: place.options.extend(["DATASET.TEST_SET", "test2017"]), "test2017 has no ground truth"),
-    "mpii": (lambda place: place.options.extend(["DATASET.DATASET", "mpii"]), "COCO's format, and .* is mpii"),
+    "mpii": (lambda place: place.options.extend(MPII), "COCO's format, and .* is mpii"),
     "no model": (
         lambda place: place.options.extend(["--model", "nowhere"]),
         "nowhere: there is no such file or folder",
