@@ -213,7 +213,16 @@ def match(
 def average_precision(
     detections: list[dict[str, Any]], ground_truth: Annotations, sigmas: Sequence[float]
 ) -> dict[str, float]:
-    """The ten numbers named in `METRICS` for COCO results; without any detection all are 0."""
+    """COCO's ten numbers.
+
+    Args:
+        detections: COCO results, each a dict of image_id, category_id, keypoints (x, y, score of each) and score.
+        ground_truth: From `coco.read_annotations`.
+        sigmas: (K), OKS's.
+
+    Returns:
+        AP to AR (L) by the names in `METRICS`; all 0 without a detection, -1 where no person counts.
+    """
     if not detections:
         return dict.fromkeys(METRICS, 0.0)
     image, scores = (np.array([detection[key] for detection in detections]) for key in ("image_id", "score"))
