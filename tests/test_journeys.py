@@ -110,7 +110,7 @@ def test_keypoints_of_ones_own_from_annotation_to_picture(machine, user):
 
     photo = str(sorted((folder / "kites/photos").iterdir())[0].relative_to(folder))
     told = user(path, "predict", photo, "--model", kites)
-    assert told.returncode == 2 and told.stderr.startswith("error: the network finds 'kite', the detector by default")
+    assert told.returncode == 2 and told.stderr.startswith("error: the network finds 'kite', but the default detector")
     assert "--box x,y,w,h" in told.stderr and "person(s)" not in told.stderr
     for ways in (["--box", "20,20,100,100"], ["--boxes", "kites/kites.json"], ["--detector", "whole-image"]):
         out = ways[0].strip("-")

@@ -303,7 +303,7 @@ def test_a_network_of_something_else_never_fetches_a_detector_of_persons(kites, 
     how = [one, "--model", kites, "--device", "cpu", "--save", "json", "csv", "coco"]
     for chosen in ([], ["--detector", "yolox_s"]):
         said = sentence(command(*how, *chosen))
-        assert said.startswith("the network finds 'kite', the detector by default persons; --box x,y,w,h, --boxes FILE")
+        assert said.startswith("the network finds 'kite', but the default detector finds persons: --box x,y,w,h, --bo")
         assert said.endswith("--detector-class kite looks for COCO's class of this name") and not asked
     outcome = command(*how, "--box", "280,45,218,346")
     assert outcome.returncode == 0 and outcome.stdout == "predictions: 1 instance(s) in 1 image(s)\n"
