@@ -223,7 +223,9 @@ def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
             *(data.NUM_JOINTS_HALF_BODY, skeleton.num_joints),
         )
     if data.SELECT_DATA:
-        instances = coco.select(instances, coco.centred(instances, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1]))
+        centred = coco.centred(instances, cfg.MODEL.IMAGE_SIZE[0] / cfg.MODEL.IMAGE_SIZE[1])
+        logger.info("%s: %d persons off centre are left out (SELECT_DATA)", data.TRAIN_SET, (~centred).sum())
+        instances = coco.select(instances, centred)
     augmentation = Augmentation(
         flip=data.FLIP,
         scale=data.SCALE_FACTOR,

@@ -60,10 +60,9 @@ class InputImage:
         """(H, W, 3) uint8, BGR. Raises UserError for what is no image, and for one of another `size`."""
         pixels = self._pixels()
         if contradiction := self.size and size_mismatch(pixels, self.size):
-            how = "it is read as stored: leave out --ignore-exif"
-            if self.oriented:
-                how = "it is turned as EXIF says: --ignore-exif reads it as stored"
-            raise UserError(f"{self.label}: {contradiction}, as the list of images says; {how}, or make the list anew")
+            hint = "--ignore-exif reads it as stored, or " if self.oriented else "leave out --ignore-exif, or "
+            hint = hint if "EXIF" in contradiction else ""
+            raise UserError(f"{self.label}: {contradiction}, as the list of images says; {hint}make the list anew")
         return pixels
 
     def _pixels(self) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import pytest
 from helpers.goldens import ANNOTATIONS, sample_annotations
-from helpers.places import Place, Run, read, write
+from helpers.places import Place, Run, read, run_anew, write
 
 from transpose.dataset import coco
 from transpose.errors import UserError
@@ -83,6 +83,17 @@ def test_images_of_another_size_are_told_by_train_and_test(place: Place, run_pre
     )
     place.options = ["TEST.USE_GT_BBOX", "False"]
     assert place.run("test", run_preloaded).stdout.count("as annotated: boxes and keypoints lie elsewhere") == 1
+
+
+def test_without_fcntl_all_goes_on(place: Place):
+    """As on Windows, where Python has no such module."""
+    (place.folder / "fcntl.py").write_text("raise ModuleNotFoundError(name='fcntl')\n")
+    place.environment["PYTHONPATH"] = str(place.folder)
+    outcome = place.run("train")
+    assert outcome.returncode == 0, outcome.stderr
+    arguments = [str(place.photograph()), "--model", str(place.run_folder), "--detector", "whole-image"]
+    outcome = run_anew("predict", arguments, place.folder, place.environment)
+    assert outcome.returncode == 0 and "1 person(s) in 1 image(s)" in outcome.stdout, outcome.stderr
 
 
 CATEGORIES = {

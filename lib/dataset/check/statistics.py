@@ -286,6 +286,8 @@ def check_skeleton(findings: Findings, kind: Skeleton) -> None:
         findings.add(NOTE, "pairs", "left or right by their names, but in no pair: a flip keeps them", alone, remedy)
     if turned:
         findings.add(NOTE, "pairs", "right comes before left: their colours are exchanged in drawings", turned)
+    if names != skeletons.COCO.names and sorted(names) == sorted(skeletons.COCO.names):
+        findings.add(NOTE, "order", "COCO's keypoints in another order: weights that find COCO's are refused")
     if not kind.pairs and not missing:
         findings.add(NOTE, "pairs", "none: a flip exchanges nothing")
     if kind.pairs and not (wrong or missing or alone or turned):
