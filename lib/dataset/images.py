@@ -214,9 +214,10 @@ def orientation(content: bytes) -> int:
 
 
 def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
-    """How the size of pixels (H, W, 3) contradicts the `stated` width and height; empty if it does not."""
+    """How the size of pixels (H, W, 3) contradicts the `stated` width and height; empty if it does not, or if none
+    are stated (0, 0), as in MPII's files."""
     height, width = pixels.shape[:2]
-    if (width, height) == tuple(stated):
+    if tuple(stated) in ((width, height), (0, 0)):
         return ""
     turned = " (turned by its EXIF orientation?)" if (height, width) == tuple(stated) else ""
     return f"is {width} x {height}, not {stated[0]} x {stated[1]}{turned}"

@@ -154,7 +154,7 @@ class TopDownDataset(Dataset):
         images, place = self.instances.images, self.instances.image[index]
         name, stated = str(images.names[place]), images.sizes[place].tolist()
         pixels = self.reader.read(name, owner=f"{self.skeleton.noun} {self.instances.ids[index]}")
-        contradiction = any(stated) and size_mismatch(pixels, stated)  # MPII's files state none
+        contradiction = size_mismatch(pixels, stated)
         if contradiction and not self._warned:
             self._warned.fill_(True)
             logger.warning(

@@ -731,7 +731,7 @@ ANNOTATION_MISTAKES = {
     ),
     "crowd_is_text": (lambda c: c["annotations"][3].update(iscrowd="0"), "must be 0 or 1, not '0'"),
     "area_is_text": (
-        lambda c: next(a for a in c["annotations"] if not a["num_keypoints"]).update(area="9"),
+        lambda c: c["annotations"][3].update(area="9", keypoints=[]),  # nobody to train on, and yet told
         "must be a number, not '9'",
     ),
     "annotation_without_id": (lambda c: drop(c["annotations"][1], "id"), "annotation number 2 has no 'id'"),
