@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if found.videos or found.cameras:
         raise UserError(f"{[*found.videos, *found.cameras][0]}: boxes are found in images; predict.py reads videos")
     numbers = inputs.numbering(found, given.annotations, given.detector_class)
+    numbers.refuse_otherwise_turned(not given.ignore_exif)
     images_file = inputs.list_beside(given.out)
     for path in [given.out] if given.annotations else [given.out, images_file]:
         if path.exists() and not given.overwrite:
@@ -94,6 +95,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     write(given.out, detections)
     if not given.annotations:
-        write(images_file, inputs.image_list(listed, numbers.category))
+        write(images_file, inputs.image_list(listed, numbers.category, not given.ignore_exif))
     log.logger.info("%s: %d boxes in %d images", given.out, len(detections), len(listed))
     failures.end(len(listed))

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import numpy as np
 
-    from ..build.data import skeleton_of, test_images
-    from ..dataset.coco import annotated_instances
+    from ..build.data import has_truth, is_mpii, skeleton_of, test_images
+    from ..dataset import coco, mpii
     from ..dataset.images import size_mismatch
     from ..evaluation.results import read_results
     from ..pose import draw, geometry
@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
-    wanted = bool(annotations.taken.any()) if arguments.truth is None else arguments.truth
-    truth = annotated_instances(annotations) if wanted else None
+    wanted = arguments.truth
+    if wanted is None:
+        wanted = has_truth(cfg.DATASET.TEST_SET) and (is_mpii(cfg) or bool(annotations.taken.any()))
+    truth = (mpii if is_mpii(cfg) else coco).annotated_instances(annotations) if wanted else None
     images = annotations.images
     results = read_results(arguments.results, annotations, skeleton.num_joints)
     enough, best = results["score"] >= arguments.score, results["score"].max()

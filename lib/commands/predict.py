@@ -119,6 +119,7 @@ def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -
         of_frame = inputs.read_frame_boxes(given.boxes, category, lowest)
         return GivenBoxes(inputs.numbering(sources), of_frame=of_frame)
     numbers = inputs.numbering(sources, listed, category)
+    numbers.refuse_otherwise_turned(not given.ignore_exif)
     if given.boxes:
         return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
     if given.box:
@@ -267,7 +268,8 @@ def predict_images(
             write(given.out / "keypoints.csv", "".join(table))
         if "coco" in plan.forms:
             write(given.out / "keypoints.json", json.dumps(entries))
-            write(given.out / "images.json", json.dumps(inputs.image_list(listed, numbers.category)))
+            images = inputs.image_list(listed, numbers.category, not given.ignore_exif)
+            write(given.out / "images.json", json.dumps(images))
         saved += bool({"csv", "coco"} & set(plan.forms))
     noun = predictor.skeleton.noun
     log.logger.info("%s: %d %s(s) in %d image(s)", given.out, len(entries), noun, len(listed))

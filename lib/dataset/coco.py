@@ -350,7 +350,7 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
     return findings
 
 
-def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarray | None = None) -> None:
+def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarray) -> None:
     """Whether coordinates are fractions or percent of the image: `far` (N, 2) are the largest x and y of each object,
     `sizes` (N, 2) the width and height of its image, 0 where they are not known."""
     known = ~np.isnan(far).any(1)
@@ -361,7 +361,7 @@ def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarra
         many_are = within.sum() > SUSPICIOUS * known.sum()
         error = f"{says}; {remedy}" if many_are else ""
         findings.add(ERROR if many_are else NOTE, "units", says, remedy=remedy, error=error)
-    elif sizes is not None and known.sum() >= FEW and 50 < far[known].max() <= 100 and (sizes[known] > 200).all():
+    elif known.sum() >= FEW and 50 < far[known].max() <= 100 and (sizes[known] > 200).all():
         says = f"{what} of all {known.sum():,} lie within 100 x 100 pixels, like percent of the image"
         findings.add(ERROR, "units", says, remedy=f"{remedy}, divided by 100")
 

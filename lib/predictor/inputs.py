@@ -7,15 +7,16 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ..dataset import coco
+from ..dataset.json_fields import read_json
 from ..errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -87,7 +88,7 @@ def _files(name: str) -> tuple[Path, list[Path]]:
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is neither a pattern nor a camera's number")
-    known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and file.is_file())
+    known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
     if not known:
         raise UserError(f"{name}: no image or video there; {endings}")
     return folder, known
@@ -115,15 +116,29 @@ def _stem(source: Path | str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(address.path).stem or address.hostname or "video")
 
 
+class _ListHead(TypedDict, total=False):
+    """What tools/detect.py writes before a list of images, about all of them."""
+
+    turned_as_exif_says: Any
+
+
 @dataclass(frozen=True)
 class Numbering:
     """The images' ids in COCO's files, in the order of the images, the sizes (width, height) that a list gives them,
-    and the category of what is found. Ids that are `places` stand for no image: only for a place in this order."""
+    the category of what is found, and whether the list says that images were turned as EXIF says. Ids that are `places`
+    stand for no image: only for a place in this order."""
 
     ids: list[int]
     category: dict[str, Any]
     sizes: list[tuple[int, int] | None]
     places: bool = False
+    turned: bool | None = None
+
+    def refuse_otherwise_turned(self, turned: bool) -> None:
+        """Raise UserError if the list's images were read the other way: a size does not tell of half a turn."""
+        if self.turned not in (None, turned):
+            how = "turned as EXIF says: leave out --ignore-exif" if self.turned else "as stored: pass --ignore-exif"
+            raise UserError(f"the list of images was made of images {how}, or make it anew")
 
 
 def numbering(sources: Sources, annotations: Path | None = None, category: str = PERSON) -> Numbering:
@@ -160,7 +175,8 @@ def numbering(sources: Sources, annotations: Path | None = None, category: str =
             raise UserError(f"{file}: {other} fits {listed_as!r} in {annotations} too; list paths from one folder")
         found[fitting[0]] = file
     ids, sizes = source.images.ids[list(found)].tolist(), source.images.sizes[list(found)].tolist()
-    return Numbering(ids, source.category, [(width, height) for width, height in sizes])
+    turned = read_json(annotations, "list of images", _ListHead).get("turned_as_exif_says")
+    return Numbering(ids, source.category, [(width, height) for width, height in sizes], turned=turned)
 
 
 def list_beside(boxes: Path) -> Path:
@@ -168,12 +184,14 @@ def list_beside(boxes: Path) -> Path:
     return boxes.with_name(f"{boxes.stem}_images.json")
 
 
-def image_list(images: Iterable[tuple[str, int, tuple[int, int]]], category: dict[str, Any]) -> dict[str, list]:
+def image_list(
+    images: Iterable[tuple[str, int, tuple[int, int]]], category: dict[str, Any], turned: bool
+) -> dict[str, Any]:
     """A COCO file without annotations, such as image_info files, of images' names, ids, and sizes (width, height)."""
     listed = [
         {"id": number, "file_name": name, "width": width, "height": height} for name, number, (width, height) in images
     ]
-    return {"images": listed, "categories": [category]}
+    return {"turned_as_exif_says": turned, "images": listed, "categories": [category]}
 
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
@@ -189,7 +207,7 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
-    found = _boxes_by_image(path, known.category, threshold)
+    found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, known.sizes, strict=True)))
     if known.places:
         raise UserError(
             f"{path}: nothing says which image its image_ids mean, as the images' names are no numbers and there is no "
@@ -239,8 +257,10 @@ def _asked(category: str) -> str:
     return "" if category == PERSON else category
 
 
-def _boxes_by_image(path: Path, category: dict[str, Any], threshold: float) -> dict[int, Boxes]:
-    """Of each image_id its boxes of the category."""
+def _boxes_by_image(
+    path: Path, category: dict[str, Any], threshold: float, stated: Mapping[int, tuple[int, int] | None] = {}
+) -> dict[int, Boxes]:
+    """Of each image_id its boxes of the category; `stated` are sizes (width, height) of images, as far as known."""
     if is_annotation_file(path):
         table = coco.read_annotations(path, category_name=_asked(category["name"])).table
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
@@ -250,8 +270,10 @@ def _boxes_by_image(path: Path, category: dict[str, Any], threshold: float) -> d
         if category["name"] != PERSON and len(np.unique(table["category_id"])) == 1:
             own[:] = True  # nobody else's, whatever its number
     boxes, image = table["bbox"], table["image_id"]
-    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:])
+    sizes = np.array([stated.get(number) or (0, 0) for number in image.tolist()]).reshape(-1, 2)
+    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:], sizes)
     findings.refuse(path)
+    findings.warn(path, "units")
     if len(table) and not own.any():
         raise UserError(f"{path}: none of its {len(table)} boxes is of category {category['id']}, {category['name']}")
     places = {number: own & (image == number) for number in np.unique(image[own]).tolist()}

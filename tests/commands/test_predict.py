@@ -938,8 +938,13 @@ def test_every_tool_turns_images_as_exif_says(images, run, command, tmp_path, mo
     how = ["lying.jpg", "--model", run, "--device", "cpu", "--save", "json"]
     assert command(*how, "--boxes", "upright.json").returncode == 0
     said = sentence(command(*how, "--boxes", "upright.json", "--ignore-exif", "--overwrite"))
-    assert said.startswith("lying.jpg: is 425 x 640, not 640 x 425") and "leave out --ignore-exif" in said
+    assert said == "the list of images was made of images turned as EXIF says: leave out --ignore-exif, or make it anew"
     detected(monkeypatch, tmp_path / "lying.jpg", "--out", tmp_path / "stored.json", "--ignore-exif")
+    said = sentence(command(*how, "--boxes", "stored.json", "--out", "other"))
+    assert said == "the list of images was made of images as stored: pass --ignore-exif, or make it anew"
+    listed = json.loads((tmp_path / "stored_images.json").read_bytes())
+    del listed["turned_as_exif_says"]  # as files of before
+    (tmp_path / "stored_images.json").write_text(json.dumps(listed))
     said = sentence(command(*how, "--boxes", "stored.json", "--out", "other"))
     assert said.startswith("lying.jpg: is 640 x 425, not 425 x 640") and "--ignore-exif reads it as stored" in said
 
