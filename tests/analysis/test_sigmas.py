@@ -155,7 +155,7 @@ BAD = {
         lambda a, b: [a, edit(b, lambda c: c["categories"][0]["keypoints"].reverse())],
         "its keypoint 1 is 'nose', but ",
     ),
-    "another category": (lambda a, b: [a, b, "--category", "cat"], "do not hold one named 'cat'"),
+    "another category": (lambda a, b: [a, b, "--category", "cat"], "none is named 'cat'"),
     "few": (lambda a, b: [a, edit(b, few)], "10 are needed at least"),
     "empty": (lambda a, b: [a, edit(b, lambda c: c.update(annotations=[]))], "no annotation of category"),
     "not asked": (lambda a, b: [a, b, "--write"], "gives `sigmas` already; pass --overwrite to replace them"),

@@ -324,7 +324,7 @@ def text_ids(content: dict) -> None:
 NOTHING: Callable[[dict], Any] = lambda content: None  # noqa: E731
 # What the doc's table says, the mistake in val.json, and keys behind the command.
 REFUSED: dict[str, tuple[Callable[[dict], Any], list[str]]] = {
-    "do not hold one named": (NOTHING, ["DATASET.CATEGORY", ""]),
+    "none is named": (NOTHING, ["DATASET.CATEGORY", "kit"]),
     "set MODEL.NUM_JOINTS 5": (NOTHING, ["MODEL.NUM_JOINTS", "17"]),
     "must list 15 numbers": (lambda c: kite_in(c).update(keypoints=[1, 1, 2] * 4), []),
     "must be a whole number, not 'kite 01-a'": (text_ids, []),
