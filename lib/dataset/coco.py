@@ -218,11 +218,17 @@ def count_reasons(reasons: dict[str, np.ndarray], others: int = 0) -> str:
 def read_annotations(
     path: Path, num_joints: int = NUM_JOINTS, category_name: str = "", *, image_info: bool = False
 ) -> Annotations:
-    """Read a COCO annotation file, or an image-info file, which has no annotations.
+    """Read a COCO annotation file.
 
-    The category is the one of that name; without a name "person", or the only one there is.
-    Raises UserError for a file that is missing, no JSON, or not in COCO's format; what is wrong with the annotations of
-    the category is for `check_truth` and `annotated_instances` to say.
+    Args:
+        path: The file.
+        num_joints: K, the number of keypoints of the category.
+        category_name: The category; '' takes "person", or the only one.
+        image_info: The file is an image-info file, which has no annotations.
+
+    Raises:
+        UserError: The file is missing, not JSON, or not in COCO's format. `check_truth` and `annotated_instances` report
+            what is wrong with the category's annotations.
     """
     source = parse_annotations(path, num_joints, category_name, image_info=image_info)
     source.findings.refuse(path)

@@ -72,11 +72,17 @@ def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Keypoints (B, K, 2) in heatmap pixels and scores (B, K), float32, of maps (B, K, H, W), on the maps' device.
+    """DARK: each map's peak, refined by -H^-1 g from central differences on the log of the map.
 
-    The score is the raw maximum. The peak is refined by -H^-1 g from central differences on the log of the map that
-    was blurred (zero padding, float64), rescaled to its old maximum and kept above a floor; peaks closer than two
-    pixels to the border and those with a singular Hessian stay integer.
+    The map is blurred first (zero padding, float64), rescaled to its old maximum and kept above a floor. Peaks closer
+    than two pixels to the border and those with a singular Hessian stay integer.
+
+    Args:
+        heatmaps: (B, K, H, W).
+        kernel_size: Of the blur, odd, in heatmap pixels.
+
+    Returns:
+        Keypoints (B, K, 2) in heatmap pixels and scores (B, K), the maps' maxima; float32, on the maps' device.
     """
     rows, columns = (blur_matrix(kernel_size, length, heatmaps.device) for length in heatmaps.shape[-2:])
     return decode_blurred_by(heatmaps, rows, columns)

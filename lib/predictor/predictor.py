@@ -117,12 +117,16 @@ class Predictor:
     def from_pretrained(
         cls, source: str | PathLike, config: str | PathLike | None = None, **options: Any
     ) -> "Predictor":
-        """A predictor with trained weights; `options` are the constructor's.
+        """A predictor with trained weights.
 
-        `source` is a name of the zoo (downloaded on first use), the output folder of a run, a file of tools/export.py,
-        or a checkpoint: one that lies in a run's folder, one of the zoo's architectures, or any other with the yaml
-        `config` of its network.
-        Raises UserError if there is no such thing, or the files do not fit each other.
+        Args:
+            source: A name of the zoo (downloaded on first use), the output folder of a run, a file of tools/export.py,
+                or a checkpoint: one in a run's folder, or of one of the zoo's architectures, or any other with `config`.
+            config: The yaml of the checkpoint's network.
+            options: The constructor's.
+
+        Raises:
+            UserError: There is no such thing, or the files do not fit each other.
         """
         return cls(trained_network(source, config), **options)
 
@@ -131,13 +135,17 @@ class Predictor:
     ) -> PoseResult | list[PoseResult]:
         """The `PoseResult` of an image, or a list of them for a list of images.
 
-        An image is a path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit, or
-        an `InputImage` of one of them with its own label, `color` and `oriented`; `color` is the order of an array's or
-        tensor's channels, RGB or BGR. `oriented`: files and PIL images are turned as EXIF says, and boxes and keypoints
-        count in the turned pixels.
-        `boxes` (N, 4) and their `scores` (N), else 1, are an image's, or a list of them for a list of images; there
-        may be no box. Where they are None, the detector finds them.
-        Raises UserError that names the image and what is wrong with it or its boxes.
+        Args:
+            images: A path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit; an
+                `InputImage` of one of them with its own label, `color` and `oriented`; or a list of these.
+            boxes: (N, 4), x, y, w, h in image pixels, or a list of them for a list of images; there may be no box. None:
+                the detector finds them.
+            scores: (N), of the boxes; 1 by default.
+            color: The order of an array's or tensor's channels, RGB or BGR.
+            oriented: Turn files and PIL images as EXIF says; boxes and keypoints then refer to the turned pixels.
+
+        Raises:
+            UserError: Names the image and what is wrong with it or its boxes.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, boxes, scores, color=color, oriented=oriented))
