@@ -227,8 +227,8 @@ def read_annotations(
         image_info: The file is an image-info file, which has no annotations.
 
     Raises:
-        UserError: The file is missing, not JSON, or not in COCO's format. `check_truth` and `annotated_instances` report
-            what is wrong with the category's annotations.
+        UserError: The file is missing, not JSON, or not in COCO's format. `check_truth` and `annotated_instances`
+            report what is wrong with the category's annotations.
     """
     source = parse_annotations(path, num_joints, category_name, image_info=image_info)
     source.findings.refuse(path)

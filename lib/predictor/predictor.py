@@ -121,7 +121,7 @@ class Predictor:
 
         Args:
             source: A name of the zoo (downloaded on first use), the output folder of a run, a file of tools/export.py,
-                or a checkpoint: one in a run's folder, or of one of the zoo's architectures, or any other with `config`.
+                or a checkpoint: one in a run's folder, of one of the zoo's architectures, or any other with `config`.
             config: The yaml of the checkpoint's network.
             options: The constructor's.
 
@@ -138,8 +138,8 @@ class Predictor:
         Args:
             images: A path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit; an
                 `InputImage` of one of them with its own label, `color` and `oriented`; or a list of these.
-            boxes: (N, 4), x, y, w, h in image pixels, or a list of them for a list of images; there may be no box. None:
-                the detector finds them.
+            boxes: (N, 4), x, y, w, h in image pixels, or a list of them for a list of images; there may be no box.
+                None: the detector finds them.
             scores: (N), of the boxes; 1 by default.
             color: The order of an array's or tensor's channels, RGB or BGR.
             oriented: Turn files and PIL images as EXIF says; boxes and keypoints then refer to the turned pixels.
