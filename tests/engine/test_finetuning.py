@@ -121,7 +121,7 @@ def test_a_category_of_five_keypoints_trains_and_is_tested(tmp_path: Path):
         "5 keypoints (nose, left_eye, right_eye, left_ear, right_ear); left/right pairs: left_eye/right_eye" in output
     )
     assert "gives no OKS `sigmas`: 0.05" in output and "| demo |" in output, output
-    folder = tmp_path / "o" / "coco" / "transpose_r" / "demo"
+    folder = tmp_path / "o" / "bird" / "transpose_r" / "demo"
     result = json.loads((folder / "results" / "keypoints_birds_results_0.json").read_bytes())[0]
     assert result["category_id"] == 7 and len(result["keypoints"]) == 15
     shutil.rmtree(tmp_path / "o")
