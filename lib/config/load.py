@@ -153,7 +153,7 @@ def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
     if isinstance(default, int):
         whole = isinstance(value, int) or (number and value.is_integer())
         return int(_expect(number and whole and abs(value) < 2**63, value, "a whole number", key, where))
-    return float(_expect(number and abs(value) < sys.float_info.max, value, "a number", key, where))
+    return float(_expect(number and not abs(value) > sys.float_info.max, value, "a number", key, where))
 
 
 def _expect(holds: bool, value: Any, wanted: str, key: str, where: str) -> Any:
