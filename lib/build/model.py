@@ -12,6 +12,8 @@ from ..config.load import load_config
 from ..core.predict import TestOptions
 from ..engine.resume import BEST, FINAL
 from ..errors import UserError
+from ..evaluation import calibration
+from ..evaluation.calibration import Calibration
 from ..models import weights, zoo
 from ..models.encoder import EncoderConfig
 from ..models.hrnet import Stage
@@ -162,6 +164,11 @@ class TrainedModel:
     weights: Path  # the file that they were read from
     options: TestOptions = field(default_factory=TestOptions)
     batch_size: int = 32
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What lies beside the weights, if it does. Raises UserError if it is damaged."""
+        return calibration.read(self.weights)
 
 
 def read_trained_model(path: Path, yaml_file: Path | None = None) -> TrainedModel:

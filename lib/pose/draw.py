@@ -6,6 +6,7 @@ All images are uint8 BGR, colours too; sizes are (width, height). B batch, N per
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ PERSONS = [(0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (167, 1
 OUTLINE = (24, 24, 24)
 PAPER, INK = (255, 255, 255), (64, 64, 64)
 
-PARTS = ("boxes", "scores", "ids", "names")  # what may be drawn beside the skeletons
+PARTS = ("boxes", "scores", "ids", "names", "ellipses")  # what may be drawn beside the skeletons
 COLOR_BY = ("side", "person", "keypoint")
 
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
@@ -44,7 +45,8 @@ class DrawOptions:
     """How persons are drawn: keypoints scored `threshold` or more; with some of `PARTS`, by default the ids of tracked
     persons; coloured by one of `COLOR_BY`, by default by side, or by keypoint if the skeleton has no left/right pairs.
 
-    Scores are the persons', names the keypoints'. Raises UserError for other values.
+    Scores are the persons', names the keypoints', ellipses the keypoints' uncertainty.
+    Raises UserError for other values.
     """
 
     threshold: float = 0.2
@@ -95,11 +97,14 @@ def persons(
     boxes: np.ndarray | None = None,
     person_scores: np.ndarray | None = None,
     ids: np.ndarray | None = None,
+    ellipses: np.ndarray | None = None,
 ) -> np.ndarray:
     """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels and their scores (N, K), of one
     person (K, 2) and (K).
 
-    Boxes (N, 4: x, y, w, h), person scores (N) and ids (N), else the persons' places, are drawn if `options` name them.
+    Boxes (N, 4: x, y, w, h), person scores (N), ids (N), else the persons' places, and ellipses around the keypoints,
+    the points p with (p - keypoint)^T M^-1 (p - keypoint) = 1 of matrices M (N, K, 2, 2), are drawn if `options` name
+    them.
     Lines are as wide as fits the person and the image. Small persons are drawn last, over the large ones, which stay
     readable where something covers them.
     """
@@ -115,6 +120,8 @@ def persons(
         if boxes is not None and "boxes" in parts:
             _frame(canvas, boxes[i], colours[0][0] if options.color_by == "person" else COLOURS[MIDDLE])
         _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours)
+        if ellipses is not None and "ellipses" in parts:
+            _rings(canvas, keypoints[i][shown[i]], ellipses[i][shown[i]], 0.5 * _line_width(canvas, extents[i]))
     for i in order:  # texts last, as no line may cross them
         joints, _ = options.colours(skeleton, int(numbers[i]))
         if "names" in parts:
@@ -168,6 +175,15 @@ def _person(
             limbs.append((keypoints[a], keypoints[b], colour, width))
     dots = [(keypoints[k], colours[0][k], 1.2 * float(widths[k])) for k in np.flatnonzero(shown)]
     _paint(canvas, line, limbs, dots)
+
+
+def _rings(canvas: np.ndarray, points: np.ndarray, matrices: np.ndarray, line: float) -> None:
+    """Ellipses around points (M, 2), as `persons` says of matrices (M, 2, 2)."""
+    turns = np.linspace(0, 2 * np.pi, 33)
+    circle = np.stack([np.cos(turns), np.sin(turns)])
+    for point, half in zip(points, np.linalg.cholesky(matrices), strict=True):
+        ring = point + (half @ circle).T
+        _paint(canvas, line, [(*ends, COLOURS[MIDDLE], line) for ends in pairwise(ring)], [])
 
 
 def _unit(canvas: np.ndarray) -> float:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from ..build.model import TrainedModel
 from ..core.predict import IMAGE_MEAN, IMAGE_STD, Predictions, TestOptions, heatmaps_of, predict_batch, to_image
 from ..errors import UserError
+from ..evaluation import calibration
+from ..evaluation.calibration import Calibration
 from ..models import backends
 from ..models.backends import Backend, folded, input_size
 from ..pose import geometry, heatmap
@@ -58,6 +60,7 @@ class Card:
     score_threshold: float  # keypoints above it count towards a person's score
     skeleton: Mapping[str, Any]
     weights: str
+    calibration: Mapping[str, Any] | None = None  # what lay beside the weights
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     padding: float = geometry.PADDING
@@ -110,6 +113,7 @@ def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -
         score_threshold=options.score_threshold,
         skeleton=skeletons.to_mapping(trained.skeleton),
         weights=trained.weights.name,
+        calibration=asdict(trained.calibration) if trained.calibration else None,
     )
 
 
@@ -258,6 +262,11 @@ class Exported:
     @property
     def skeleton(self) -> Skeleton:
         return skeletons.from_mapping(self.card.skeleton, str(self.path))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        kept = self.card.calibration
+        return calibration.from_mapping(kept, str(self.path)) if kept else None
 
     @torch.inference_mode()
     def predict(

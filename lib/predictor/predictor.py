@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..build.model import CONFIG_FILE, TrainedModel, read_trained_model
-from ..core.predict import Predictions, TestOptions, predict_batch
+from ..core.predict import Predictions, TestOptions, Watch, predict_batch
 from ..dataset.images import MAX_PIXELS
 from ..dataset.topdown import crop_instance
 from ..errors import UserError, passing_over, until_error
@@ -32,7 +32,7 @@ from ..models.transpose import TransPose
 from ..models.weights import load_weights, unwrap
 from ..pose import geometry, skeleton
 from ..runtime import checkpoint
-from . import export
+from . import export, uncertainty
 from .detector import Detect, Detector, detector_for
 from .export import Exported
 from .image import InputImage, Source
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels; float32 must hold its crop
+# Of a person: keypoints (K, 2), scores (K), and covariances (K, 2, 2) if there are any.
+Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; a detector finds None
 
 
@@ -96,10 +98,13 @@ class Predictor:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive, not {self.options.blur_kernel}")
+        self.calibration = uncertainty.usable(
+            trained.calibration, self.options, trained.path if isinstance(trained, Exported) else trained.weights
+        )
         self.device = torch.device("cpu") if isinstance(trained, Exported) else usable_device(device)
         how = Backend(chosen_precision(precision, self.device, backend), backend, compiled)
-        # A batch, how it is tested, the skeleton's flip order -> what is found.
-        self._find: Callable[[dict[str, Tensor], TestOptions, Tensor], Predictions]
+        # A batch, how it is tested, the skeleton's flip order, what sees the heatmaps -> what is found.
+        self._find: Callable[[dict[str, Tensor], TestOptions, Tensor, Watch], Predictions]
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
                 raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
@@ -175,7 +180,7 @@ class Predictor:
         rows = until_error(self._rows(images, boxes, scores, color, oriented, on_error), errors)
         waiting: deque[_Crops] = deque()
         samples: list[dict[str, Any]] = []
-        done: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        done: deque[Found] = deque()
         for crops in until_error(self._crops(rows, found, on_error), errors):
             waiting.append(crops)
             samples += crops.samples
@@ -288,12 +293,18 @@ class Predictor:
             raise UserError(f"{image.label}: the box {box} is too small or too far from the image to be cropped")
         return boxes, scores, centers, scales
 
-    def _predict(self, samples: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Keypoints (K, 2) and scores (K) of each sample."""
-        found = self._find(default_collate(samples), self.options, self._flip_order)
-        return zip(found.keypoints, found.scores, strict=True)
+    def _predict(self, samples: list[dict[str, Any]]) -> Iterator[Found]:
+        """Keypoints (K, 2), scores (K) and, if a calibration has it, covariances (K, 2, 2) of each sample."""
+        covariances: list[np.ndarray | None] = [None] * len(samples)
 
-    def _result(self, crops: _Crops, found: deque[tuple[np.ndarray, np.ndarray]]) -> PoseResult:
+        def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
+            if self.calibration and maps.numel():  # a file with decoding gives no heatmaps
+                covariances[:] = uncertainty.of_batch(batch, maps, keypoints, self.calibration)
+
+        found = self._find(default_collate(samples), self.options, self._flip_order, watch)
+        return zip(found.keypoints, found.scores, covariances, strict=True)
+
+    def _result(self, crops: _Crops, found: deque[Found]) -> PoseResult:
         """The image's result, its keypoints and scores removed from the front of `found`."""
         count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
@@ -305,6 +316,9 @@ class Predictor:
                 f"{crops.image.label}: keypoints or scores of person {broken.argmax()} (counted from 0) are NaN or "
                 "infinite: the weights are broken, or the precision is too low for them"
             )
+        certainty = None
+        if self.calibration:
+            certainty = uncertainty.joined([row[2] for row in rows], scores, self.calibration)
         return PoseResult(
             image=crops.image,
             size=crops.size,
@@ -314,6 +328,7 @@ class Predictor:
             boxes=crops.boxes,
             box_scores=crops.scores,
             skeleton=self.skeleton,
+            uncertainty=certainty,
         )
 
 

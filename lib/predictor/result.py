@@ -18,6 +18,7 @@ from ..pose.draw import DrawOptions
 from ..pose.skeleton import Skeleton
 from ..runtime.files import csv_text, write_atomically
 from .image import InputImage
+from .uncertainty import Uncertainty
 
 PIXELS, SCORE = 2, 4  # decimals that are written of coordinates and of scores
 # Of to_csv and to_dataframe: a row for each keypoint. Frame, time and track are empty where there are none.
@@ -78,7 +79,8 @@ class PoseResult:
     """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
     person_scores (N), the box's score times the mean of the keypoint scores that count, as in COCO results;
     boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
-    ids (N) if they were tracked, else None.
+    ids (N) if they were tracked, else None; uncertainty of the keypoints if the network has a calibration
+    (tools/calibrate.py), else None.
 
     `result[0]` is the first person, a `Pose`, and `result[0]["left_wrist"]` its keypoint: x, y, score. A notebook shows
     the picture."""
@@ -92,6 +94,7 @@ class PoseResult:
     box_scores: np.ndarray
     skeleton: Skeleton
     ids: np.ndarray | None = None
+    uncertainty: Uncertainty | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -127,8 +130,8 @@ class PoseResult:
         self, threshold: float = 0.2, parts: Iterable[str] | None = None, color_by: str | None = None
     ) -> np.ndarray:
         """A copy of the image (H, W, 3), uint8, with the persons, drawn as `draw.DrawOptions` say: keypoints scored
-        `threshold` or more, with "boxes", "scores", "ids" or "names" as `parts`, coloured by "side", "person" or
-        "keypoint" (then with a legend beneath, so that it is higher than the image).
+        `threshold` or more, with "boxes", "scores", "ids", "names" or "ellipses" as `parts`, coloured by "side",
+        "person" or "keypoint" (then with a legend beneath, so that it is higher than the image).
 
         Its channels are RGB, or BGR for an image of that `color`. Raises UserError for other parts and colours.
         """
@@ -152,7 +155,13 @@ class PoseResult:
 
     def picture(self, options: DrawOptions) -> np.ndarray:
         """`draw`'s picture in BGR."""
-        persons = {"boxes": self.boxes, "person_scores": self.person_scores, "ids": self.ids}
+        ellipses = self.uncertainty.ellipses() if self.uncertainty else None
+        if ellipses is None and "ellipses" in (options.parts or ()):
+            raise UserError(
+                f"{self.image.label}: no ellipses can be drawn: the network has no calibration that covers heatmaps; "
+                "tools/calibrate.py makes one"
+            )
+        persons = {"boxes": self.boxes, "person_scores": self.person_scores, "ids": self.ids, "ellipses": ellipses}
         image = self.image.pixels()
         drawn = draw.persons(image, self.keypoints, self.scores, self.skeleton, options, **persons)
         return draw.legend(drawn, options.key(self.skeleton))
@@ -189,6 +198,7 @@ class PoseResult:
             "score": rounded(self.person_scores, SCORE),
             "keypoints": np.concatenate([keypoints, scores[..., None]], 2),
         } | ({} if self.ids is None else {"id": self.ids})
+        columns |= self.uncertainty.columns() if self.uncertainty else {}
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         frame = self.image.frame
         place = {"frame": frame.number, "time": round(frame.time, 4)} if frame else {}

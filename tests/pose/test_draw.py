@@ -142,7 +142,8 @@ def test_boxes_scores_ids_and_names_are_drawn_if_asked():
 
     image = np.full((240, 240, 3), 128, np.uint8)
     plain = drawn(())
-    given = {"boxes": BOX, "person_scores": np.array([0.5])}
+    ellipses = np.tile(100 * np.eye(2), (1, 5, 1, 1))
+    given = {"boxes": BOX, "person_scores": np.array([0.5]), "ellipses": ellipses}
     pictures = [drawn((part,), **given) for part in draw.PARTS]
     for i, one in enumerate(pictures):
         assert (one != plain).any() and not any((one == other).all() for other in pictures[:i])
