@@ -6,6 +6,8 @@ CONSTRAINTS ?= constraints.txt
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# What needs no package of ours runs with another Python without making the environment.
+IF_OWN := $(if $(filter $(VENV)/bin/python,$(PY)),$(STAMP))
 REQUIREMENTS := requirements.txt requirements-dev.txt
 
 SPACE := build/space
@@ -17,7 +19,7 @@ DEMO_PICTURE := $(DEMO_RUN)/skeletons.png
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo notebook space test test-slow test-portable test-web lint types docs attack bench bench-data bench-jobs soak clean
+.PHONY: help venv demo notebook space test test-slow test-portable test-gpu test-web lint types docs attack bench bench-data bench-jobs bench-gpu soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +67,9 @@ test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system'
 	$(PY) -m pip install --disable-pip-version-check --quiet "gradio>=6.31,<7" playwright $(CONSTRAINTS:%=-c %)
 	$(PY) -m pytest -m "web or not web" $(wildcard tests/predictor/test_web*.py)
 
+test-gpu: $(IF_OWN) ## what only a GPU can show, in 8 minutes; PY=python3 where nothing can be installed
+	$(PY) -m pytest tests/gpu
+
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -92,6 +97,8 @@ bench-jobs: $(STAMP) ## measure whole jobs from start to end (15 minutes); WRITE
 attack: $(STAMP) ## read mutated files and kill runs, from a seed (SEED=…), for some minutes
 	SEED=$(or $(SEED),0) INTERRUPTION_SEED=$(or $(SEED),0) $(PY) -m pytest -s -m slow tests/runtime/test_hostile_files.py \
 	  tests/dataset/test_mutations.py tests/engine/test_interruptions.py
+bench-gpu: $(IF_OWN) ## measure the five models on a GPU, in 8 minutes; WRITE=1: into docs/gpu.md; PY=python3 as above
+	PYTHONPATH=tools $(PY) -m benchmarks.gpu $(if $(WRITE),--write)
 
 soak: $(STAMP) ## train and evaluate for 10 minutes (MINUTES=…) and see that memory and open files stay flat
 	PYTHONPATH=tools $(PY) -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))

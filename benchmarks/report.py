@@ -32,9 +32,10 @@ def reading() -> str:
     )
 
 
-def write_section(name: str, text: str) -> None:
-    """Put `text` between the page's marks of that name, which must be there."""
+def write_section(name: str, text: str, path: Path | None = None) -> None:
+    """Put `text` between the marks of that name, which must be there, in the page or the one at `path`."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    page = PAGE.read_text()
+    path = path or PAGE
+    page = path.read_text()
     before, rest = page.split(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
