@@ -97,6 +97,7 @@ bench-jobs: $(STAMP) ## measure whole jobs from start to end (15 minutes); WRITE
 attack: $(STAMP) ## read mutated files and kill runs, from a seed (SEED=…), for some minutes
 	SEED=$(or $(SEED),0) INTERRUPTION_SEED=$(or $(SEED),0) $(PY) -m pytest -s -m slow tests/runtime/test_hostile_files.py \
 	  tests/dataset/test_mutations.py tests/engine/test_interruptions.py
+
 bench-gpu: $(IF_OWN) ## measure the five models on a GPU, in 8 minutes; WRITE=1: into docs/gpu.md; PY=python3 as above
 	PYTHONPATH=tools $(PY) -m benchmarks.gpu $(if $(WRITE),--write)
 
