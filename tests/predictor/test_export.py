@@ -1,10 +1,9 @@
 """Exported files find what PyTorch finds, say what they need, and are not left behind where they drift."""
 
 import importlib.util
-import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +102,8 @@ def test_a_file_finds_what_pytorch_finds(name, decodes, trained, sample, tmp_pat
 
     loaded = export.load(path)
     about = loaded.card
-    assert asdict(about) == json.loads(
-        json.dumps(asdict(export.card(trained, decodes=decodes, half=False, any_batch=True)))
-    )
-    assert loaded.skeleton == COCO and about.image_size == list(SMALL) and about.flip_test and about.rgb
+    assert about.text == export.card(trained, decodes=decodes, half=False, any_batch=True).text
+    assert loaded.skeleton == COCO and about.image_size == SMALL and about.flip_test and about.rgb
     batch = next(iter(sample.loader))["image"][:3]
     if decodes:
         keypoints, scores = loaded.keypoints(batch)
