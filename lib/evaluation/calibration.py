@@ -137,7 +137,7 @@ def _share(sums: np.ndarray) -> float:
 
 def place(weights: Path) -> Path:
     """Where the calibration of a weights file lies."""
-    return weights.with_name(f"{weights.stem}_calibration.json")
+    return weights.parent / f"{weights.stem}_calibration.json"
 
 
 def checksum(weights: Path) -> str:
