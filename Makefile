@@ -44,7 +44,7 @@ demo: $(STAMP) ## train and test on the 32 bundled images, print the AP, draw th
 notebook: $(STAMP) ## run demo.ipynb with the demo's checkpoint and keep its outputs
 	PYTHONPATH=tools $(PY) docs/run_notebook.py
 
-space: ## put together a Hugging Face Space of the web explorer in build/space (docs/web.md)
+space: ## make a Hugging Face Space of the web explorer in build/space (docs/web.md)
 	rm -rf $(SPACE) && mkdir -p $(SPACE)/tools $(SPACE)/data
 	cp -r lib LICENSE tools/space/README.md tools/space/app.py $(SPACE)
 	cp tools/transpose.py tools/web_demo.py $(SPACE)/tools

@@ -132,7 +132,7 @@ Estimation</i>, ICCV 2017.</p>
 higher scores; a false positive is removed; an instance that nobody found is left out. A gain is the most that
 correcting could bring, and depends on the order.</p>
 <p>Pictures: annotated at the left, found at the right; blue is the instance's left side, orange its right. A pink line
-leads from a wrong keypoint to its place. Beneath an inversion or a swap, where a model was given: what the place where
+leads from a wrong keypoint to its place. Below an inversion or a swap, where a model was given: what the place where
 the keypoint was found (pink ring) attends to in the last layer. A white ring marks the annotated place. The numbers
 are the attention near the one and near the other (similarity .5), in brackets what it would be if spread evenly.</p>"""
 

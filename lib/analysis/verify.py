@@ -96,7 +96,7 @@ def verify(
         if state["inputs"].setdefault(name, found) != found:
             raise UserError(
                 f"{entry.path}: not what the results in {folder} were measured with (its sha256 is {found['sha256']}); "
-                "name another folder with --out, or pass --overwrite to start anew"
+                "name another folder with --out, or pass --overwrite to start again"
             )
         if found["agrees"] is False:
             progress(f"{entry.path}: its sum is not the published one, {entry.published}")
@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
             return state
     except (ValueError, TypeError, LookupError, AttributeError):
         pass
-    raise UserError(f"{path}: damaged, or not a verification; pass --overwrite to start anew")
+    raise UserError(f"{path}: damaged, or not a verification; pass --overwrite to start again")
 
 
 def reproduced(test: Test, metrics: dict[str, float]) -> bool:

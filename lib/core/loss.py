@@ -32,14 +32,14 @@ def pck(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     height, width = output.shape[-2:]
     found, _ = heatmap.peaks(output)
     wanted, _ = heatmap.peaks(target)
-    judged = (wanted > 1).all(-1)
+    valid = (wanted > 1).all(-1)
     dx, dy = (found - wanted).unbind(-1)
     near = torch.hypot(dx / (width / 10), dy / (height / 10)) < 0.5
-    return (near & judged).sum(0), judged.sum(0)
+    return (near & valid).sum(0), valid.sum(0)
 
 
-def pck_average(correct: Tensor, judged: Tensor) -> tuple[float, Tensor]:
+def pck_average(correct: Tensor, counts: Tensor) -> tuple[float, Tensor]:
     """Average accuracy over the joints that were counted, and each joint's (K); -1 means never counted."""
-    each = torch.where(judged > 0, correct / judged.clamp_min(1), -1.0)
-    counted = each[judged > 0]
+    each = torch.where(counts > 0, correct / counts.clamp_min(1), -1.0)
+    counted = each[counts > 0]
     return (float(counted.mean()) if len(counted) else 0.0), each

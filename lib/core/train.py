@@ -66,12 +66,12 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Mean loss, PCK and samples a second of all processes, and this one's share of time spent waiting for data."""
         loss = distributed.total(torch.stack(self.losses).sum())
-        correct, judged = (distributed.total(torch.stack(part).sum(0)) for part in zip(*self.counts, strict=True))
+        correct, counts = (distributed.total(torch.stack(part).sum(0)) for part in zip(*self.counts, strict=True))
         samples = int(distributed.total(torch.tensor(self.samples, device=loss.device)))
         seconds = time.perf_counter() - self.since
         numbers = {
             "loss": float(loss) / samples,
-            "accuracy": pck_average(correct, judged)[0],
+            "accuracy": pck_average(correct, counts)[0],
             "samples/s": samples / seconds,
             "data wait %": 100 * self.waited / seconds,
         }

@@ -100,8 +100,8 @@ def test_joint_is_correct_within_half_a_tenth_of_the_maps_size(found, correct):
     assert [int(count) for count in counts] == [correct, 1]
 
 
-def test_accuracy_leaves_out_joints_that_were_never_judged():
-    """A coordinate of 1 or less in the target, as in an empty map, is not judged."""
+def test_accuracy_leaves_out_joints_that_were_never_counted():
+    """A coordinate of 1 or less in the target, as in an empty map, is not counted."""
     target = torch.zeros(1, 3, 64, 48)
     target[0, 0, 30, 20] = target[0, 1, 1, 20] = 1
     average, each = loss.pck_average(*loss.pck(target, target))
