@@ -48,8 +48,10 @@ th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-b
 th { font-weight: 600; border-bottom: 2px solid #999; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 @media (max-width: 40rem) {
-  th, td { padding: .25rem .4rem; }
-  td:first-child, th:first-child { white-space: normal; min-width: 8rem; }
+  table { font-size: .75rem; }
+  th, td { padding: .2rem .3rem; }
+  th { white-space: normal; }
+  td:first-child, th:first-child { white-space: normal; min-width: 6rem; }
 }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
@@ -89,7 +91,7 @@ def page(report: dict[str, Any], plots: dict[str, str], shown: Sequence[Shown], 
         f"<h1>{_escaped(report['results'])}</h1>",
         f'<p class="note">{report["instances"]:,} instances in {report["images"]:,} images of '
         f"{_escaped(report['annotations'])}; {report['detections']:,} detections; intervals of 95 % from "
-        f"{report['resamples']:,} resamples of the images.</p>",
+        f'{report["resamples"]:,} resamples of the images. <a href="#notes">How to read this</a></p>',
         f'<p class="lead">{_escaped(summary(report))}</p>',
         *map(_table, comparison),
         "<h2>At a glance</h2>",
@@ -122,7 +124,7 @@ def summary(report: dict[str, Any]) -> str:
     return f"{text}. Correcting these would bring most: {', '.join(cost)}." if cost else f"{text}. No error costs AP."
 
 
-NOTES = """<h2>How to read this</h2>
+NOTES = """<h2 id="notes">How to read this</h2>
 <p>A labelled keypoint of an instance that is found is <b>good</b> if its similarity to its annotated place is .85 or
 more, which is about as exact as human annotators are; a <b>jitter</b> from .5; an <b>inversion</b> or a <b>swap</b> if
 the keypoint of the other side, or of another instance, is nearer; a <b>miss</b> if nothing is near. Similarity is OKS
