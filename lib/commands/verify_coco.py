@@ -91,10 +91,7 @@ def inputs(data: Path, names: Sequence[str]) -> "list[Input]":
             archive if zipped else images, f"{COCO}/zips/val2017.zip, unpacked or not", VAL2017_ZIP if zipped else ""
         ),
         Input(data / "person_detection_results" / BOXES, DETECTOR),
-        *(
-            Input(path, f"python tools/download.py {name}, or {zoo.released(name).url}")
-            for name, path in weights.items()
-        ),
+        *(Input(path, f"python tools/download.py {name}") for name, path in weights.items()),
     ]
 
 

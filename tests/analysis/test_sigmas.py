@@ -157,7 +157,7 @@ BAD = {
     ),
     "another category": (lambda a, b: [a, b, "--category", "cat"], "none is named 'cat'"),
     "few": (lambda a, b: [a, edit(b, few)], "10 are needed at least"),
-    "empty": (lambda a, b: [a, edit(b, lambda c: c.update(annotations=[]))], "no annotation of category"),
+    "empty": (lambda a, b: [a, edit(b, lambda c: c.update(annotations=[]))], "b.json: its list 'annotations' is empty"),
     "not asked": (lambda a, b: [a, b, "--write"], "gives `sigmas` already; pass --overwrite to replace them"),
 }
 
