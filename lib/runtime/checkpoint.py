@@ -62,7 +62,8 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         raise no_memory from None
     is_safetensors = path.suffix == SAFETENSORS
     if not is_safetensors and not _is_as_sealed(content, sealed):
-        raise Damaged(f"{path}: damaged, its checksum {'is missing or ' * sealed}does not match its bytes")
+        wrong = "its checksum is missing or does not match its bytes"
+        raise Damaged(f"{path}: the checkpoint is truncated or damaged: {wrong}")
     try:
         loaded = safetensors.torch.load(content) if is_safetensors else plain_pickle.read(content)
     except plain_pickle.Refused as error:

@@ -464,7 +464,7 @@ def checkpoint_is_missing(place: Place) -> list:
 )
 def checkpoint_is_none(place: Place, change: Callable[[bytes], bytes]) -> list:
     path = give_weights(place, change(place.weights.read_bytes()))
-    return [f"{path}: ", "truncated or no checkpoint"]
+    return [f"{path}: the checkpoint is truncated or "]
 
 
 @bad_file("test")
