@@ -54,6 +54,8 @@ class DrawOptions:
     color_by: str | None = None
 
     def __post_init__(self) -> None:
+        if math.isnan(self.threshold):
+            raise UserError("the threshold of drawn keypoints must be a number, not nan")
         if unknown := [part for part in self.parts or () if part not in PARTS]:
             raise UserError(f"{unknown[0]!r} cannot be drawn; name some of {', '.join(PARTS)}")
         if self.color_by not in (None, *COLOR_BY):

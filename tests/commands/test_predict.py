@@ -673,6 +673,7 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes: give one of the two"]),
         (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
         (["film.mp4", "--detect-every", "0"], ["--detect-every must be 1 or more, not 0"]),
+        (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
         (["one.jpg", "--save", "image", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
         (
