@@ -49,7 +49,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
     add("--detect-every", type=int, default=1, metavar="N", help="of a video: in every Nth frame (%(default)s)")
     add("--box-score", type=float, metavar="S", help="leave out boxes with a lower score (0.3 with a YOLOX, else 0.5)")
-    add("--most-persons", type=int, default=100, metavar="N", help="refuse an image with more (%(default)s)")
+    add(
+        *("--max-instances", "--most-persons"),  # the second: as it was called
+        type=int,
+        default=100,
+        metavar="N",
+        help="refuse an image with more (%(default)s)",
+    )
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: COCO's annotations do not")
     how = parser.add_argument_group("how the network is run; by default as its recipe tests it")
@@ -214,7 +220,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
         backend=given.backend,
         compiled=given.compile,
         device=given.device,
-        most_persons=given.most_persons,
+        max_instances=given.max_instances,
         max_pixels=given.max_pixels,
     )
 

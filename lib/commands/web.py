@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         given.model,
         given.cfg,
         device=given.device,
-        most_persons=web_session.MAX_PERSONS,
+        max_instances=web_session.MAX_PERSONS,
     )
     predictor.detector = web_session.detector_on_demand(given.device, predictor.skeleton.category)
     session = web_session.WebSession(predictor)

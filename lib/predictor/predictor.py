@@ -64,8 +64,8 @@ class Predictor:
     `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
     tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
     (N, 4) and scores (N); by default it is `Detector()` where the network finds persons, whose weights are downloaded
-    when it is first needed. The attribute of that name may be exchanged later. More than `most_persons` in an image are
-    refused, and so are files of more than `max_pixels`, before they are decoded (134 million by default). Raises
+    when it is first needed. The attribute of that name may be exchanged later. More than `max_instances` in an image
+    are refused, and so are files of more than `max_pixels`, before they are decoded (134 million by default). Raises
     UserError for values that nothing can run with.
     """
 
@@ -81,7 +81,7 @@ class Predictor:
         compiled: bool = False,
         device: str | torch.device | None = None,
         detector: Detect | None = None,
-        most_persons: int = MAX_PERSONS,
+        max_instances: int = MAX_PERSONS,
         max_pixels: int | None = None,
     ):
         self.trained, self.skeleton, self.detector = trained, trained.skeleton, detector
@@ -92,8 +92,8 @@ class Predictor:
             blur_kernel=recipe.blur_kernel if kernel_size is None else kernel_size,
         )
         self.batch_size = trained.batch_size if batch_size is None else batch_size
-        self.most_persons, self.max_pixels = most_persons, MAX_PIXELS if max_pixels is None else max_pixels
-        for name in ("batch_size", "most_persons", "max_pixels"):
+        self.max_instances, self.max_pixels = max_instances, MAX_PIXELS if max_pixels is None else max_pixels
+        for name in ("batch_size", "max_instances", "max_pixels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.options.blur_kernel < 1 or self.options.blur_kernel % 2 == 0:
@@ -283,10 +283,10 @@ class Predictor:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Boxes (N, 4), their scores (N), and their crops' centres and scales (N, 2)."""
         boxes, scores = checked_boxes(boxes, scores, (pixels.shape[1], pixels.shape[0]), image.label, found)
-        if len(boxes) > self.most_persons:
+        if len(boxes) > self.max_instances:
             raise UserError(
-                f"{image.label}: {len(boxes)} boxes, more than most_persons {self.most_persons} "
-                "(--most-persons); leave out the least sure ones, or allow more"
+                f"{image.label}: {len(boxes)} boxes, more than max_instances {self.max_instances} "
+                "(--max-instances); leave out the least sure ones, or allow more"
             )
         centers, scales = geometry.boxes_to_crops(boxes, self.input_size[0] / self.input_size[1])
         for box in boxes[~geometry.has_crop(centers, scales)].tolist():

@@ -8,6 +8,7 @@ from transpose import cli
 from transpose.build.data import data_report
 from transpose.build.model import load_trained
 from transpose.build.run import _build_monitor
+from transpose.commands import predict
 from transpose.config.load import load_config
 from transpose.errors import UserError
 from transpose.models import zoo
@@ -27,6 +28,11 @@ def test_the_originals_spellings_are_taken(original):
     own = "--" + "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in original[2:])
     texts = [cli.parser("").parse_args(["--cfg", "a", name, "DIR"]) for name in (original, own)]
     assert texts[0] == texts[1] and "DIR" in vars(texts[0]).values()
+
+
+@pytest.mark.parametrize("spelling", ["--max-instances", "--most-persons"])
+def test_predict_takes_the_older_spelling_of_its_limit(spelling):
+    assert predict.arguments(["one.jpg", "--model", "m", spelling, "3"]).max_instances == 3
 
 
 @pytest.mark.parametrize("name", ["tp_r_a4", "tp_h_a6"])

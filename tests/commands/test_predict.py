@@ -972,7 +972,7 @@ def crowd_at(frame: int) -> Callable:
 
 def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     source = written(tmp_path / "film.mp4")
-    alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, most_persons=1)
+    alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, max_instances=1)
     says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is skipped$"
     with pytest.raises(UserError, match=says):
         predict.predict_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
@@ -980,9 +980,9 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 1 + 5
     assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
 
-    at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), most_persons=1)
+    at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), max_instances=1)
     with pytest.raises(
-        UserError, match=r"most_persons 1 \(--most-persons\); leave out the least sure ones, or allow more$"
+        UserError, match=r"max_instances 1 \(--max-instances\); leave out the least sure ones, or allow more$"
     ):
         predict.predict_video(
             given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None

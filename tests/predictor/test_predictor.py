@@ -240,7 +240,7 @@ def test_a_image_that_is_cut_off_is_told(predictor, tmp_path):
         ("all", None, "boxes and scores must be numbers"),
         (BOXES, [1, 1], r"3 boxes need as many scores, not the shape \(2,\)"),
         (None, [1], "it has scores, but no boxes for them"),
-        (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than most_persons 100 \(--most-persons\)"),
+        (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than max_instances 100 \(--max-instances\)"),
     ],
 )
 def test_boxes_that_are_none_are_told(boxes, scores, sentence, predictor):
@@ -286,9 +286,9 @@ def test_lists_must_be_of_one_length(predictor):
 
 
 def test_the_limit_of_persons_can_be_moved(run):
-    with pytest.raises(UserError, match="3 boxes, more than most_persons 2"):
-        Predictor.from_pretrained(run, device="cpu", most_persons=2)(PHOTOGRAPH, BOXES)
-    many = Predictor.from_pretrained(run, device="cpu", most_persons=101)
+    with pytest.raises(UserError, match="3 boxes, more than max_instances 2"):
+        Predictor.from_pretrained(run, device="cpu", max_instances=2)(PHOTOGRAPH, BOXES)
+    many = Predictor.from_pretrained(run, device="cpu", max_instances=101)
     assert len(many(PHOTOGRAPH, np.tile(BOXES[0], (101, 1)))) == 101
 
 
@@ -537,7 +537,7 @@ def test_the_arguments_act(run, predictor):
         ({"device": "gpu"}, "device gpu: PyTorch cannot use it"),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
         ({"kernel_size": 4}, "kernel_size must be odd and positive, not 4"),
-        ({"most_persons": 0}, "most_persons must be 1 or more, not 0"),
+        ({"max_instances": 0}, "max_instances must be 1 or more, not 0"),
     ],
     ids=str,
 )

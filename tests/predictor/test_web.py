@@ -119,7 +119,7 @@ def test_samples_are_the_images_with_annotated_people_the_largest_first():
     [
         ([[600, 10, 20, 20]], r"box 0 .* lies outside of the image"),
         ([[1, 2, 3, 0]], "must have a positive width and height"),
-        ([[0, 0, 9, 9]] * 101, "101 boxes, more than most_persons 100"),
+        ([[0, 0, 9, 9]] * 101, "101 boxes, more than max_instances 100"),
     ],
 )
 def test_boxes_that_cannot_be_are_told_without_a_number_of_the_image(ask, boxes, wrong):
