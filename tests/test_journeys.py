@@ -19,6 +19,8 @@ from helpers.goldens import ROOT, SAMPLE
 from helpers.planted import planted_yolox
 from helpers.wheel import python
 
+pytestmark = pytest.mark.slow
+
 IMAGES = SAMPLE / "images/val2017"
 SKIER = "000000000785.jpg"  # 640 x 425
 

@@ -15,6 +15,8 @@ from transpose.commands import benchmark, model_speed
 from transpose.errors import UserError
 from transpose.models.backends import Backend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "overrides",

@@ -8,6 +8,8 @@ import pytest
 from benchmarks import jobs, scale
 from transpose.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
@@ -41,7 +43,7 @@ def test_a_test_whose_network_is_a_wait(tmp_path: Path):
     scale.make(tmp_path, 0.001)
     jobs.save_weights(tmp_path)
     found = jobs.run(jobs.part("test", tmp_path, 1, "WORKERS", 0))
-    assert list(found.parts) == ["read, s", "predict, s", "evaluate, s"]
+    assert set(found.parts) == {"read, s", "predict, s", "evaluate, s", "a crop, ms"}
     assert found.parts["predict, s"] > round(0.001 * scale.VAL_BOXES) / 1e3
 
 

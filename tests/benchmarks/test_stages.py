@@ -14,6 +14,8 @@ from benchmarks import data_stages, forward, plain, report, stages
 from transpose.errors import UserError
 from transpose.pose import heatmap
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
@@ -105,7 +107,7 @@ def test_the_page_is_written_from_all_stages_at_full_size_only(tmp_path: Path, m
     stages.main(arguments(write=True, smallest=False))
     written = page.read_text()
     assert "| known (`known`) | 9 s | 2.00 s | 0.50 s | 4.00× | 4, 4, 4 | ≥ 2× | none |" in written
-    assert "`cv2.imread` of a bundled photograph: " in written
+    assert "`cv2.imread` of a bundled image: " in written
 
 
 def test_figures_of_a_run_apart_come_back_however_it_ends(monkeypatch: pytest.MonkeyPatch):

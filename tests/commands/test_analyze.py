@@ -122,6 +122,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize("case", BAD)
 def test_what_does_not_fit_is_answered_in_one_sentence(place, run_preloaded, case):
     change, wanted = BAD[case]

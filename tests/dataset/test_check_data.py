@@ -848,6 +848,7 @@ def spoil(content: Any, draw: random.Random) -> bytes:
     return bytes(file)
 
 
+@pytest.mark.slow
 def test_a_thousand_mutations_end_in_a_result_or_in_a_sentence(tmp_path: Path):
     """What the doctor says of each is what then happens: tools/test.py stops or not, AP is -1 or not."""
     cfg = load_config(DEMO)

@@ -150,7 +150,7 @@ def test_any_finite_map_decodes_to_finite_numbers(kind, data, kernel):
 
 def test_a_step_that_float32_does_not_hold_is_not_taken(monkeypatch):
     maps, _ = heatmap.encode(torch.full((1, 1, 2), 20.3), torch.ones(1, 1), HEATMAP, 2.0)
-    monkeypatch.setattr(heatmap, "_newton_step", lambda log: torch.full((log.shape[1], 2), 1e60, dtype=torch.float64))
+    monkeypatch.setattr(heatmap, "_newton_step", lambda log: torch.full((len(log), 2), 1e60, dtype=torch.float64))
     assert heatmap.decode(maps, 11)[0].tolist() == [[[20, 20]]]
 
 
