@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -102,6 +103,7 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises again for each process that ends
         reason = " ".join(str(error).split())
         fail(f"{reason} Most often memory has run out: lower WORKERS or DATASET.CACHE_MB")
     except BrokenPipeError:

@@ -524,7 +524,7 @@ def test_the_program_of_the_page_runs(run, tmp_path, monkeypatch, capsys):
     stage(run, tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(program, {})
-    (said,) = re.findall(r"print\(.*\)  # (.*) and 1, but for rounding\n", program)
+    (said,) = re.findall(r"print\(.*\)  # (.*) and 1, up to rounding\n", program)
     printed, total = capsys.readouterr().out.strip().rsplit(" ", 1)
     assert printed == said and float(total) == pytest.approx(1)
     assert cv2.imread("wrist.png") is not None
