@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_people
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from transpose import cli
 from transpose.dataset.coco import Instances, select
@@ -56,6 +57,7 @@ def said_by(batches: Callable[[], object], capsys: pytest.CaptureFixture) -> str
     with pytest.raises(SystemExit) as ended:
         cli.run(lambda: (batches(), time.sleep(600)))  # a death is noticed here at the latest
     assert ended.value.code == 2
+    signal_handling._SIGCHLD_handler_set = False  # the command gave the handler up, as a process that ends may
     return capsys.readouterr().err
 
 
