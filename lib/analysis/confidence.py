@@ -4,9 +4,10 @@ N labelled keypoints. The fit itself, which the predictor uses too, is in evalua
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,13 @@ from ..models.transpose import TransPose
 from ..pose import heatmap
 from .sigmas import tolerance
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BINS = 10  # of equal width, of the calibration error
+Curve = list[tuple[float, float, int]]
 FOLDS = 5
+CURVE_COLOURS = "#d95f02", "#1b6ca8"
 
 
 def collect(evaluation: CocoEvaluation, model: TransPose, similarity: float) -> Labelled:
@@ -87,12 +93,15 @@ def cross_fit(data: Labelled, fitted: Callable[[Labelled], Calibration]) -> Test
 def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error (Guo et al., ICML 2017): the mean, over `BINS` bins of equal width weighted by their
     keypoints, of the distance between the mean probability (N) and the share that is right (N)."""
-    return float(
-        sum(abs(mean - share) * count for mean, share, count in _reliability(probabilities, right)) / len(right)
-    )
+    return error_of(reliability(probabilities, right))
 
 
-def _reliability(probabilities: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
+def error_of(curve: Curve) -> float:
+    """The `calibration_error` of a `reliability` curve."""
+    return sum(abs(mean - share) * count for mean, share, count in curve) / sum(count for _, _, count in curve)
+
+
+def reliability(probabilities: np.ndarray, right: np.ndarray) -> Curve:
     """Mean probability, share of right keypoints, and count, of each bin that is not empty."""
     bins = np.minimum((np.clip(probabilities, 0, 1) * BINS).astype(int), BINS - 1)
     parts = [bins == number for number in np.unique(bins)]
@@ -137,17 +146,24 @@ def reliability_diagram(tested: Tested, calibration: Calibration, path: Path) ->
     figure = needs("matplotlib.figure", extra="explain").Figure(
         figsize=(4.2, 4.2), dpi=figures.DPI, layout="constrained"
     )
-    axes = figure.add_subplot(aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
     right = tested.data.right
-    raw = np.clip(tested.data.scores, 0, 1)
-    for name, values, colour in (("raw score", raw, "#d95f02"), ("confidence", tested.confidence, "#1b6ca8")):
-        means, shares, counts = zip(*_reliability(values, right), strict=True)
-        error = calibration_error(values, right)
-        axes.plot(means, shares, color=colour, linewidth=1, label=f"{name}: calibration error {error:.3f}")
-        sizes = [8 + 120 * math.sqrt(count / len(right)) for count in counts]
-        axes.scatter(means, shares, s=sizes, color=colour, alpha=0.7, linewidths=0)
-    axes.set_xlabel("raw score, confidence")
-    axes.set_ylabel(f"share of keypoints with an OKS of {calibration.similarity:g} or more")
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    curves = {
+        "raw score": reliability(np.clip(tested.data.scores, 0, 1), right),
+        "confidence": reliability(tested.confidence, right),
+    }
+    draw_reliability(figure.add_subplot(), curves, calibration.similarity)
     figures.save(figure, path)
+
+
+def draw_reliability(axes: "Axes", curves: Mapping[str, Curve], similarity: float) -> None:
+    """Draw `reliability` curves by their names; a dot is as large as its bin has keypoints."""
+    axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
+    for (name, curve), colour in zip(curves.items(), CURVE_COLOURS, strict=False):
+        means, shares, counts = zip(*curve, strict=True)
+        axes.plot(means, shares, color=colour, linewidth=1, label=f"{name}: calibration error {error_of(curve):.3f}")
+        sizes = [8 + 120 * math.sqrt(count / sum(counts)) for count in counts]
+        axes.scatter(means, shares, s=sizes, color=colour, alpha=0.7, linewidths=0)
+    axes.set_xlabel(", ".join(curves))
+    axes.set_ylabel(f"share of keypoints with an OKS of {similarity:g} or more")
+    axes.legend(loc="lower right", frameon=False, fontsize=8)

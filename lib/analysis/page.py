@@ -86,7 +86,7 @@ def describe(case: Case, name: str, skeleton: Skeleton) -> str:
 def page(report: dict[str, Any], plots: dict[str, str], shown: Sequence[Shown], skeleton: Skeleton) -> str:
     """`plots` are SVG by their titles; `skeleton` names the keypoints."""
     made = list(tables(report))
-    comparison = made[: len(made) - 6]
+    comparison = made[: len(made) - 7]
     parts = [
         f"<h1>{_escaped(report['results'])}</h1>",
         f'<p class="note">{report["instances"]:,} instances in {report["images"]:,} images of '

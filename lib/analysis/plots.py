@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import needs
 from ..explain.figures import FIGURE_FORMATS, INK, STYLE, words
+from .confidence import draw_reliability
 from .estimates import RECALLS, THREE_QUARTERS, Ranking
 from .report import PCK_AT, SHARES, Analysis
 from .tables import STEP_NAMES
@@ -35,6 +36,8 @@ def plots(analysis: Analysis, report: dict[str, Any]) -> dict[str, str]:
             "PCK: keypoints within a part of the box's longer side": _pck(report),
             "AP by slice": _slices(report),
         }
+        if report["reliability"]["curves"]:
+            made["How sure a keypoint is"] = _reliability(report["reliability"])
         return {title: _svg(figure) for title, figure in made.items()}
 
 
@@ -130,6 +133,12 @@ def _pck(report: dict[str, Any]) -> "Figure":
     place.set(xlim=(0, PCK_AT[-1]), ylim=(0, 1), xlabel="error / longer side of the box", ylabel="share of keypoints")
     place.grid(color="#eeeeee")
     place.legend(loc="lower right", fontsize=7, frameon=False)
+    return figure
+
+
+def _reliability(found: dict[str, Any]) -> "Figure":
+    figure, place = _figure(WIDTH)
+    draw_reliability(place, found["curves"], found["similarity"])
     return figure
 
 

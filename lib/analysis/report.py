@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset.coco import Annotations
+from ..evaluation.calibration import Calibration
 from ..evaluation.coco_eval import (
     Found,
     Matches,
@@ -24,7 +25,9 @@ from ..evaluation.coco_eval import (
 )
 from ..pose.skeleton import Skeleton
 from . import taxonomy
+from .confidence import error_of, reliability
 from .estimates import Estimate, Ranking, Ratios, drawn, interval
+from .sigmas import tolerance
 from .slices import slices
 from .taxonomy import KINDS, MISS, NONE, STEPS, Diagnosis, diagnose
 
@@ -32,6 +35,7 @@ SHARES = (*KINDS, "not found")  # of all labelled keypoints of instances that co
 AP_NAMES = ("AP", "AP .5", "AP .75", "AR", "AR .5", "AR .75")
 PCK_AT: np.ndarray = np.linspace(0, 0.2, 41)  # shares of the longer side of the box
 PCK_SHOWN = (0.05, 0.1, 0.2)
+RIGHT = 0.5  # OKS of a keypoint from which it is right, without a calibration that says so
 DETECTION_ERRORS = ("misranked", "duplicate", "background", "not found")
 Follow = Callable[[list], Iterable]
 
@@ -41,7 +45,8 @@ class Analysis:
     """Results beside their annotations: what is found, what is wrong with it, and the estimates of the report.
 
     `images` (I) are the sorted ids; `errors` (G, K) the distances to the annotated places, NaN where nothing is
-    labelled or the instance is not found; `estimates` are named by section and row.
+    labelled or the instance is not found; `scores` (G, K) those of the same keypoints; `estimates` are named by section
+    and row.
     """
 
     path: Path
@@ -53,6 +58,7 @@ class Analysis:
     diagnosis: Diagnosis
     metrics: dict[str, float]
     errors: np.ndarray
+    scores: np.ndarray
     estimates: dict[tuple[str, str], Estimate] = field(default_factory=dict)
 
     @property
@@ -73,8 +79,8 @@ def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations
     pairs = Pairs.of(found, truth)
     similarity = similarities(found, truth, pairs, sigmas)
     diagnosis = diagnose(found, truth, pairs, similarity, skeleton)
-    reached = found.points[diagnosis.detection] if len(found.image) else truth.keypoints[..., :2]
-    errors = np.linalg.norm(reached - truth.keypoints[..., :2], axis=-1)
+    reached = results["keypoints"][found.place][diagnosis.detection] if len(found.image) else truth.keypoints
+    errors = np.linalg.norm(reached[..., :2] - truth.keypoints[..., :2], axis=-1)
     analysis = Analysis(
         path=path,
         annotations=annotations,
@@ -85,6 +91,7 @@ def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations
         diagnosis=diagnosis,
         metrics=ten_numbers(found, truth, sigmas),
         errors=np.where(diagnosis.kind == NONE, np.nan, errors),
+        scores=reached[..., 2],
     )
     matches = match(found, truth, pairs, similarity)
     analysis.rank(("all", ""), found, truth, matches)
@@ -142,8 +149,13 @@ def draws_of(analysis: Analysis, weights: np.ndarray, follow: Follow = iter) -> 
     return {name: drawn(analysis.estimates[name], weights) for name in follow(list(analysis.estimates))}
 
 
-def measure(analysis: Analysis, draws: dict[tuple[str, str], np.ndarray]) -> dict[str, Any]:
-    """The report as plain values: numbers with the `low` and `high` of their intervals, None where there is none."""
+def measure(
+    analysis: Analysis, draws: dict[tuple[str, str], np.ndarray], calibration: Calibration | None = None
+) -> dict[str, Any]:
+    """The report as plain values: numbers with the `low` and `high` of their intervals, None where there is none.
+
+    `calibration` turns the keypoints' scores into the confidence that is reported beside them.
+    """
     diagnosis, truth, errors = analysis.diagnosis, analysis.truth, analysis.errors
     ones = np.ones((1, len(analysis.images)))
     value = {name: estimate(ones)[0] for name, estimate in analysis.estimates.items()}
@@ -210,7 +222,24 @@ def measure(analysis: Analysis, draws: dict[tuple[str, str], np.ndarray]) -> dic
         ],
         "keypoints": keypoints,
         "PCK": {"at": PCK_AT.tolist(), "all": _pck(relative)},
+        "reliability": _reliability(analysis, calibration),
     }
+
+
+def _reliability(analysis: Analysis, calibration: Calibration | None) -> dict[str, Any]:
+    """Curves of the labelled keypoints of found instances, by what is taken for a keypoint's probability of being
+    right; none where there is no such keypoint."""
+    similarity = calibration.similarity if calibration else RIGHT
+    seen = analysis.counted[:, None] & ~np.isnan(analysis.errors)
+    distances = analysis.errors / np.sqrt(np.maximum(analysis.truth.areas, 1))[:, None]
+    right = (distances <= tolerance(analysis.skeleton.sigmas, similarity))[seen]
+    scores, curves = analysis.scores[seen], {}
+    if len(scores):
+        curves["raw score"] = reliability(np.clip(scores, 0, 1), right)
+        if calibration:
+            curves["confidence"] = reliability(calibration.confidence(scores), right)
+    errors = {name: error_of(curve) for name, curve in curves.items()}
+    return {"similarity": similarity, "keypoints": len(scores), "curves": curves, "calibration_error": errors}
 
 
 def compare(

@@ -92,6 +92,14 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
         name, number = f"{part['group']}: {part['label']}", f"{part['instances']:,}"
         rows.append((name, number, *_with_interval(part["AP"]), _text(part["AR"]["value"]), *_shares(part["shares"])))
     yield Table("Slices", heads, rows, "What became of the keypoints is in %.")
+    found = report["reliability"]
+    yield Table(
+        "How sure a keypoint is",
+        ("taken for the probability", "calibration error"),
+        [(name, _text(error, 1, 4)) for name, error in found["calibration_error"].items()],
+        f"Of the {found['keypoints']:,} labelled keypoints of instances that are found; right is an OKS of "
+        f"{found['similarity']:g} or more. Ten bins of equal width (Guo et al., ICML 2017).",
+    )
 
 
 def _comparison(comparison: dict[str, Any]) -> Iterator[Table]:

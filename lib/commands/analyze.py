@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..analysis.report import Analysis
     from ..build.model import TrainedModel
     from ..dataset.images import ImageReader
+    from ..evaluation.calibration import Calibration
 
 NAMES = ("report.html", "report.json", "report.md")
 
@@ -24,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--results", required=True, type=Path, metavar="FILE", help="COCO keypoint results, JSON")
     add("--compare", type=Path, metavar="FILE", help="other results for the same images: what changes from the first")
-    add("--model", metavar="MODEL", help="the network of the results (as in tools/predict.py): shows its attention")
+    add(
+        "--model",
+        metavar="MODEL",
+        help="the network of the results: shows its attention, and its calibration",
+    )
     add("--out", type=Path, metavar="DIR", help="where the report goes; else <results>_analysis, beside them")
     add("--bootstrap", type=int, default=1000, metavar="N", help="resamples of the images (%(default)s; 0: none)")
     add("--worst", type=int, default=6, metavar="N", help="pictures of each kind of error (%(default)s; 0: none)")
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     weights = estimates.resamples(len(first.images), arguments.bootstrap)
     draws = report.draws_of(first, weights, log.follow("bootstrap"))
-    content = report.measure(first, draws)
+    content = report.measure(first, draws, _calibration(trained))
     for other in others:
         both = draws, report.draws_of(other, weights, log.follow("bootstrap"))
         content["comparison"] = report.compare(first, other, both, max(arguments.worst, 10))
@@ -105,6 +110,16 @@ def _trained(source: str, names: tuple[str, ...]) -> "TrainedModel":
         )
     trained.network.eval()
     return trained
+
+
+def _calibration(trained: "TrainedModel | None") -> "Calibration | None":
+    """What tools/calibrate.py wrote beside the network, if it holds for how it is tested."""
+    from ..evaluation import calibration
+
+    if trained is None:
+        return None
+    found = calibration.read(trained.weights)
+    return found if found is not None and found.holds_for(trained.options) else None
 
 
 def _pictures(

@@ -40,7 +40,7 @@ def test_the_error_falls_by_half_and_the_ellipses_cover_what_they_say(seed, tmp_
     folders = ["--modelDir", str(tmp_path / "output"), "--logDir", str(tmp_path / "log")]
     train = [sys.executable, str(ROOT / "tools/train.py"), "--cfg", str(KITES), *folders]
     run([*train, *options, "DATASET.TEST_SET", "calibrate"], tmp_path)
-    options += ["TEST.MODEL_FILE", str(tmp_path / "output/coco/transpose_r/kites/final_state.pth")]
+    options += ["TEST.MODEL_FILE", str(tmp_path / "output/kite/transpose_r/kites/final_state.pth")]
 
     def collected(name: str) -> Labelled:
         cfg = load_config(KITES, [*options, "DATASET.TEST_SET", name], report=False)

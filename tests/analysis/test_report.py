@@ -18,6 +18,7 @@ from transpose.analysis.estimates import Ratios, resamples
 from transpose.analysis.report import AP_NAMES, Analysis
 from transpose.analysis.tables import markdown, tables
 from transpose.dataset.coco import Annotations, read_annotations
+from transpose.evaluation.calibration import Calibration
 from transpose.evaluation.coco_eval import Truth
 from transpose.evaluation.results import read_results
 from transpose.pose import skeleton as skeletons
@@ -139,7 +140,33 @@ def test_perfect_results_cost_nothing_anywhere(tmp_path):
         assert row["AP"] == one and row["AR"] == one and row["shares"]["good"] == one, row
     assert content["pixels"]["90 %"] == 0 and set(content["PCK"]["all"]) == {1.0}
     assert {value["value"] for value in content["detection_errors"].values()} == {0.0}
-    assert len(list(tables(content))) == 6
+    assert len(list(tables(content))) == 7
+
+
+def test_scores_that_promise_too_little_have_a_calibration_error_and_a_calibration_mends_it(tmp_path):
+    """Every keypoint is at its place and scores .6; of every second instance one is moved away and scores .2."""
+    annotations = sample_annotations()
+    copies, moved, labelled = [], 0, 0
+    for number, a in enumerate(a for a in annotations.as_dicts() if sum(v > 0 for v in a["keypoints"][2::3]) >= 8):
+        points = np.array(a["keypoints"], float).reshape(-1, 3)
+        seen = points[:, 2] > 0
+        points[:, 2] = 0.6
+        if number % 2:
+            points[np.flatnonzero(seen)[0]] = (-5000, -5000, 0.2)
+            moved += 1
+        labelled += seen.sum()
+        copies.append(
+            {key: a[key] for key in ("image_id", "category_id")} | {"score": 0.9, "keypoints": points.ravel().tolist()}
+        )
+    analysis = analysis_of(copies, tmp_path, annotations)
+    draws = report.draws_of(analysis, resamples(len(analysis.images), 0))
+    plain = report.measure(analysis, draws)["reliability"]
+    assert plain["keypoints"] == labelled and plain["similarity"] == 0.5
+    assert plain["calibration_error"] == {
+        "raw score": pytest.approx((0.4 * (labelled - moved) + 0.2 * moved) / labelled)
+    }
+    sure = Calibration(0.5, (0.2, 0.6), (0.0, 1.0), (0, 0, 0), (1, 2), 500, "", True, 11)
+    assert report.measure(analysis, draws, sure)["reliability"]["calibration_error"]["confidence"] == 0
 
 
 # pycocotools
@@ -296,7 +323,7 @@ def test_the_difference_of_two_results_is_paired_and_names_the_images_that_moved
     same = report.compare(first, first, (draws[0], draws[0]), 10)
     assert same["metrics"]["AP"] == {"value": 0, "low": 0, "high": 0, "better": 0.5} and same["moved"] == []
     text = markdown(measured(first) | {"comparison": change})
-    assert f"| {worst} | " in text and text.count("## ") == 8
+    assert f"| {worst} | " in text and text.count("## ") == 9
 
 
 def test_names_of_the_numbers_are_those_of_the_ten(tmp_path):

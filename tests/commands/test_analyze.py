@@ -60,7 +60,7 @@ def test_the_report_is_a_page_that_needs_no_other_file_with_pictures_and_the_net
     text = (out / "report.html").read_text()
     page = Page(text)
     assert all(load.startswith(("data:image/jpeg;base64,", "#")) for load in page.loads)
-    assert page.counts["svg"] == 5 and page.counts["img"] >= 4 and page.counts["table"] == 8
+    assert page.counts["svg"] == 6 and page.counts["img"] >= 4 and page.counts["table"] == 9
     assert "viewport" in text and "@media print" in text and "found (" in text and "annotated (" in text
     content = read(out / "report.json")
     assert content["instances"] == 4 and content["resamples"] == 20
