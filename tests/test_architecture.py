@@ -32,7 +32,16 @@ ONLY_THESE_PACKAGES = {
     "models/encoder.py": {"torch"},
     "models/hrnet.py": {"torch", "torchvision"},
 }
-WITHOUT_TORCH = ("errors", "yaml_file", "config", "cli", "pose/skeleton.py", "pose/geometry.py", "pose/draw.py")
+WITHOUT_TORCH = (
+    "errors",
+    "yaml_file",
+    "config",
+    "cli",
+    "pose/skeleton.py",
+    "pose/geometry.py",
+    "pose/draw.py",
+    "pose/sheets.py",
+)
 MAY_SAY_CFG = ("config", "build", "cli", "commands")
 
 FILES = sorted(LIB.rglob("*.py"))

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.coco_eval import keypoint_similarities
 from ..explain import figures
 from ..explain.maps import cell_centers, explain
-from ..pose import draw, geometry
+from ..pose import draw, geometry, sheets
 from .report import Analysis
 from .taxonomy import INVERSION, JITTER, KINDS, MISS, NEAR, SWAP
 
@@ -87,7 +87,7 @@ def picture(case: Case, analysis: Analysis, image: np.ndarray) -> np.ndarray:
     cut, left_top = _cut(image, np.array(ends))
     panels = []
     for keypoints, seen in ((annotated[..., :2], annotated[..., 2]), (points, np.ones(points.shape[:2]))):
-        panel, to_panel = draw.fit(cut, PANEL)
+        panel, to_panel = sheets.fit(cut, PANEL)
         placed = geometry.apply(to_panel, keypoints - left_top)
         panel = draw.persons(panel, placed, seen, analysis.skeleton, EVERY)
         panels.append((panel, to_panel))
@@ -97,7 +97,7 @@ def picture(case: Case, analysis: Analysis, image: np.ndarray) -> np.ndarray:
         start, end = np.rint(geometry.apply(to_panel, pair - left_top)).astype(int).tolist()
         cv2.line(right, start, end, MARK, 2, cv2.LINE_AA)
         cv2.circle(right, start, 6, MARK, 2, cv2.LINE_AA)
-    gap = np.full((right.shape[0], 6, 3), draw.PAPER, np.uint8)
+    gap = np.full((right.shape[0], 6, 3), sheets.PAPER, np.uint8)
     return np.concatenate([panels[0][0], gap, right], axis=1)
 
 
@@ -105,11 +105,11 @@ def side_by_side(first: Analysis, second: Analysis, image_id: int, image: np.nda
     """What two results have that found an instance of an image (H, W, 3), the first's at the left."""
     panels = []
     for analysis in (first, second):
-        panel, to_panel = draw.fit(image, PANEL)
+        panel, to_panel = sheets.fit(image, PANEL)
         shown = (analysis.found.image == image_id) & ~analysis.diagnosis.false
         points = geometry.apply(to_panel, analysis.found.points[shown])
         panels.append(draw.persons(panel, points, np.ones(points.shape[:2]), analysis.skeleton, EVERY))
-    gap = np.full((panels[0].shape[0], 6, 3), draw.PAPER, np.uint8)
+    gap = np.full((panels[0].shape[0], 6, 3), sheets.PAPER, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
 
 
@@ -167,4 +167,4 @@ def _marked(overlay: np.ndarray, factor: int, wrong: np.ndarray, right: np.ndarr
         center = np.rint(factor * np.asarray(point) + (factor - 1) / 2).astype(int).tolist()
         cv2.circle(canvas, center, 12, draw.OUTLINE, 6, cv2.LINE_AA)
         cv2.circle(canvas, center, 12, colour, 3, cv2.LINE_AA)
-    return draw.fit(canvas, PANEL)[0]
+    return sheets.fit(canvas, PANEL)[0]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # characters of a line
 HEIGHT = 224  # pixels of a crop on the sheet
-COLUMNS = 3
+PER_ROW = 3
 TITLE = (
     "Samples as annotated and, beside each, mirrored as training mirrors. Where the left/right pairs are right, the "
     "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that is wrong in the "
@@ -71,14 +71,14 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
 
     from ..dataset.check import doctor
     from ..dataset.topdown import TopDownDataset
-    from ..pose import draw
+    from ..pose import draw, sheets
 
     if report.instances is None or report.reader is None or report.skeleton is None or not number:
         return None
     size = round(HEIGHT * aspect), HEIGHT
     # A crop as large as its heatmap has its keypoints in its own pixels.
     crops = TopDownDataset(report.instances, report.reader, report.skeleton, size, size, rgb=False)
-    gap = np.full((HEIGHT, 2, 3), draw.PAPER, np.uint8)
+    gap = np.full((HEIGHT, 2, 3), sheets.PAPER, np.uint8)
     pictures, labels = [], []
     for candidates in doctor.samples(report.instances, number):
         for index in candidates[:5]:
@@ -96,5 +96,5 @@ def contact_sheet(report: "Report", aspect: float, number: int) -> "np.ndarray |
             break
     if not pictures:
         return None
-    sheet = draw.mosaic(pictures, COLUMNS, (2 * size[0] + 2, HEIGHT), labels)
-    return draw.legend(draw.titled(sheet, TITLE), draw.SIDES)
+    sheet = sheets.mosaic(pictures, PER_ROW, (2 * size[0] + 2, HEIGHT), labels)
+    return sheets.legend(sheets.titled(sheet, TITLE), sheets.SIDES)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..dataset import coco, mpii
     from ..dataset.images import size_mismatch
     from ..evaluation.results import read_results
-    from ..pose import draw, geometry
+    from ..pose import draw, geometry, sheets
     from ..runtime import log
     from ..runtime.files import write_atomically
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pixels = reader.read(name, owner=f"image {image_id}")
             if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
                 log.logger.warning("%s: %s, as annotated: keypoints lie elsewhere", name, contradiction)
-            image, to_cell = draw.fit(pixels, CELL)  # before drawing, or the lines would shrink with the image
+            image, to_cell = sheets.fit(pixels, CELL)  # before drawing, or the lines would shrink with the image
             found, scores = (results[key][persons[i]] for key in ("keypoints", "score"))
             rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
             if truth is not None:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not done:
         failures.end(done)
     columns = max(2, arguments.columns // 2 * 2) if truth else arguments.columns
-    sheet = draw.legend(draw.mosaic(drawn, columns, CELL, labels), options.key(skeleton))
+    sheet = sheets.legend(sheets.mosaic(drawn, columns, CELL, labels), options.key(skeleton))
 
     out = arguments.out or arguments.results.with_suffix(".png")
     content = draw.encode(sheet, out)

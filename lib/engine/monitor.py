@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import explain_sample
 from ..models.transpose import TransPose
-from ..pose import draw, geometry, heatmap
+from ..pose import geometry, heatmap, sheets
 from ..pose.skeleton import Skeleton
 from ..runtime.files import root_cause, write_atomically
 
@@ -69,14 +69,14 @@ class Monitor:
         sizes = (output.shape[3], output.shape[2]), (crops.shape[2], crops.shape[1])
         truth, guess = (geometry.heatmap_to_input(p.numpy(), *sizes) for p in (batch["keypoints"], found))
         if self.wanted.images_gt:
-            self._picture(f"{prefix}_gt", draw.crops_with_keypoints(crops, truth, visible, self.skeleton), step)
+            self._picture(f"{prefix}_gt", sheets.crops_with_keypoints(crops, truth, visible, self.skeleton), step)
         if self.wanted.images_pred:
             seen = (scores > 0).float().numpy()
-            self._picture(f"{prefix}_pred", draw.crops_with_keypoints(crops, guess, seen, self.skeleton), step)
+            self._picture(f"{prefix}_pred", sheets.crops_with_keypoints(crops, guess, seen, self.skeleton), step)
         if self.wanted.heatmaps_gt:
-            self._picture(f"{prefix}_hm_gt", draw.heatmaps(crops, target.float().cpu().numpy(), truth), step)
+            self._picture(f"{prefix}_hm_gt", sheets.heatmaps(crops, target.float().cpu().numpy(), truth), step)
         if self.wanted.heatmaps_pred:
-            self._picture(f"{prefix}_hm_pred", draw.heatmaps(crops, output.float().cpu().numpy(), guess), step)
+            self._picture(f"{prefix}_hm_pred", sheets.heatmaps(crops, output.float().cpu().numpy(), guess), step)
 
     def attention(self, network: TransPose, crops: TopDownDataset, options: TestOptions, step: int) -> None:
         """The dependency areas of some persons of the test set, always the same, evenly spread."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError, needs
-from ..pose import draw
+from ..pose import draw, sheets
 from ..pose.draw import DrawOptions
 from ..pose.skeleton import Skeleton
 from ..runtime.files import csv_text, write_atomically
@@ -164,7 +164,7 @@ class PoseResult:
         persons = {"boxes": self.boxes, "person_scores": self.person_scores, "ids": self.ids, "ellipses": ellipses}
         image = self.image.pixels()
         drawn = draw.persons(image, self.keypoints, self.scores, self.skeleton, options, **persons)
-        return draw.legend(drawn, options.key(self.skeleton))
+        return sheets.legend(drawn, options.key(self.skeleton))
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO keypoint results, one dict a person, each keypoint as x, y, score; not rounded, as they are scored."""

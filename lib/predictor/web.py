@@ -26,7 +26,7 @@ except ModuleNotFoundError:
     raise missing("gradio", extra="web") from None
 
 from ..explain.maps import MODES
-from ..pose import draw
+from ..pose import draw, sheets
 from . import web_session
 from .web_guard import UPLOAD, Guard
 from .web_session import ANNOTATED, BOXES, DETECTOR, DRAWN, WHOLE, Sample, Scene, WebSession
@@ -214,7 +214,7 @@ class Page:
 
     def _thumbnail(self, number: int) -> str:
         name = html.escape(self.samples[number].path.name)
-        picture = draw.fit(self.samples[number].scene().pixels, THUMBNAIL)[0]
+        picture = sheets.fit(self.samples[number].scene().pixels, THUMBNAIL)[0]
         return _image(picture, f"data-number={number} tabindex=0 role=button alt='sample {name}'")
 
     # What each part answers: the next scene.

@@ -17,7 +17,7 @@ from ..dataset.images import decode_image
 from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import Explanation, Place
-from ..pose import draw, geometry
+from ..pose import draw, geometry, sheets
 from .detector import PERSON, detector_for, whole_image
 from .predictor import Detect, Predictor
 from .result import PoseResult
@@ -56,7 +56,7 @@ class Scene:
     def picture(self) -> np.ndarray:
         """The image with skeletons and boxes, the chosen person's in `CHOSEN`, (h, w, 3) uint8 BGR, in the size of the
         page."""
-        shown, to_shown = draw.fit(self.pixels, SHOWN)
+        shown, to_shown = sheets.fit(self.pixels, SHOWN)
         if self.result is not None and len(self.result):
             result, keypoints = self.result, geometry.apply(to_shown, self.result.keypoints)
             first = geometry.apply(to_shown, result.boxes[:, :2] - 0.5)
@@ -93,7 +93,7 @@ class Scene:
             labels.append(f"{label}, {largest}".replace("–", "-"))
         height, width = pictures[0].shape[:2]
         cell = MAP_HEIGHT * width // height, MAP_HEIGHT
-        return draw.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)
+        return sheets.mosaic(pictures, math.ceil(math.sqrt(len(pictures))), cell, labels)
 
     def at(self, x: float, y: float) -> "Scene":
         """Asked for a place of the crop, by its share of the width and of the height. Raises UserError if there is no

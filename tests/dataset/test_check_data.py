@@ -27,7 +27,7 @@ from helpers.places import Place, Run, sentence
 
 from transpose.build.data import skeleton_of
 from transpose.build.model import build_model
-from transpose.commands.check_data import COLUMNS, HEIGHT, WIDTH, contact_sheet
+from transpose.commands.check_data import HEIGHT, PER_ROW, WIDTH, contact_sheet
 from transpose.config.load import load_config
 from transpose.core.predict import Predictions
 from transpose.dataset import coco
@@ -38,7 +38,7 @@ from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import average_precision, results
-from transpose.pose import draw
+from transpose.pose import draw, sheets
 from transpose.pose.skeleton import COCO, Skeleton
 
 DEMO = ROOT / "experiments" / "coco_sample" / "demo.yaml"
@@ -653,8 +653,8 @@ def halves(report: Report) -> tuple[np.ndarray, np.ndarray]:
     """Of the sheet's first person: as annotated, mirrored."""
     sheet = contact_sheet(report, 0.75, number=1)
     assert sheet is not None
-    width, step = round(HEIGHT * 0.75), HEIGHT + draw.LABEL_HEIGHT + draw.MARGIN
-    top, left = len(sheet) - step, draw.MARGIN
+    width, step = round(HEIGHT * 0.75), HEIGHT + sheets.LABEL_HEIGHT + sheets.MARGIN
+    top, left = len(sheet) - step, sheets.MARGIN
     picture = sheet[top : top + HEIGHT, left : left + 2 * width + 2]
     return picture[:, :width], picture[:, width + 2 :]
 
@@ -709,7 +709,8 @@ def test_samples_are_spread_and_the_fullest_come_first(patient: Patient):
 def test_a_photograph_that_cannot_be_read_is_not_on_the_sheet(patient: Patient):
     photograph_cut_off(patient)
     sheet = contact_sheet(patient.examine(), 0.75, number=6)
-    assert sheet is not None and sheet.shape[1] == COLUMNS * (2 * round(HEIGHT * 0.75) + 2 + draw.MARGIN) + draw.MARGIN
+    assert sheet is not None
+    assert sheet.shape[1] == PER_ROW * (2 * round(HEIGHT * 0.75) + 2 + sheets.MARGIN) + sheets.MARGIN
     for image in patient.images.iterdir():
         image.unlink()
     assert contact_sheet(patient.examine(), 0.75, number=6) is None
@@ -728,7 +729,7 @@ def test_the_bundled_sample_is_healthy(tmp_path: Path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == "" and "0 errors, 2 notes" in run.stdout and len(run.stdout.splitlines()) <= 50
     sheet = cv2.imread(str(tmp_path / "check" / "demo.png"))
-    assert sheet.shape[1] == COLUMNS * (2 * round(HEIGHT * 64 / 96) + 2 + draw.MARGIN) + draw.MARGIN
+    assert sheet.shape[1] == PER_ROW * (2 * round(HEIGHT * 64 / 96) + 2 + sheets.MARGIN) + sheets.MARGIN
     again = command("--cfg", DEMO, "--modelDir", tmp_path, "--samples", "1", "--images", "0")
     assert again.returncode == 0 and cv2.imread(str(tmp_path / "check" / "demo.png")).shape[0] < sheet.shape[0]
 

@@ -12,7 +12,7 @@ from helpers.goldens import ROOT
 
 from transpose.commands.draw import main as draw_results
 from transpose.errors import UserError
-from transpose.pose import draw, geometry
+from transpose.pose import draw, geometry, sheets
 from transpose.pose.draw import DrawOptions
 from transpose.pose.skeleton import COCO, Skeleton
 
@@ -33,13 +33,9 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (before != after).any(-1)
 
 
-def spread_out(width: float, height: float, joints: int = COCO.num_joints) -> np.ndarray:
-    return np.random.default_rng(0).uniform((0, 0), (width - 1, height - 1), (joints, 2))
-
-
 def test_a_person_is_drawn_on_a_copy():
     image = np.random.default_rng(1).integers(0, 256, (100, 160, 3), np.uint8)
-    before, points = image.copy(), spread_out(160, 100)
+    before, points = image.copy(), np.random.default_rng(0).uniform((0, 0), (159, 99), (17, 2))
     drawn = draw.persons(image, points, np.ones(17), COCO)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (image == before).all()
@@ -176,98 +172,10 @@ def test_what_cannot_be_drawn_is_refused(wrong):
         DrawOptions(**wrong)
 
 
-@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (7, 400), (30, 40)])
-def test_fit_keeps_the_aspect_and_its_map_follows_the_pixels(shape):
-    image = np.zeros((*shape, 3), np.uint8)
-    place = np.array([shape[1] // 3, shape[0] // 2])
-    image[place[1], place[0]] = 255
-    fitted, to_fitted = draw.fit(image, (240, 180))
-    height, width = fitted.shape[:2]
-    assert width == 240 or height == 180
-    assert width <= 240 and height <= 180
-    assert abs(width / shape[1] * shape[0] - height) <= 1
-    weight = fitted[..., 0].astype(float)
-    centre = [(weight.sum(0) * np.arange(width)).sum(), (weight.sum(1) * np.arange(height)).sum()] / weight.sum()
-    np.testing.assert_allclose(geometry.apply(to_fitted, place), centre, atol=0.15)
-
-
-def test_mosaic_has_a_cell_for_each_image_and_shows_it():
-    images = [np.full((*shape, 3), 10 * i, np.uint8) for i, shape in enumerate([(30, 60), (60, 30), (9, 9), (50, 50)])]
-    sheet = draw.mosaic(images, columns=3, cell=(80, 60))
-    assert sheet.shape == (2 * 60 + 3 * draw.MARGIN, 3 * 80 + 4 * draw.MARGIN, 3)
-    assert tuple(sheet[0, 0]) == draw.PAPER
-    for i in range(4):
-        row, column = divmod(i, 3)
-        y, x = (draw.MARGIN + 30 + row * (60 + draw.MARGIN), draw.MARGIN + 40 + column * (80 + draw.MARGIN))
-        assert tuple(sheet[y, x]) == (10 * i,) * 3
-    assert draw.mosaic(images[:1], columns=3, cell=(80, 60)).shape == (60 + 2 * draw.MARGIN, 80 + 2 * draw.MARGIN, 3)
-
-
-def test_labels_stand_beneath_their_image_and_are_cut_to_its_width():
-    images = [np.zeros((60, 80, 3), np.uint8)] * 2
-    sheet = draw.mosaic(images, columns=2, cell=(80, 60), labels=["a.jpg", "a very long name of a photograph.jpg"])
-    assert sheet.shape[0] == 60 + draw.LABEL_HEIGHT + 2 * draw.MARGIN
-    beneath = changed(sheet[draw.MARGIN + 60 :], np.full_like(sheet[draw.MARGIN + 60 :], draw.PAPER[0]))
-    first, gap, second = np.split(beneath, [draw.MARGIN + 80, 2 * draw.MARGIN + 80], axis=1)
-    assert first.any() and second.any() and not gap.any()
-    assert not second[:, 80:].any()
-
-
-def test_a_title_takes_as_many_lines_as_its_text_and_keeps_the_sheet():
-    sheet = np.full((50, 300, 3), 128, np.uint8)
-    short, long = (draw.titled(sheet, "mirrored persons " * count) for count in (1, 8))
-    assert short.shape[1] == long.shape[1] == 300 and 50 < len(short) < len(long)
-    assert (short[-50:] == 128).all() and (long[-50:] == 128).all()
-    assert changed(long[:-50], np.full_like(long[:-50], 255))[:, :-5].any() and (long[:-50, -5:] == 255).all()
-
-
-def test_a_legend_stands_beneath_and_names_each_colour():
-    sheet = np.full((50, 300, 3), 128, np.uint8)
-    assert draw.legend(sheet, []) is sheet
-    explained = draw.legend(sheet, draw.SIDES)
-    assert explained.shape[1] == 300 and (explained[:50] == 128).all()
-    for _, colour in draw.SIDES[:2]:
-        assert (explained[50:] == colour).all(-1).any()
-    many = draw.legend(sheet, [(f"keypoint {number}", (0, 0, 9 * number)) for number in range(1, 20)])
-    assert len(many) > len(explained) and many.shape[1] == 300
-    assert draw.legend(sheet, [("a keypoint with a name that is wider than the picture", (0, 0, 9))]).shape[1] > 300
-
-
 def test_a_picture_needs_a_known_ending(tmp_path):
     assert draw.encode(GREY, tmp_path / "a.png").startswith(b"\x89PNG")
     with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; end it in \.png"):
         draw.encode(GREY, tmp_path / "a.doc")
-
-
-def test_crops_show_their_visible_keypoints_and_no_more_than_32():
-    crops = np.full((40, 64, 48, 3), 128, np.uint8)
-    points = np.stack([spread_out(48, 64)] * 40)
-    visible = np.zeros((40, 17), np.float32)
-    visible[0] = 1
-    # As a view with its channels turned round, which is how a batch of RGB crops comes.
-    grid = draw.crops_with_keypoints(crops[..., ::-1], points, visible, COCO)
-    assert grid.shape == (4 * (64 + draw.MARGIN) + draw.MARGIN, 8 * (48 + draw.MARGIN) + draw.MARGIN, 3)
-    cells = grid[draw.MARGIN :, draw.MARGIN :]
-    assert (cells[:64, :48] != 128).any()
-    assert (cells[:64, 48 + draw.MARGIN : 2 * 48 + draw.MARGIN] == 128).all()
-
-
-def test_heatmaps_shine_where_the_keypoint_is():
-    crops = np.full((10, 128, 96, 3), 90, np.uint8)[..., ::-1]
-    maps = np.zeros((10, 5, 32, 24), np.float32)
-    maps[0, 2, 8, 18] = 1
-    picture = draw.heatmaps(crops, maps)
-    step_x, step_y = 48 + draw.MARGIN, 64 + draw.MARGIN
-    assert picture.shape == (8 * step_y + draw.MARGIN, 6 * step_x + draw.MARGIN, 3)
-    overlay = picture[draw.MARGIN : draw.MARGIN + 64, draw.MARGIN + 3 * step_x :][:, :48].astype(int).sum(-1)
-    y, x = np.unravel_index(overlay.argmax(), overlay.shape)
-    expected = (geometry.heatmap_to_input(np.array([18, 8]), (24, 32), (96, 128)) - 0.5) / 2
-    assert np.abs(np.array([x, y]) - expected).max() <= 1
-
-    keypoints = np.full((10, 5, 2), 20.0)
-    marked = changed(picture, draw.heatmaps(crops, maps, keypoints))
-    columns = {(x - draw.MARGIN) // step_x for x in np.flatnonzero(marked.any(0))}
-    assert columns == {0, 3}, "only the joint whose map is not empty is marked, on its map and on the crop"
 
 
 RESULT = {"image_id": 21167, "category_id": 1, "keypoints": [200.0, 300.0, 0.9] * 17, "score": 0.8}
@@ -282,11 +190,15 @@ def test_the_tool_draws_the_image_with_persons_first_and_the_annotated_ones_besi
     assert run.returncode == 0, run.stderr
     assert "1 person(s) on 2 of 32 images" in run.stdout
     sheet = cv2.imread(str(tmp_path / "found.png"))
-    assert sheet.shape == (2 * (300 + draw.LABEL_HEIGHT + draw.MARGIN) + draw.MARGIN, 2 * 400 + 3 * draw.MARGIN, 3)
+    assert sheet.shape == (
+        2 * (300 + sheets.LABEL_HEIGHT + sheets.MARGIN) + sheets.MARGIN,
+        2 * 400 + 3 * sheets.MARGIN,
+        3,
+    )
     photograph = cv2.imread(str(ROOT / "data" / "coco_sample" / "images" / "val2017" / "000000021167.jpg"))
-    shown, to_cell = draw.fit(photograph, (400, 300))
-    left = draw.MARGIN + (400 - shown.shape[1]) // 2
-    drawn = changed(shown, sheet[draw.MARGIN : draw.MARGIN + 300, left : left + shown.shape[1]])
+    shown, to_cell = sheets.fit(photograph, (400, 300))
+    left = sheets.MARGIN + (400 - shown.shape[1]) // 2
+    drawn = changed(shown, sheet[sheets.MARGIN : sheets.MARGIN + 300, left : left + shown.shape[1]])
     x, y = geometry.apply(to_cell, np.array(RESULT["keypoints"][:2])).round().astype(int)
     assert drawn[y, x] and drawn.sum() < 50
 
