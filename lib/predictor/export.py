@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs, and how far its results are from PyTorch's.
+"""A trained network as a file for other programs.
 
 The file takes normalised images and gives heatmaps, or, with the decoding, takes 8-bit crops and gives keypoints: then
 normalisation, flip test and DARK are in its graph. What a caller must know of it, a `Card`, travels as metadata.
@@ -12,7 +12,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +26,12 @@ from ..errors import UserError
 from ..evaluation import calibration
 from ..evaluation.calibration import Calibration
 from ..models import backends
-from ..models.backends import Backend, folded, input_size
+from ..models.backends import folded, input_size
 from ..pose import geometry, heatmap
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime.files import root_cause
+from . import drift
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import CocoEvaluation
@@ -342,80 +342,7 @@ def load(path: Path) -> Exported:
     return Exported(path, about, run)
 
 
-# The gate
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far a file lies from PyTorch on the sample's crops.
-
-    `heatmaps` is the largest difference as a part of the largest value (None: the file gives none); `most`, `p95` and
-    `median` are distances of keypoints in heatmap pixels; APs are None where the keypoints are not COCO's.
-    """
-
-    crops: int
-    half: bool
-    heatmaps: float | None
-    most: float
-    p95: float
-    median: float
-    ap_pytorch: float | None
-    ap: float | None
-
-    def faults(self) -> list[str]:
-        """What differs by more than is allowed."""
-        bounds = [("heatmaps", self.heatmaps or 0.0, MAX_HEATMAPS), ("keypoints", self.most, MAX_DISTANCE)]
-        if self.half:
-            bounds = [("keypoints' 95th percentile", self.p95, MAX_P95)]
-        if self.ap is not None and self.ap_pytorch is not None:
-            bounds.append(("AP", abs(self.ap - self.ap_pytorch), MAX_AP))
-        return [f"{what} {value:.2g} where {bound:g} is allowed" for what, value, bound in bounds if not value <= bound]
-
-    def describe(self) -> str:
-        """Lines for the console."""
-        lines = [
-            f"against PyTorch on {self.crops} crops:",
-            f"  keypoints, heatmap px: median {self.median:.2g}, 95th percentile {self.p95:.2g}, most {self.most:.2g}",
-        ]
-        if self.heatmaps is not None:
-            lines.insert(1, f"  heatmaps: largest difference {self.heatmaps:.2g} of the largest value")
-        if self.ap is not None:
-            lines.append(f"  AP {self.ap:.4f}, PyTorch {self.ap_pytorch:.4f}")
-        return "\n".join(lines)
-
-
-MAX_HEATMAPS, MAX_DISTANCE = 1e-3, 0.02  # in float32: part of the largest value; heatmap pixels
-MAX_P95 = 0.1  # in half precision, heatmap pixels
-MAX_AP = 0.002
-
-
-@torch.inference_mode()
-def drift(file: Exported, trained: TrainedModel, sample: "CocoEvaluation") -> Drift:
-    """Run a file and PyTorch on the crops of a sample and compare them."""
-    order = torch.from_numpy(trained.skeleton.flip_order)
-    ways = partial(predict_batch, Backend()(trained.network)), file.predict
-    seen: list[tuple[Tensor, Tensor]] = []  # heatmaps and keypoints of each batch, PyTorch's and the file's in turn
-
-    def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
-        seen.append((maps, keypoints))
-
-    parts = [[find(batch, trained.options, order, watch=watch) for find in ways] for batch in sample.loader]
-    (maps, wanted), (own_maps, found) = (map(torch.cat, zip(*seen[i::2], strict=True)) for i in range(2))
-    aps: list[float | None] = [None, None]
-    if trained.skeleton.names == sample.crops.skeleton.names:
-        predictions = [Predictions.merge([*part]) for part in zip(*parts, strict=True)]
-        aps = [sample.metrics(sample.detections(part))["AP"] for part in predictions]
-    moved = (wanted - found).norm(dim=-1).numpy()
-    return Drift(
-        crops=len(wanted),
-        half=file.card.half,
-        heatmaps=None if file.card.decodes else float((own_maps - maps).abs().max() / maps.abs().max()),
-        most=float(moved.max()),
-        p95=float(np.percentile(moved, 95)),
-        median=float(np.median(moved)),
-        ap_pytorch=aps[0],
-        ap=aps[1],
-    )
+# From a network to a file
 
 
 def export(
@@ -426,7 +353,7 @@ def export(
     half: bool = False,
     any_batch: bool = False,
     decodes: bool = False,
-) -> Drift:
+) -> drift.Drift:
     """Write a network to `path`, in the format of its suffix, unless its results then differ from PyTorch's.
 
     Raises UserError where the drift on `sample` is too large; then nothing is written at `path`.
@@ -447,7 +374,7 @@ def export(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of deprecated tracing, and the exporters' own
                 FORMATS[SUFFIXES[path.suffix]].write(module.eval(), example, about, written)
-            found = drift(load(written), trained, sample)
+            found = drift.measure(load(written), trained, sample)
             if faults := found.faults():
                 raise UserError(f"{path}: not written, its results differ from PyTorch's: {'; '.join(faults)}")
             for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that refers to it

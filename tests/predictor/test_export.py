@@ -23,7 +23,7 @@ from transpose.models.encoder import EncoderConfig
 from transpose.models.transpose import TransPoseR
 from transpose.pose import geometry
 from transpose.pose.skeleton import COCO
-from transpose.predictor import export
+from transpose.predictor import drift, export
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # TorchScript is deprecated, and asked for
@@ -170,7 +170,7 @@ def test_other_keypoints_have_no_ap(trained, sample, tmp_path):
 # The gate
 
 
-FINE = export.Drift(105, False, 9e-4, 0.019, 0.01, 0.0, 0.7, 0.7019)
+FINE = drift.Drift(105, False, 9e-4, 0.019, 0.01, 0.0, 0.7, 0.7019)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_file_that_drifts_is_not_left_behind(decodes, trained, sample, tmp_pat
 def test_nan_in_a_files_heatmaps_is_a_fault(trained, sample):
     about = export.card(trained, decodes=False, half=False, any_batch=True)
     file = export.Exported(Path("nan.onnx"), about, lambda crops: (torch.full((len(crops), 17, 24, 16), torch.nan),))
-    assert any(fault.startswith("heatmaps nan") for fault in export.drift(file, trained, sample).faults())
+    assert any(fault.startswith("heatmaps nan") for fault in drift.measure(file, trained, sample).faults())
 
 
 # Bad input
