@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("sources", nargs="+", metavar="SOURCE", help='image, folder or pattern ("photos/**/*.jpg")')
     add("--out", type=Path, required=True, metavar="FILE", help="detections to write, JSON")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", default=DETECTORS[0], choices=DETECTORS[:-1], help="(%(default)s)")
+    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="(%(default)s)")
     add("--detector-class", default="person", metavar="NAME", help="class of COCO that it looks for (%(default)s)")
     add("--weights", type=Path, metavar="FILE", help="its weights; else the published ones, downloaded on first use")
     add("--score", type=float, default=0.01, metavar="S", help="leave out boxes with a lower score (%(default)s)")

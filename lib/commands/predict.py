@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 OF_IMAGES = {"image": ".jpg", "json": ".json"}  # a file each
 OF_ALL_IMAGES = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.json"]}
 OF_VIDEOS = {"video": ".mp4", "json": ".jsonl", "csv": ".csv"}
-DETECTORS = ("yolox_nano", "yolox_tiny", "yolox_s", "fasterrcnn", "retinanet", "whole-image")
+DETECTORS = ("yolox_nano", "yolox_tiny", "yolox_s", "fasterrcnn", "retinanet")
+WHOLE_IMAGE = "whole-image"  # in place of a detector
 FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 
 
@@ -45,7 +46,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--box", action="append", metavar="X,Y,W,H", help="a box in pixels, of every image and frame; repeatable")
     add("--boxes", type=Path, metavar="FILE", help="COCO detections (tools/detect.py) or annotations")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", choices=DETECTORS, help=f"whole-image: one person in each ({DETECTORS[0]})")
+    add("--detector", choices=(*DETECTORS, WHOLE_IMAGE), help=f"whole-image: one person in each ({DETECTORS[0]})")
     add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
     add("--detect-every", type=int, default=1, metavar="N", help="of a video: in every Nth frame (%(default)s)")
     add("--box-score", type=float, metavar="S", help="leave out boxes with a lower score (0.3 with a YOLOX, else 0.5)")
@@ -96,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (given.box or given.boxes):  # last, as it may have to be downloaded
         wanted = given.detector, given.detector_class, given.box_score
         predictor.detector = detector_for(category, *wanted, device=given.device)
-    done = predict_images(given, sources, plan, predictor, boxes, window, failures) if plan.images else 0
+    done = save_images(given, sources, plan, predictor, boxes, window, failures) if plan.images else 0
     for name, video in videos.items():
         with failures.passing_over():
-            predict_video(given, predictor, video, given.out / name, plan.forms, window, boxes.of_frame)
+            save_video(given, predictor, video, given.out / name, plan.forms, window, boxes.of_frame)
             done += 1
     failures.end(done)
 
@@ -225,7 +226,7 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
     )
 
 
-def predict_images(
+def save_images(
     given: argparse.Namespace,
     sources: "Sources",
     plan: Plan,
@@ -282,7 +283,7 @@ def predict_images(
     return saved
 
 
-def predict_video(
+def save_video(
     given: argparse.Namespace,
     predictor: "Predictor",
     video: "Video | Camera",

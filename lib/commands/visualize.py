@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError, needs
-from .predict import DETECTORS
+from .predict import DETECTORS, WHOLE_IMAGE
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
@@ -30,7 +30,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--image", required=True, type=Path, metavar="FILE", help="image")
     add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
-    add("--detector", choices=DETECTORS, help=f"what finds the person ({DETECTORS[0]})")
+    add("--detector", choices=(*DETECTORS, WHOLE_IMAGE), help=f"what finds the person ({DETECTORS[0]})")
     add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
     add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
     add("--ignore-exif", action="store_true", help="do not turn the image as EXIF says: COCO's boxes do not")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     needs("matplotlib", extra="explain")
     figures.check_name(given.out)
     check_free([given.out], given.overwrite)
-    predictor = make_predictor(given)
+    predictor = predictor_to_explain(given)
     explanation = explain(given, predictor)
     places: list[Place] | None = None
     if given.keypoints or given.point:
@@ -151,7 +151,7 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
             raise UserError(f"{path}: exists already; --overwrite replaces pictures, --out and --singles name others")
 
 
-def make_predictor(given: argparse.Namespace) -> "Predictor":
+def predictor_to_explain(given: argparse.Namespace) -> "Predictor":
     from ..build.model import read_tested_model
     from ..build.run import run_folder
     from ..models.backends import usable_device

@@ -27,7 +27,6 @@ FOLDER = "models/pytorch/torchvision"  # under the repository's root
 TORCHVISION = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}
 DETECTORS = (*yolox.SIZES, *TORCHVISION)
 WHOLE_IMAGE = "whole-image"
-NAMES = (*DETECTORS, WHOLE_IMAGE)
 # An RGB image (H, W, 3), uint8 -> boxes (N, 4) and scores (N).
 Detect = Callable[[np.ndarray], tuple[Any, Any]]
 LABELS = get_model_weights(TORCHVISION["fasterrcnn"])["COCO_V1"].meta["categories"]  # by their numbers in COCO
@@ -142,7 +141,8 @@ def detector_for(
     threshold: float | None = None,
     device: str | torch.device | None = None,
 ) -> Detect:
-    """The detector for a network that finds `category`: the default one, or the one of a name in `NAMES`.
+    """The detector for a network that finds `category`: the default one, or that of a name in `DETECTORS`, or
+    `whole_image` for `WHOLE_IMAGE`.
 
     `wanted` is the class of COCO that it looks for. Raises UserError if a network of something else than persons comes
     without a class, before any weights are downloaded.

@@ -338,7 +338,7 @@ def bright(run) -> Predictor:
 
 def test_a_video_keeps_rate_size_length_and_its_empty_frames(bright, tmp_path):
     source = written(tmp_path / "film.mp4")
-    predict.predict_video(given(), bright, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+    predict.save_video(given(), bright, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     found = brightness(tmp_path / "out" / "film.mp4")
     assert found == pytest.approx(brightness(source), abs=4) and len(found) == FRAMES
     film = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
@@ -366,7 +366,7 @@ def test_a_video_by_the_command(run, command, tmp_path):
 
 def test_a_tracked_video_has_ids(bright, tmp_path):
     source = written(tmp_path / "film.mp4")
-    predict.predict_video(given(track=True), bright, Video(source), tmp_path / "film", ["json", "csv"], None)
+    predict.save_video(given(track=True), bright, Video(source), tmp_path / "film", ["json", "csv"], None)
     _, *lines = (json.loads(line) for line in (tmp_path / "film.jsonl").read_text().splitlines())
     assert [[person["id"] for person in line["persons"]] for line in lines] == [[]] * 4 + [[1]] * 3
     assert {row["track"] for row in csv.DictReader(io.StringIO((tmp_path / "film.csv").read_text()))} == {"1"}
@@ -438,7 +438,7 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     monkeypatch.setattr(whole, "length", FRAMES + 3)
     said = []
     monkeypatch.setattr(log.logger, "warning", lambda text, *values: said.append(text % values))
-    predict.predict_video(given(), bright, whole, tmp_path / "film", ["json"], None)
+    predict.save_video(given(), bright, whole, tmp_path / "film", ["json"], None)
     wanted = (
         f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
     )
@@ -474,7 +474,7 @@ def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypat
     assert camera.rate == video.USUAL_RATE and camera.length is None
     seconds = iter([7.0, 7.0, 7.1, 7.1, 8.0])
     monkeypatch.setattr(video, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    predict.predict_video(given(), bright, camera, tmp_path / "camera0", ["video", "json"], None)
+    predict.save_video(given(), bright, camera, tmp_path / "camera0", ["video", "json"], None)
     assert len((tmp_path / "camera0.jsonl").read_text().splitlines()) == 1 + 4
     # Frames are shown at their times, and no two at one time.
     assert times(tmp_path / "camera0.mp4") == pytest.approx([0, 0.1, 0.101, 1])
@@ -562,7 +562,7 @@ def test_uneven_times_are_kept(bright, tmp_path):
         for seconds in wanted:
             recording.add(np.full((64, 96, 3), 200, np.uint8), seconds)
     assert times(tmp_path / "uneven.mp4") == pytest.approx(wanted)
-    predict.predict_video(given(), bright, Video(tmp_path / "uneven.mp4"), tmp_path / "film", ["video"], None)
+    predict.save_video(given(), bright, Video(tmp_path / "uneven.mp4"), tmp_path / "film", ["video"], None)
     assert times(tmp_path / "film.mp4") == pytest.approx(wanted)
 
 
@@ -975,7 +975,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, max_instances=1)
     says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is skipped$"
     with pytest.raises(UserError, match=says):
-        predict.predict_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
+        predict.save_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
     assert len((tmp_path / "out" / "film.jsonl").read_text().splitlines()) == 1 + 5
     assert len((tmp_path / "out" / "film.csv").read_text().splitlines()) == 1 + 5 * 17
@@ -984,9 +984,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     with pytest.raises(
         UserError, match=r"max_instances 1 \(--max-instances\); leave out the least sure ones, or allow more$"
     ):
-        predict.predict_video(
-            given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None
-        )
+        predict.save_video(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
     assert not (tmp_path / "none").exists()
 
 
@@ -995,7 +993,7 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
     (out / "film.mp4").mkdir(parents=True)
     says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; what was found in {FRAMES} frame\(s\) is saved$"
     with pytest.raises(UserError, match=says):
-        predict.predict_video(given(), bright, Video(source), out / "film", forms, None)
+        predict.save_video(given(), bright, Video(source), out / "film", forms, None)
     assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
     assert len((out / "film.jsonl").read_text().splitlines()) == 1 + FRAMES
 
@@ -1007,10 +1005,10 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
     add = Recording.add
     monkeypatch.setattr(Recording, "add", fails_at_4)
     with pytest.raises(UserError, match=r"^the disk is full; what was found in 4 frame\(s\) is saved$"):
-        predict.predict_video(given(), bright, Video(source), out / "short", forms, None)
+        predict.save_video(given(), bright, Video(source), out / "short", forms, None)
     assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
     assert len((out / "short.jsonl").read_text().splitlines()) == 1 + 4
 
 
 def test_the_commands_offer_every_detector():
-    assert predict.DETECTORS == detector.NAMES
+    assert (predict.DETECTORS, predict.WHOLE_IMAGE) == (detector.DETECTORS, detector.WHOLE_IMAGE)
