@@ -174,6 +174,9 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
         raise UserError("--box and --boxes: give one of the two")
     if given.detect_every < 1:
         raise UserError(f"--detect-every must be 1 or more, not {given.detect_every}")
+    if given.box or given.boxes:
+        wanted = {"detector": given.detector, "detector-class": given.detector_class}
+        refuse_detector("--box" if given.box else "--boxes", wanted | {"detect-every": given.detect_every > 1})
     videos: list[Path | str | int] = [*sources.videos, *sources.cameras]
     if given.boxes and videos and len(sources.images) + len(videos) > 1:
         raise UserError("--boxes are those of images, or of one video's frames: predict the sources apart")
@@ -205,6 +208,13 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
             f"{there[0]}{more}: exists already; --overwrite replaces results, --out chooses another folder for them"
         )
     return plan
+
+
+def refuse_detector(given_by: str, wanted: dict[str, object]) -> None:
+    """Raise UserError if an option of a detector is `wanted`, whose boxes are `given_by` another option."""
+    for name, value in wanted.items():
+        if value:
+            raise UserError(f"--{name}: {given_by} gives the boxes, so that no detector runs; give one of the two")
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":

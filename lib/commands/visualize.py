@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError, needs
-from .predict import DETECTORS, WHOLE_IMAGE
+from .predict import DETECTORS, WHOLE_IMAGE, refuse_detector
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
@@ -137,6 +137,8 @@ def check(given: argparse.Namespace) -> None:
         raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs are for --cfg without --model")
     if given.box and len(given.box) != 4:
         raise UserError(f"--box is X,Y,W,H, four numbers, not {len(given.box)}")
+    if given.box:
+        refuse_detector("--box", {"detector": given.detector, "detector-class": given.detector_class})
     for point in given.point or []:
         if len(point) != 2:
             raise UserError(f"--point is X,Y, two numbers, not {len(point)}")

@@ -151,7 +151,8 @@ def detector_for(
         return whole_image
     if category != PERSON and not wanted:
         known = f"; --detector-class {category} looks for COCO's class of this name" if category in CLASSES else ""
-        raise UserError(f"the network finds {category!r}, but the default detector finds persons: {WITHOUT}{known}")
+        which = f"the detector {name}" if name else "the default detector"
+        raise UserError(f"the network finds {category!r}, but {which} finds persons: {WITHOUT}{known}")
     return Detector(name or DEFAULT, category=wanted or PERSON, threshold=threshold, device=device)
 
 

@@ -303,7 +303,8 @@ def test_a_network_of_something_else_never_fetches_a_detector_of_persons(kites, 
     how = [one, "--model", kites, "--device", "cpu", "--save", "json", "csv", "coco"]
     for chosen in ([], ["--detector", "yolox_s"]):
         said = sentence(command(*how, *chosen))
-        assert said.startswith("the network finds 'kite', but the default detector finds persons: --box x,y,w,h, --bo")
+        which = "detector yolox_s" if chosen else "default detector"
+        assert said.startswith(f"the network finds 'kite', but the {which} finds persons: --box x,y,w,h, --boxes FILE")
         assert said.endswith("--detector-class kite looks for COCO's class of this name") and not asked
     outcome = command(*how, "--box", "280,45,218,346")
     assert outcome.returncode == 0 and outcome.stdout == "predictions: 1 instance(s) in 1 image(s)\n"
@@ -672,6 +673,9 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["one.jpg", "--box", "1,2,3"], ["--box is X,Y,W,H, four numbers of pixels, not '1,2,3'"]),
         (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes: give one of the two"]),
         (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
+        (["one.jpg", "--box", "1,2,3,4", "--detector", "yolox_s"], ["--detector: --box gives the boxes, so that no"]),
+        (["7.jpg", "--boxes", "small.json", "--detector-class", "kite"], ["--detector-class: --boxes gives the boxes"]),
+        (["film.mp4", "--box", "1,2,3,4", "--detect-every", "2"], ["--detect-every: --box gives the boxes"]),
         (["film.mp4", "--detect-every", "0"], ["--detect-every must be 1 or more, not 0"]),
         (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
@@ -718,7 +722,8 @@ def test_bad_input_is_one_sentence(arguments, words, images, run, command, monke
         (tmp_path / name).write_text(content)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    said = sentence(command("--model", run, "--device", "cpu", "--detector", "whole-image", *arguments))
+    finds = [] if {"--box", "--boxes"} & set(arguments) else ["--detector", "whole-image"]
+    said = sentence(command("--model", run, "--device", "cpu", *finds, *arguments))
     assert said.startswith(words[0]) and all(word in said for word in words)
     assert not (tmp_path / "predictions").exists()
 
