@@ -63,8 +63,8 @@ def drawing(arguments: argparse.Namespace) -> "DrawOptions":
     return DrawOptions(arguments.threshold, parts, arguments.color_by)
 
 
-def configuration(arguments: argparse.Namespace) -> "CfgNode":
-    """The checked configuration that the arguments ask for; also starts the console's log."""
+def configuration(arguments: argparse.Namespace, report: bool = True) -> "CfgNode":
+    """The checked configuration that the arguments ask for, as `load_config`; also starts the console's log."""
     from .config.load import load_config
     from .runtime import log
 
@@ -76,6 +76,7 @@ def configuration(arguments: argparse.Namespace) -> "CfgNode":
         output_dir=arguments.model_dir,
         log_dir=arguments.log_dir,
         data_dir=arguments.data_dir,
+        report=report,
     )
 
 

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{file}: this file exists already; pass --overwrite to replace it")
     sets = [build_evaluation(cfg, device)]
     if arguments.held_out:
-        sets.append(build_evaluation(on_set(cfg, arguments.held_out), device))
+        arguments.opts += ["DATASET.TEST_SET", arguments.held_out]
+        sets.append(build_evaluation(cli.configuration(arguments, report=False), device))
     checksum, options = calibration.checksum(weights), build_test_options(cfg)
 
     def fitted(data: calibration.Labelled) -> calibration.Calibration:
@@ -76,12 +73,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         confidence.reliability_diagram(tested, found, arguments.picture)
         print(f"reliability diagram: {arguments.picture}")
     print(f"calibration: {path}")
-
-
-def on_set(cfg: "CfgNode", name: str) -> "CfgNode":
-    """The same configuration with another set to test on."""
-    other = cfg.clone()
-    other.defrost()
-    other.DATASET.TEST_SET = name
-    other.freeze()
-    return other
