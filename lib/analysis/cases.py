@@ -16,6 +16,7 @@ from ..explain import figures
 from ..explain.maps import cell_centers, explain
 from ..pose import draw, geometry, sheets
 from .report import Analysis
+from .sigmas import tolerance
 from .taxonomy import INVERSION, JITTER, KINDS, MISS, NEAR, SWAP
 
 PANEL = 300, 360  # width, height at most, of a picture's half
@@ -134,7 +135,8 @@ def attended(case: Case, analysis: Analysis, image: np.ndarray, trained: Trained
 
     Near is where a keypoint's similarity is .5 or more, but at least the nearest cell of the encoder's grid.
     """
-    truth, sigmas = analysis.truth, np.asarray(analysis.skeleton.sigmas)
+    truth = analysis.truth
+    reach = tolerance(analysis.skeleton.sigmas, NEAR) * np.sqrt(truth.areas[case.instance])  # image pixels
     box, _ = geometry.clean_boxes(truth.boxes[[case.instance]], np.array([image.shape[1::-1]]))
     explanation = explain(trained.network, image, box[0], analysis.skeleton, trained.options)
     centers = cell_centers(explanation.attention.grid, explanation.attention.stride)
@@ -148,7 +150,7 @@ def attended(case: Case, analysis: Analysis, image: np.ndarray, trained: Trained
             continue
         maps = explanation.maps([place], layers=[explanation.num_layers - 1])
         weights = maps.values[0, 0]
-        radius = stretch * 2 * sigmas[k] * np.sqrt(-2 * np.log(NEAR) * truth.areas[case.instance])
+        radius = stretch * reach[k]
         places = np.asarray(place), geometry.apply(explanation.to_crop, right)
         near = []
         for point in places:
