@@ -10,8 +10,8 @@ from .. import __version__, cli
 COMMANDS = {
     "train": "train a model and validate it",
     "test": "test a model: COCO's AP or MPII's PCKh",
-    "predict": "find the keypoints of the people in images and videos",
-    "detect": "find the boxes of the people in images",
+    "predict": "find the keypoints of the persons in images and videos",
+    "detect": "find the boxes of the persons in images",
     "export": "write a network for ONNX Runtime, OpenVINO or PyTorch",
     "visualize": "draw what the network attends to on one person",
     "attention-stats": "measure attention on a whole set",

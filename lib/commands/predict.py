@@ -28,7 +28,7 @@ FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Find the keypoints of the people in images and videos.")
+    parser = argparse.ArgumentParser(description="Find the keypoints of the persons in images and videos.")
     add = parser.add_argument
     what = 'image, folder, pattern ("a/**/*.jpg"), video, address of one (http, rtsp), camera number'
     add("sources", nargs="+", metavar="SOURCE", help=what)
