@@ -44,6 +44,7 @@ BATCH = 20
 THREADS = 1  # of PyTorch, in each process
 MB = 1e6
 RATE = 25  # of the video
+RESAMPLES = 1_000
 LOOKS = 0.1  # seconds between two looks at a process's memory
 
 
@@ -275,6 +276,21 @@ def save_weights(folder: Path) -> None:
     torch.save(build_model(load_config(RECIPES["tp_r_a4"])).state_dict(), folder / "weights.pth")
 
 
+def analysing(root: Path, size: Size, weights: Path) -> str:
+    """(f) tools/analyze.py on the results of such a test, on one core."""
+    save_weights(root)
+    run(part("test", root, ""))
+    (results,) = (root / "output").rglob("keypoints_val2017_results_0.json")
+    count = f"{len(json.loads(results.read_bytes())):,} results"
+    how = ["--cfg", RECIPES["tp_r_a4"], "--results", results, "--worst", 0, "DATASET.ROOT", root]
+    rows = []
+    for resamples in (0, RESAMPLES):
+        own = ["--bootstrap", resamples, "--out", root / f"analysis-{resamples}"]
+        title = f"{resamples:,} resamples" if resamples else "no intervals"
+        rows.append(row(title, run(tool("analyze", *how, *own)), count))
+    return table("tools/analyze.py, no pictures", rows)
+
+
 def training(root: Path, size: Size, weights: Path) -> str:
     """(c) Training steps on this processor."""
     recipes = ("tp_r_a4", "tp_h_s")
@@ -357,6 +373,7 @@ def table(title: str, rows: list[list[str]]) -> str:
 JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
     "feeding": feeding,
     "testing": testing,
+    "analysing": analysing,
     "training": training,
     "predicting": predicting,
     "starting": starting,
