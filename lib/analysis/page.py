@@ -12,7 +12,7 @@ import numpy as np
 from ..explain.figures import words
 from ..pose.skeleton import Skeleton
 from .cases import Attended, Case
-from .tables import STEP_NAMES, Table, tables
+from .tables import STEP_NAMES, Table, comparison_tables, tables
 
 CASE_TITLES = {
     "inversion": "Inversions: left and right exchanged",
@@ -85,20 +85,18 @@ def describe(case: Case, name: str, skeleton: Skeleton) -> str:
 
 def page(report: dict[str, Any], plots: dict[str, str], shown: Sequence[Shown], skeleton: Skeleton) -> str:
     """`plots` are SVG by their titles; `skeleton` names the keypoints."""
-    made = list(tables(report))
-    comparison = made[: len(made) - 7]
     parts = [
         f"<h1>{_escaped(report['results'])}</h1>",
         f'<p class="note">{report["instances"]:,} instances in {report["images"]:,} images of '
         f"{_escaped(report['annotations'])}; {report['detections']:,} detections; intervals of 95 % from "
         f'{report["resamples"]:,} resamples of the images. <a href="#notes">How to read this</a></p>',
         f'<p class="lead">{_escaped(summary(report))}</p>',
-        *map(_table, comparison),
+        *map(_table, comparison_tables(report)),
         "<h2>At a glance</h2>",
         '<div class="plots">',
         *(f"<figure><h3>{_escaped(title)}</h3>{svg}</figure>" for title, svg in plots.items()),
         "</div>",
-        *map(_table, made[len(comparison) :]),
+        *map(_table, tables(report)),
         *_cases(shown, skeleton),
         NOTES,
     ]

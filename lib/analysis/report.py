@@ -248,8 +248,8 @@ def compare(
     draws: tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]],
     number: int,
 ) -> dict[str, Any]:
-    """The second less the first, with paired intervals: both are computed of the same resamples. `surer` is the share
-    of resamples in which the second is better. The images whose instances' OKS moved most, at most `number`."""
+    """The second less the first, with paired intervals: both are computed of the same resamples. `better` is the share
+    of resamples in which the second is. The images whose instances' OKS moved most, at most `number`."""
     ones = np.ones((1, len(first.images)))
     rows = dict.fromkeys(AP_NAMES, ("AP of all", "")) | {
         f"AP ({letter})": ("AP of size", size) for size, letter in (("medium", "M"), ("large", "L"))
@@ -260,8 +260,8 @@ def compare(
             i = AP_NAMES.index(name) if name in AP_NAMES else 0
             change = (second.estimates[key](ones) - first.estimates[key](ones))[0, i]
             moves = draws[1][key][:, i] - draws[0][key][:, i]
-            surer = float((moves > 0).mean() + (moves == 0).mean() / 2) if len(moves) else None
-            metrics[name] = _number(change, moves) | {"better": surer}
+            better = float((moves > 0).mean() + (moves == 0).mean() / 2) if len(moves) else None
+            metrics[name] = _number(change, moves) | {"better": better}
     key = ("shares of all", "")
     change, moves = (second.estimates[key](ones) - first.estimates[key](ones))[0], draws[1][key] - draws[0][key]
     shift = np.where(first.counted, second.diagnosis.similarity - first.diagnosis.similarity, 0)

@@ -40,9 +40,7 @@ class Table:
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """Of a report (`report.measure`), and of its comparison if it has one."""
-    if "comparison" in report:
-        yield from _comparison(report["comparison"])
+    """Of a report (`report.measure`), without its comparison."""
     yield Table(
         "COCO's numbers",
         ("", "value", "95 % interval"),
@@ -102,7 +100,11 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
     )
 
 
-def _comparison(comparison: dict[str, Any]) -> Iterator[Table]:
+def comparison_tables(report: dict[str, Any]) -> Iterator[Table]:
+    """Of a report's comparison, if it has one."""
+    if "comparison" not in report:
+        return
+    comparison = report["comparison"]
     yield Table(
         f"{comparison['results']} less these results",
         ("", "difference", "95 % interval, paired", "better in"),
@@ -129,7 +131,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['annotations']}, {report['detections']:,} detections; intervals of {report['resamples']:,} "
         "resamples of the images"
     )
-    return "\n\n".join([head, *(table.to_markdown() for table in tables(report))]) + "\n"
+    return "\n\n".join([head, *(table.to_markdown() for table in (*comparison_tables(report), *tables(report)))]) + "\n"
 
 
 def _text(value: float | None, factor: float = 1, digits: int = 3, signed: bool = False) -> str:
