@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..predictor import web  # first, as it says so at once if Gradio is not installed
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # visitors' files are deleted then too
+    from ..pose.skeleton import PERSON
     from ..predictor import web_session
-    from ..predictor.detector import PERSON
     from ..predictor.predictor import Predictor
     from ..predictor.web_guard import Guard
     from ..runtime import log

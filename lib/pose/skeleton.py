@@ -20,6 +20,7 @@ from ..errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
+PERSON = "person"  # COCO's category
 DEFAULT_SIGMA = 0.05  # of a keypoint without a sigma: between COCO's eyes (0.025) and hips (0.107)
 # The word left, or l, at the start or the end of a keypoint's name in small letters, and what it becomes on the right.
 LEFT_SIDE = re.compile(r"^(left|l)(?=[ ._-])|(?<=[ ._-])(left|l)$")
@@ -42,12 +43,12 @@ class Skeleton:
     lower_body: tuple[int, ...]
     sigmas: tuple[float, ...]
     joint_weights: tuple[float, ...]
-    category: str = "person"
+    category: str = PERSON
 
     @property
     def noun(self) -> str:
         """What one of them is called in results and messages."""
-        return "person" if self.category == "person" else "instance"
+        return PERSON if self.category == PERSON else "instance"
 
     @property
     def num_joints(self) -> int:
@@ -128,7 +129,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
         if not _is_pair(limb) or not all(isinstance(end, int) and 1 <= end <= len(names) for end in limb):
             raise UserError(f"{where}: limb {shown(limb)} of `skeleton` must be two numbers from 1 to {len(names)}")
     limbs = [[names[end - 1] for end in limb] for limb in limbs]
-    return of_category(from_mapping({"names": names, "limbs": limbs}, where), str(category.get("name", "person")))
+    return of_category(from_mapping({"names": names, "limbs": limbs}, where), str(category.get("name", PERSON)))
 
 
 def of_category(skeleton: Skeleton, name: str) -> Skeleton:

@@ -18,10 +18,11 @@ from torchvision.models import get_model, get_model_weights
 from ..config.paths import repository_root
 from ..errors import UserError
 from ..models.backends import usable_device
+from ..pose.skeleton import PERSON
 from ..runtime import checkpoint, download
 from . import yolox
 
-DEFAULT, PERSON = "yolox_nano", "person"
+DEFAULT = "yolox_nano"
 FOLDER = "models/pytorch/torchvision"  # under the repository's root
 # torchvision's names; all give 100 boxes an image at most, scored 0.05 or more.
 TORCHVISION = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}

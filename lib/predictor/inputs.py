@@ -18,10 +18,10 @@ import numpy as np
 from ..dataset import coco
 from ..dataset.json_fields import read_json
 from ..errors import UserError
+from ..pose.skeleton import PERSON
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-PERSON = "person"
 NO_BOXES = np.zeros((0, 4)), np.zeros(0)
 ADDRESS = re.compile("(https?|rtsps?)://", re.IGNORECASE)  # of a video or a camera
 

@@ -40,7 +40,7 @@ from .result import PoseResult
 
 logger = logging.getLogger(__name__)
 
-MAX_PERSONS = 100  # in one image; torchvision's detectors give no more
+MAX_INSTANCES = 100  # in one image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels; float32 must hold its crop
 # Of a person: keypoints (K, 2), scores (K), and covariances (K, 2, 2) if there are any.
 Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -81,7 +81,7 @@ class Predictor:
         compiled: bool = False,
         device: str | torch.device | None = None,
         detector: Detect | None = None,
-        max_instances: int = MAX_PERSONS,
+        max_instances: int = MAX_INSTANCES,
         max_pixels: int | None = None,
     ):
         self.trained, self.skeleton, self.detector = trained, trained.skeleton, detector

@@ -18,8 +18,9 @@ from ..errors import UserError
 from ..explain import figures
 from ..explain.maps import Explanation, Place
 from ..pose import draw, geometry, sheets
-from .detector import PERSON, detector_for, whole_image
-from .predictor import Detect, Predictor
+from ..pose.skeleton import PERSON
+from .detector import Detect, detector_for, whole_image
+from .predictor import Predictor
 from .result import PoseResult
 
 logger = logging.getLogger(__name__)
