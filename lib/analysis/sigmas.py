@@ -21,7 +21,7 @@ from ..dataset import coco
 from ..errors import UserError
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -190,4 +190,4 @@ def write(path: Path, skeleton: Skeleton, values: np.ndarray, overwrite: bool = 
         text = text[: key.start_mark.index] + line + text[end.index :]
     written = skeletons.of_category(skeletons.from_mapping(yaml.safe_load(text), str(path)), skeleton.category)
     assert written == replace(skeleton, sigmas=tuple(sigmas))
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)

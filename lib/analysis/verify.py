@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.coco_eval import METRICS
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 
 TOLERANCE = 0.001  # of AP: the ±0.1 points within which the published one is reproduced
 STATE, REPORT = "verification.json", "report.md"
@@ -105,11 +105,11 @@ def verify(
             progress(test.name)
             measured, metrics = run(test)
             state["tests"][test.name] = {"measured": measured, "metrics": metrics}
-            write_atomically(folder / STATE, lambda file: file.write(json.dumps(state, indent=2).encode()))
+            write_text(folder / STATE, json.dumps(state, indent=2))
         published, ap, difference, word = _verdict(test, state["tests"][test.name]["metrics"])
         progress(f"{test.name}: AP {ap}, published {published}, difference {difference}: {word}")
     text = _report(tests, inputs, state)
-    write_atomically(folder / REPORT, lambda file: file.write(text.encode()))
+    write_text(folder / REPORT, text)
     passed = all(reproduced(test, state["tests"][test.name]["metrics"]) for test in tests)
     return text, passed and all(state["inputs"][entry.path.name]["agrees"] is not False for entry in inputs)
 

@@ -20,7 +20,7 @@ from ..errors import needs
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime import distributed
-from ..runtime.files import make_writable, write_atomically
+from ..runtime.files import make_writable, write_text
 from .data import build_training_data, data_sums, shared_skeleton
 from .evaluation import build_evaluation
 from .model import CONFIG_FILE, SKELETON_FILE, build_model, check_start_weights, freeze_parameters, load_start_weights
@@ -156,5 +156,5 @@ def _build_monitor(cfg: CfgNode, skeleton: Skeleton, logs: Path | None, folder: 
 def describe_run(cfg: CfgNode, skeleton: Skeleton, folder: Path) -> None:
     """Write the resolved configuration and the skeleton beside a run's weights."""
     keypoints = yaml.safe_dump(skeletons.to_mapping(skeleton), sort_keys=False)
-    write_atomically(folder / CONFIG_FILE, lambda file: file.write(cfg.dump().encode()))
-    write_atomically(folder / SKELETON_FILE, lambda file: file.write(keypoints.encode()))
+    write_text(folder / CONFIG_FILE, cfg.dump())
+    write_text(folder / SKELETON_FILE, keypoints)

@@ -1,9 +1,8 @@
 """Say why an AP is what it is: python tools/analyze.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import UserError, needs
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..build.data import annotated_test_set, skeleton_of
     from ..evaluation.results import read_results
     from ..runtime import log
-    from ..runtime.files import write_atomically
+    from ..runtime.files import write_text
 
     annotations, reader = annotated_test_set(cfg, with_images=arguments.worst > 0)
     skeleton = skeleton_of(cfg, annotations)
@@ -86,14 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         markdown(content),
     )
     for name, text in zip(NAMES, texts, strict=True):
-        write_atomically(out / name, partial(_write, text=text))
+        write_text(out / name, text)
     log.logger.info("%s", texts[-1])
     log.logger.info("%s: %s", out, ", ".join(NAMES))
     failures.end(done=len(NAMES))
-
-
-def _write(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
 
 
 def _trained(source: str, names: tuple[str, ...]) -> "TrainedModel":

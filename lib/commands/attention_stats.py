@@ -1,9 +1,7 @@
 """What attention does on a whole set: python tools/attention_stats.py --cfg experiments/….yaml [KEY VALUE …]"""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import IO
 
 from .. import cli
 from ..errors import UserError, needs
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..explain import figures, stats
     from ..explain.maps import explain_sample
     from ..runtime import distributed, log
-    from ..runtime.files import write_atomically
+    from ..runtime.files import write_text
 
     needs("matplotlib", extra="explain")
     device = distributed.start(cfg.GPUS)
@@ -53,12 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pairs.csv": statistics.pairs_to_csv(),
     }
     for name, text in texts.items():
-        write_atomically(out / name, partial(_write, text=text))
+        write_text(out / name, text)
     figures.save(figures.measures(statistics), out / "attention.png")
     figures.save(figures.pairs(statistics), out / "pairs.png")
     log.logger.info("%s", statistics.to_markdown())
     log.logger.info("%s: attention.csv, attention.md, attention.png, pairs.csv, pairs.png", out)
-
-
-def _write(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())

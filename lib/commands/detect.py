@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..predictor.detector import Detector
     from ..predictor.image import InputImage
     from ..runtime import log
-    from ..runtime.files import write_atomically
+    from ..runtime.files import write_text
 
     log.start()
     found = inputs.expand(given.sources)
@@ -90,11 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not listed:
         failures.end(done=0)
 
-    def write(path: Path, content: object) -> None:
-        write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
-
-    write(given.out, detections)
+    write_text(given.out, json.dumps(detections))
     if not given.annotations:
-        write(images_file, inputs.image_list(listed, numbers.category, not given.ignore_exif))
+        write_text(images_file, json.dumps(inputs.image_list(listed, numbers.category, not given.ignore_exif)))
     log.logger.info("%s: %d boxes in %d images", given.out, len(detections), len(listed))
     failures.end(len(listed))

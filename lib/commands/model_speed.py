@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..models import zoo
 from ..models.backends import Backend, computes_bfloat16
 from ..models.transpose import TransPose
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 
 REPORTED = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "openvino", "onnxruntime")
 RUNTIMES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # what each backend needs
@@ -184,5 +184,5 @@ def main(arguments: argparse.Namespace) -> str:
     print(f"\n{text}")
     if arguments.json:
         content = json.dumps({"surroundings": surroundings(), "models": [asdict(m) for m in found]}, indent=2)
-        write_atomically(arguments.json, lambda file: file.write(content.encode()))
+        write_text(arguments.json, content)
     return text

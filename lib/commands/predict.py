@@ -250,6 +250,7 @@ def save_images(
     from ..predictor import inputs
     from ..predictor.image import InputImage
     from ..runtime import log
+    from ..runtime.files import write_text
 
     numbers, options = boxes.numbers, cli.drawing(given)
     files = [
@@ -271,7 +272,7 @@ def save_images(
                 if "image" in plan.forms:
                     result.write(given.out / f"{plan.images[file]}.jpg", options)
                 if "json" in plan.forms:
-                    write(given.out / f"{plan.images[file]}.json", result.to_json())
+                    write_text(given.out / f"{plan.images[file]}.json", result.to_json())
                 saved += bool({"image", "json"} & set(plan.forms))
             if window is not None:
                 window.show(result.picture(options), wait=True)
@@ -282,11 +283,11 @@ def save_images(
         return 0
     with failures.passing_over():
         if "csv" in plan.forms:
-            write(given.out / "keypoints.csv", "".join(table))
+            write_text(given.out / "keypoints.csv", "".join(table))
         if "coco" in plan.forms:
-            write(given.out / "keypoints.json", json.dumps(entries))
+            write_text(given.out / "keypoints.json", json.dumps(entries))
             images = inputs.image_list(listed, numbers.category, not given.ignore_exif)
-            write(given.out / "images.json", json.dumps(images))
+            write_text(given.out / "images.json", json.dumps(images))
         saved += bool({"csv", "coco"} & set(plan.forms))
     noun = predictor.skeleton.noun
     log.logger.info("%s: %d %s(s) in %d image(s)", given.out, len(entries), noun, len(listed))
@@ -309,6 +310,7 @@ def save_video(
     from ..predictor import inputs
     from ..predictor.video import Recording, predict_video
     from ..runtime import log
+    from ..runtime.files import write_text
 
     table, lines = list[str](), list[str]()
     persons = frames = 0
@@ -346,9 +348,9 @@ def save_video(
     if errors and not frames:
         raise errors[0]
     if "json" in forms:
-        write(target.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
+        write_text(target.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
     if "csv" in forms:
-        write(target.with_suffix(".csv"), "".join(table))
+        write_text(target.with_suffix(".csv"), "".join(table))
     if not errors and not failed and video.length and frames < video.length:
         log.logger.warning(
             "%s: %d of the %d frames that it states could be read; what was found in them is saved",
@@ -361,9 +363,3 @@ def save_video(
     failed = [inputs.cut_short(error, frames, "frame") for error in errors] + failed
     if failed:
         raise UserError("; ".join(map(str, failed)))
-
-
-def write(path: Path, text: str) -> None:
-    from ..runtime.files import write_atomically
-
-    write_atomically(path, lambda file: file.write(text.encode()))

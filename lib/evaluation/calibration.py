@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.predict import TestOptions
 from ..errors import UserError
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def checksum(weights: Path) -> str:
 
 def write(path: Path, calibration: Calibration) -> None:
     text = json.dumps(asdict(calibration), indent=2)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def from_mapping(content: Mapping[str, Any], where: str) -> Calibration:

@@ -25,7 +25,7 @@ from ..models.backends import Backend
 from ..models.transpose import TransPose
 from ..pose import geometry
 from ..runtime import distributed
-from ..runtime.files import write_atomically
+from ..runtime.files import write_atomically, write_text
 from ..runtime.log import Progress
 from . import nms, submission
 from .coco_eval import average_precision
@@ -143,7 +143,7 @@ class Evaluation(ABC):
         content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
         summary = json_tricks.dumps(content, indent=2)
         path = results.with_name(f"metrics_{self.name}_{self.number}.json")
-        write_atomically(path, lambda file: file.write(summary.encode()))
+        write_text(path, summary)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import torch
 
 from ..errors import UserError
-from .files import root_cause, write_atomically
+from .files import root_cause, write_atomically, write_text
 from .log import logger, on_terminal
 
 SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # PyTorch's way: resnet50-19c8e357.pth
@@ -45,7 +45,7 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
         _transfer(url, file, path, known=bool(expected))
         found = check(Path(file.name), url, "nothing is kept")
         if not expected:
-            write_atomically(record, lambda file: file.write(f"{found}  {path.name}\n".encode()))
+            write_text(record, f"{found}  {path.name}\n")
 
     if not path.exists():
         logger.info("%s: downloading %s", path, url)

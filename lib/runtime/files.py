@@ -46,6 +46,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_atomically` a text, as UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def _move_all(moves: list[tuple[Path, Path]]) -> None:
     """Rename files from one path to another; where one fails, all go back."""
     done: list[tuple[Path, Path]] = []
