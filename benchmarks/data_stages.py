@@ -20,6 +20,7 @@ from transpose.build.data import build_training_data
 from transpose.build.evaluation import build_evaluation
 from transpose.core.predict import normalise
 from transpose.dataset import coco
+from transpose.dataset.detections import detected_instances
 from transpose.dataset.image_cache import DecodedImages
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import Augmentation, TopDownDataset
@@ -225,7 +226,7 @@ def test_sample(size: Size, folder: Path) -> Stage:
 
 
 def test_sample_detected(size: Size, folder: Path) -> Stage:
-    persons = coco.detected_instances(BOXES, coco.read_annotations(ANNOTATIONS), COCO.num_joints, 0.0)
+    persons = detected_instances(BOXES, coco.read_annotations(ANNOTATIONS), COCO.num_joints, 0.0)
     place = np.arange(len(persons)) - np.searchsorted(persons.image, persons.image)
     best = coco.select(persons, place < BOXES_PER_IMAGE)
     return test_stage(best if size.samples > 100 else first(best, size), "≥ 6×", "detected boxes")
@@ -294,7 +295,7 @@ def detections(size: Size, folder: Path) -> Stage:
         original="2.6 s",
         wanted="≥ 4×",
         plain=lambda: plain.detected_index(path, names, 0.0, ASPECT),
-        ours=lambda: crops_of(coco.detected_instances(path, source, COCO.num_joints, 0.0)),
+        ours=lambda: crops_of(detected_instances(path, source, COCO.num_joints, 0.0)),
         difference=compare_persons,
         tolerance=0,
     )

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from ..config.load import load_config
 from ..config.paths import repository_root
-from ..dataset import coco, mpii
+from ..dataset import coco, detections, mpii
 from ..dataset.check.statistics import why_no_precision
 from ..dataset.samplers import EvalSampler
 from ..dataset.topdown import TopDownDataset
@@ -78,7 +78,7 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         source = Path(test.COCO_BBOX_FILE)
-        instances = coco.detected_instances(source, annotations, joints, test.IMAGE_THRE)
+        instances = detections.detected_instances(source, annotations, joints, test.IMAGE_THRE)
     log_left_out(source, instances, skeleton)
     return CocoEvaluation(
         boxes=boxes,

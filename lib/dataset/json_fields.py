@@ -8,11 +8,12 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import GenericAlias
+from typing import Any, TypedDict
 
 import msgspec
 import numpy as np
@@ -55,6 +56,18 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
                 "or leave the object out"
             ) from None
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
+
+
+def form(name: str, fields: dict[str, Any]) -> Any:
+    """The type of an object that may have these fields, of these types; `read_json` skips all others."""
+    make: Any = TypedDict
+    return make(name, fields, total=False)
+
+
+def list_of(fields: Iterable[str]) -> Any:
+    """The type of a list of objects of which these fields are read. The decoder skips all else, such as the polygons
+    that are most of COCO's bytes."""
+    return GenericAlias(list, (form("Object", dict.fromkeys(fields, Any)),))
 
 
 def is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..dataset import coco
+from ..dataset import coco, detections
 from ..dataset.json_fields import read_json
 from ..errors import UserError
 from ..pose.skeleton import PERSON
@@ -265,7 +265,7 @@ def _boxes_by_image(
         table = coco.read_annotations(path, category_name=_asked(category["name"])).table
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
     else:
-        table, findings = coco.parse_detections(path, "detection file (--boxes)")
+        table, findings = detections.parse_detections(path, "detection file (--boxes)")
         scores, own = table["score"], table["category_id"] == category["id"]
         if category["name"] != PERSON and len(np.unique(table["category_id"])) == 1:
             own[:] = True  # nobody else's, whatever its number

@@ -23,7 +23,7 @@ import torch
 from helpers.goldens import ROOT
 from helpers.places import PHOTOGRAPHS, Place, Run, read, run_anew, sentence, write
 
-from transpose.dataset import coco
+from transpose.dataset import coco, detections
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import TopDownDataset
 from transpose.errors import UserError
@@ -835,7 +835,7 @@ def test_a_detected_box_that_has_no_crop(tmp_path: Path):
     boxes = read(place.detections)
     boxes[3]["bbox"] = [100, 100, 0.8, 0.8]
     write(place.detections, boxes)
-    persons = coco.detected_instances(place.detections, coco.read_annotations(place.annotations), 17, 0.0)
+    persons = detections.detected_instances(place.detections, coco.read_annotations(place.annotations), 17, 0.0)
     with pytest.raises(UserError, match=r"0000000\d+\.jpg: the box .* of person 3 is too small or too far"):
         TopDownDataset(persons, ImageReader(place.images), COCO, (48, 64), (12, 16))
 
@@ -884,7 +884,7 @@ def test_malformed_detections(tmp_path: Path, change: Callable[[list], Any], say
     change(boxes)
     write(place.detections, boxes)
     with pytest.raises(UserError) as caught:
-        coco.detected_instances(place.detections, coco.read_annotations(place.annotations), 17, 0.5)
+        detections.detected_instances(place.detections, coco.read_annotations(place.annotations), 17, 0.5)
     assert str(caught.value).startswith(f"{place.detections}: ") and says in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.goldens import ANNOTATIONS, sample_annotations
 from helpers.places import Place, Run, read, run_anew, write
 
-from transpose.dataset import coco
+from transpose.dataset import coco, detections
 from transpose.errors import UserError
 
 
@@ -120,5 +120,5 @@ def test_which_category_is_meant(categories: list, wanted: str, found: Any, tmp_
 def test_boxes_that_show_nothing_are_counted_and_left_out_of_a_test(tmp_path: Path):
     boxes = [[280.8, 44.7, 218.7, 346.7], [10, 10, 0, 0], [10, 10, 0, 9], [640, 10, 5, 30], [-9, 10, 9, 30]]
     write(tmp_path / "b.json", [{"image_id": 785, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes])
-    taken = coco.detected_instances(tmp_path / "b.json", sample_annotations(), 17, 0.0)
+    taken = detections.detected_instances(tmp_path / "b.json", sample_annotations(), 17, 0.0)
     assert taken.ids.tolist() == [0] and taken.left_out == "4 empty or outside their image"

@@ -37,6 +37,7 @@ from helpers.planted import planted_yolox
 from transpose import cli
 from transpose.commands import detect, predict, window
 from transpose.dataset import coco
+from transpose.dataset.detections import detected_instances
 from transpose.errors import UserError, missing
 from transpose.predictor import detector, inputs, video
 from transpose.predictor.predictor import Predictor
@@ -770,7 +771,7 @@ def test_options_of_detect_are_checked_before_its_network_is_fetched(option, ima
 def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, monkeypatch):
     out = tmp_path / "new" / "boxes.json"
     detected(monkeypatch, images, "--out", out, "--batch", 2, "--score", 0.6)
-    table = coco.detected_instances(out, sample_annotations(), 17, threshold=0)
+    table = detected_instances(out, sample_annotations(), 17, threshold=0)
     assert len(table) == 3 and table.boxes.tolist() == [[10, 20, 30, 60]] * 3
     assert table.scores.tolist() == pytest.approx([0.9] * 3)
     listed = coco.read_annotations(tmp_path / "new" / "boxes_images.json", image_info=True)
@@ -782,7 +783,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, mon
     with pytest.raises(UserError, match=r"boxes.json: exists already; --overwrite replaces it"):
         detected(monkeypatch, images, "--out", out)
     detected(monkeypatch, images, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
-    assert len(coco.detected_instances(out, sample_annotations(), 17, threshold=0)) == 9
+    assert len(detected_instances(out, sample_annotations(), 17, threshold=0)) == 9
 
 
 def test_detections_of_large_images_are_refused(images, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from transpose.build.model import build_model
 from transpose.commands.check_data import HEIGHT, PER_ROW, WIDTH, contact_sheet
 from transpose.config.load import load_config
 from transpose.core.predict import Predictions
-from transpose.dataset import coco
+from transpose.dataset import coco, detections
 from transpose.dataset.check import doctor, statistics
 from transpose.dataset.check.report import TEST, TRAIN, Report
 from transpose.dataset.findings import ERROR, NOTE
@@ -915,7 +915,7 @@ def score(cfg, annotations: Path, boxes: Path | None, reader: ImageReader) -> tu
     persons = coco.annotated_instances(source)
     taken = len(persons)
     if boxes is not None:
-        persons = coco.detected_instances(boxes, source, kind.num_joints, 0.0)
+        persons = detections.detected_instances(boxes, source, kind.num_joints, 0.0)
     crops = TopDownDataset(persons, reader, kind, (48, 64), (12, 16))
     for sample in crops:
         assert np.isfinite(sample["to_image"]).all()

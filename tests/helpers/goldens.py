@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from transpose.dataset.coco import Annotations, Instances, annotated_instances, detected_instances, read_annotations
+from transpose.dataset.coco import Annotations, Instances, annotated_instances, read_annotations
+from transpose.dataset.detections import detected_instances
 from transpose.dataset.images import ImageReader
 from transpose.dataset.topdown import TopDownDataset
 from transpose.pose import geometry

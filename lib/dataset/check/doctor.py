@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import UserError
 from ...pose import geometry
 from ...pose.skeleton import Skeleton
-from .. import coco
+from .. import coco, detections
 from ..coco import Annotations, Images, Instances
 from ..findings import ERROR, NOTE, OK, many
 from ..images import ImageReader, orientation, size_mismatch
@@ -158,7 +158,7 @@ def _check_boxes(
         return None
     try:
         joints = report.skeleton.num_joints if report.skeleton is not None else 0
-        findings, detected = coco.check_detections(path, source, joints, boxes.threshold)
+        findings, detected = detections.check_detections(path, source, joints, boxes.threshold)
     except UserError as error:
         report.fail("file", error, path)
         return None
