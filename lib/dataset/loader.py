@@ -3,9 +3,12 @@
 import atexit
 import multiprocessing
 import signal
+import time
 from typing import Any
 
 from torch.utils.data import DataLoader
+
+MAX_WAIT = 60  # seconds until a death is noticed
 
 
 class Loader(DataLoader):
@@ -19,7 +22,11 @@ class Loader(DataLoader):
         # The last function to be registered is the first to run: before PyTorch waits for its processes.
         atexit.unregister(_end)
         atexit.register(_end)
-        return batches
+        try:
+            yield from batches
+        except (EOFError, ConnectionError):
+            time.sleep(MAX_WAIT)  # a process died while it sent a batch: PyTorch's handler raises here, and names it
+            raise
 
 
 def _end() -> None:

@@ -1,18 +1,19 @@
 """A loading process that is killed: one sentence, wherever the death is noticed, and an end without waiting."""
 
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_people
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, dataloader
 from torch.utils.data._utils import signal_handling
 
 from transpose import cli
@@ -25,6 +26,13 @@ from transpose.errors import UserError
 from transpose.pose.skeleton import COCO
 
 PARENT = os.getpid()
+
+
+@pytest.fixture(autouse=True)
+def dead_processes_are_forgotten() -> Iterator[None]:
+    """PyTorch's handler raises for a loader's dead, at the end of any process, until the loader is gone."""
+    yield
+    gc.collect()
 
 
 class Fatal(ImageReader):
@@ -90,6 +98,21 @@ def test_a_death_before_anything_is_read(capsys: pytest.CaptureFixture):
 
 def die(worker: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_connection_that_breaks_before_the_death_is_noticed(capsys: pytest.CaptureFixture, monkeypatch):
+    def broken(self: object, timeout: float = 0) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "_try_get_data", broken)
+    crops = crops_with(ImageReader(IMAGES))
+    loader = Loader(crops, batch_sampler=batches_of(crops, "evaluation"), num_workers=1, worker_init_fn=die_later)
+    assert re.match(SAYS, said_by(lambda: list(loader), capsys))
+
+
+def die_later(worker: int) -> None:
+    time.sleep(1)
+    die(worker)
 
 
 def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
