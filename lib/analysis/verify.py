@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluation.coco_eval import METRICS
-from ..runtime.files import write_text
+from ..runtime.files import checksum, write_text
 
 TOLERANCE = 0.001  # of AP: the ±0.1 points within which the published one is reproduced
 STATE, REPORT = "verification.json", "report.md"
@@ -56,7 +56,7 @@ def checksums(entry: Input) -> dict[str, Any]:
     A folder's sum is that of its `sha256sum` lines, "<sum>  <name>\\n", in the order of the names.
     """
     files = sorted(file for file in entry.path.iterdir() if file.is_file()) if entry.path.is_dir() else [entry.path]
-    sums = [_sum(file, "sha256") for file in files]
+    sums = [checksum(file) for file in files]
     total = sums[0]
     if entry.path.is_dir():
         lines = "".join(f"{sum_}  {file.name}\n" for sum_, file in zip(sums, files, strict=True))
@@ -66,13 +66,8 @@ def checksums(entry: Input) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
         "sha256": total,
-        "agrees": _sum(entry.path, kind) == wanted if wanted else None,
+        "agrees": checksum(entry.path, kind) == wanted if wanted else None,
     }
-
-
-def _sum(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def verify(

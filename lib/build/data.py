@@ -1,7 +1,6 @@
 """The configuration -> data sets, their skeleton and their loaders."""
 
 import contextlib
-import hashlib
 import logging
 import math
 import os
@@ -27,7 +26,7 @@ from ..evaluation.evaluate import Evaluation
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
 from ..runtime import distributed
-from ..runtime.files import make_writable, remove_leftovers
+from ..runtime.files import checksum, make_writable, remove_leftovers
 from ..runtime.signals import leave_to_parent
 
 logger = logging.getLogger(__name__)
@@ -206,8 +205,8 @@ def data_sums(cfg: CfgNode) -> dict[str, str]:
         files["TEST.COCO_BBOX_FILE"] = Path(test.COCO_BBOX_FILE)
     sums = {}
     for key, path in files.items():
-        with contextlib.suppress(OSError), path.open("rb") as file:  # a missing one is told where it is read
-            sums[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        with contextlib.suppress(OSError):  # a missing one is told where it is read
+            sums[key] = checksum(path)
     return sums
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..evaluation import calibration
     from ..evaluation.evaluate import CocoEvaluation
     from ..explain import figures
-    from ..runtime import distributed, log
+    from ..runtime import distributed, files, log
 
     if arguments.picture:
         figures.check_name(arguments.picture)
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.held_out:
         arguments.opts += ["DATASET.TEST_SET", arguments.held_out]
         sets.append(build_evaluation(cli.configuration(arguments, report=False), device))
-    checksum, options = calibration.checksum(weights), build_test_options(cfg)
+    weights_sum, options = files.checksum(weights), build_test_options(cfg)
 
     def fitted(data: calibration.Labelled) -> calibration.Calibration:
-        return calibration.fit(data, arguments.similarity, checksum, options)
+        return calibration.fit(data, arguments.similarity, weights_sum, options)
 
     parts = []
     for each in sets:

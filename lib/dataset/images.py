@@ -2,7 +2,6 @@
 
 import io
 import os
-import stat
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -16,7 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from ..errors import UserError
-from ..runtime.files import root_cause
+from ..runtime.files import open_to_read, root_cause
 from .json_fields import leads_out
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
@@ -142,15 +141,12 @@ def opened_zip(path: Path) -> zipfile.ZipFile:
 def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY) -> bytes:
     """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
 
-    Raises UserError for anything but a regular file (reading a pipe would block), and for a file larger than any image
-    of `max_pixels`.
+    Raises UserError for anything but a regular file, and for a file larger than any image of `max_pixels`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{where}: cannot read the image ({'Is a directory' if path.is_dir() else 'Is no file'})")
-        _refuse_bytes(status.st_size, where, max_pixels, limit)
-        return path.read_bytes()
+        with open_to_read(path) as file:
+            _refuse_bytes(os.fstat(file.fileno()).st_size, where, max_pixels, limit)
+            return file.read()
     except UserError:
         raise
     except (OSError, ValueError) as error:  # of a name with a zero byte

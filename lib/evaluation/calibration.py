@@ -6,7 +6,6 @@ algorithm (Zadrozny and Elkan, KDD 2002). The covariance of the error is the sec
 power of the score, and once more where decoding left the keypoint at a whole pixel. N keypoints.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ import numpy as np
 
 from ..core.predict import TestOptions
 from ..errors import UserError
-from ..runtime.files import write_text
+from ..runtime.files import checksum, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +137,6 @@ def _share(sums: np.ndarray) -> float:
 def place(weights: Path) -> Path:
     """Where the calibration of a weights file lies."""
     return weights.parent / f"{weights.stem}_calibration.json"
-
-
-def checksum(weights: Path) -> str:
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, calibration: Calibration) -> None:

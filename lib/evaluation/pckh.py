@@ -15,7 +15,7 @@ import numpy as np
 from ..core.predict import Predictions
 from ..dataset.coco import Instances
 from ..errors import UserError, needs
-from ..runtime.files import write_atomically
+from ..runtime.files import open_to_read, write_atomically
 from . import matlab_file
 from .evaluate import Evaluation, as_dicts, triplets
 
@@ -65,7 +65,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
     _matlab()
     wanted = ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")
     try:
-        path.open("rb").close()
+        open_to_read(path).close()
         content = matlab_file.read(path, wanted)
     except OSError as error:
         raise UserError(f"{path}: cannot read PCKh's ground truth ({error.strerror})") from None

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from . import plain_pickle
-from .files import root_cause, write_atomically
+from .files import open_to_read, root_cause, write_atomically
 
 SAFETENSORS = ".safetensors"
 SEAL = b"sha256:"  # and 64 digits: the comment at the end of our zip files, the sum of all bytes before it
@@ -55,7 +55,8 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     try:
         # Read at once: any error after this is the file's, not the disk's. It is not mapped into memory either: a file
         # that shrinks while it is mapped ends the process.
-        content = path.read_bytes()
+        with open_to_read(path) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
     except MemoryError:

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import torch
 
 from ..errors import UserError
-from .files import root_cause, write_atomically, write_text
+from .files import checksum, root_cause, write_atomically, write_text
 from .log import logger, on_terminal
 
 SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # PyTorch's way: resnet50-19c8e357.pth
@@ -28,14 +28,12 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
     which the first download writes, as sha256sum does, if no sum is known. Raises UserError if the url is not https,
     the network or the disk fails, or the bytes are not the expected ones.
     """
-    import pooch
-
     record, in_name = path.with_name(f"{path.name}.sha256"), "".join(SUM_IN_NAME.findall(path.name))
     sums = {"its publisher": sha256.lower(), "its name": in_name, str(record): _recorded(record)}
     source, expected = next(((name, known) for name, known in sums.items() if known), ("", ""))
 
     def check(file: Path, subject: object, advice: str) -> str:
-        found: str = pooch.file_hash(str(file))
+        found = checksum(file)
         if not found.startswith(expected):
             differ = f"its sha256 is {found}, but {source} says {expected}"
             raise UserError(f"{subject}: {differ}: damaged or changed; {advice}")

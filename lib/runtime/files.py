@@ -1,9 +1,12 @@
-"""Files that are written completely or not at all, writable folders, and the cause of an error."""
+"""Files: written completely or not at all, read if they are regular, their checksums; and the cause of an error."""
 
 import contextlib
 import csv
+import errno
+import hashlib
 import io
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -73,6 +76,19 @@ def remove_leftovers(folder: Path, min_age: float = 0) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - part.lstat().st_mtime >= min_age:
                 part.unlink()
+
+
+def open_to_read(path: Path) -> io.BufferedReader:
+    """A regular file. Raises OSError for anything else: a pipe or a device may never end."""
+    if stat.S_ISREG(path.stat().st_mode) or path.is_dir():
+        return path.open("rb")  # which says what a folder is
+    raise OSError(errno.EINVAL, "Not a regular file")
+
+
+def checksum(path: Path, kind: str = "sha256") -> str:
+    """A file's sum in hexadecimal. Raises OSError as `open_to_read` does."""
+    with open_to_read(path) as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def open_to_append(path: Path) -> io.TextIOWrapper:

@@ -16,6 +16,7 @@ from transpose.evaluation import calibration
 from transpose.evaluation.calibration import GAUSSIAN, Calibration, Labelled
 from transpose.pose import heatmap
 from transpose.runtime import log
+from transpose.runtime.files import checksum
 
 
 def planted(seed: int, number: int = 6000) -> Labelled:
@@ -90,7 +91,7 @@ def test_the_moments_of_a_gaussian_are_its_covariance(rotation):
 def test_a_file_gives_the_calibration_of_its_weights_only(tmp_path, caplog):
     weights = tmp_path / "final_state.pth"
     weights.write_bytes(b"one")
-    found = replace(fitted(planted(0, 500)), weights_sha256=calibration.checksum(weights))
+    found = replace(fitted(planted(0, 500)), weights_sha256=checksum(weights))
     assert calibration.read(weights) is None
     calibration.write(calibration.place(weights), found)
     assert calibration.read(weights) == found

@@ -17,6 +17,7 @@ from transpose.pose.draw import DrawOptions
 from transpose.predictor import export, uncertainty
 from transpose.predictor.export import Exported
 from transpose.predictor.predictor import Predictor, trained_network
+from transpose.runtime.files import checksum
 
 FITTED = Calibration(0.5, (0.0, 1.0), (0.2, 0.9), (-2.0, -1.0, 1.0), (GAUSSIAN[0], 3.0), 1000, "", False, 5)
 
@@ -27,7 +28,7 @@ def calibrated(run, tmp_path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     weights = folder / "final_state.pth"
-    calibration.write(calibration.place(weights), replace(FITTED, weights_sha256=calibration.checksum(weights)))
+    calibration.write(calibration.place(weights), replace(FITTED, weights_sha256=checksum(weights)))
     return folder
 
 

@@ -280,8 +280,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
-    for name, says in (("pipe.jpg", "Is no file"), ("folder.jpg", "Is a directory"), ("device.jpg", "Is no file")):
-        assert says in refusal(lambda n=name: ImageReader(tmp_path).read(n, "x"))
+    for name, says in (
+        ("pipe.jpg", "Not a regular file"),
+        ("folder.jpg", "Is a directory"),
+        ("device.jpg", "Not a regular file"),
+    ):
+        assert f"cannot read the image ({says})" in refusal(lambda n=name: ImageReader(tmp_path).read(n, "x"))
+        assert f"{name}: cannot read the checkpoint ({says})" in refusal(lambda n=name: checkpoint.read(tmp_path / n))
 
 
 # ---- zips -----------------------------------------------------------------------------------------------------------
