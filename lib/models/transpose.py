@@ -4,6 +4,7 @@ B batch, K keypoints, N tokens, D model width, H x W the heatmap (a quarter of t
 The state dict is a file format: keys, shapes and dtypes are those of the released checkpoints.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import ClassVar
@@ -29,7 +30,7 @@ R_A4 = EncoderConfig(dim=256, heads=8, layers=4, feedforward=1024)
 H_A4 = EncoderConfig(dim=96, heads=1, layers=4, feedforward=192)
 
 
-class TransPose(nn.Module):
+class TransPose(nn.Module, ABC):
     """What both variants share: features -> reduce -> encoder -> head, and the positions.
 
     A variant sets `stride` (input pixels per token), builds its backbone between `_add_positions` and `_add_encoder`
@@ -77,13 +78,13 @@ class TransPose(nn.Module):
                 module.eval()
         return self
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, 4H, 4W) -> the backbone's feature map, one cell per token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, x: Tensor) -> Tensor:
         """Encoded map (B, D, *grid) -> heatmaps (B, K, H, W)."""
-        raise NotImplementedError
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, N, D), the reduced feature map read row by row."""
