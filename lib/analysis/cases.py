@@ -11,7 +11,7 @@ import numpy as np
 
 from ..build.model import TrainedModel
 from ..errors import UserError
-from ..evaluation.coco_eval import keypoint_similarities
+from ..evaluation.oks import keypoint_similarities
 from ..explain import figures
 from ..explain.maps import cell_centers, explain
 from ..pose import draw, geometry, sheets

@@ -17,12 +17,12 @@ from ..evaluation.coco_eval import (
     Matches,
     Pairs,
     Truth,
-    keypoint_similarities,
     match,
     similarities,
     similarities_to_boxes,
     ten_numbers,
 )
+from ..evaluation.oks import keypoint_similarities
 from ..pose.skeleton import Skeleton
 from . import taxonomy
 from .confidence import error_of, reliability

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..evaluation.coco_eval import Found, Pairs, Truth, keypoint_similarities, match, similarities
+from ..evaluation.coco_eval import Found, Pairs, Truth, match, similarities
+from ..evaluation.oks import keypoint_similarities
 from ..pose.skeleton import Skeleton
 
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)

@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval, Params
 
 from ..dataset.coco import Annotations
+from .oks import keypoint_similarities
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
 MAX_DETECTIONS = 20  # detections of an image that count
@@ -140,11 +141,6 @@ class Matches:
 
 def _places_within(image: np.ndarray) -> np.ndarray:
     return np.arange(len(image)) - image.searchsorted(image)
-
-
-def keypoint_similarities(squared: np.ndarray, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """exp(-d² / (2 s² k²)) of squared distances (…, K), where s² is the instance's area (…) and k = 2 sigma (K)."""
-    return np.exp(-(squared / (sigmas * 2) ** 2 / (areas[..., None] + np.spacing(1)) / 2))
 
 
 def similarities(found: Found, truth: Truth, pairs: Pairs, sigmas: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Rescoring, and OKS-NMS: of persons in one image whose keypoints nearly coincide, only the best stays.
 
-N persons, P pairs of them, K keypoints. OKS (object keypoint similarity) is COCO's:
-https://cocodataset.org/#keypoints-eval, with the areas of both persons averaged.
+N persons, P pairs of them, K keypoints.
 """
 
 import numpy as np
+
+from .oks import keypoint_similarities
 
 MAX_AFTER_SOFT = 20  # persons that soft OKS-NMS leaves in an image
 
@@ -17,10 +18,8 @@ def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: floa
 
 
 def oks(one: np.ndarray, other: np.ndarray, one_area: np.ndarray, area: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Similarity (P) of keypoints (P, K, 2), areas (P), to others; one side may be a single person's."""
-    distance = ((other - one) ** 2).sum(-1)
-    spread = (2 * sigmas) ** 2 * 2 * ((one_area + area) / 2 + np.spacing(1))[:, None]
-    return np.exp(-distance / spread).mean(1)
+    """OKS (P), by the mean of both areas (P), of keypoints (P, K, 2) with others; one side may be a single person's."""
+    return keypoint_similarities(((other - one) ** 2).sum(-1), (one_area + area) / 2, sigmas).mean(1)
 
 
 def suppress(
