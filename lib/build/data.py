@@ -210,6 +210,18 @@ def data_sums(cfg: CfgNode) -> dict[str, str]:
     return sums
 
 
+def _training_images(cfg: CfgNode) -> Reader:
+    """The reader of the training set's images, which keeps them decoded in DATASET.DECODED_DIR."""
+    reader = _image_reader(cfg, cfg.DATASET.TRAIN_SET)
+    if not cfg.DATASET.DECODED_DIR:
+        return reader
+    folder = Path(cfg.DATASET.DECODED_DIR)
+    make_writable(folder, "DATASET.DECODED_DIR")
+    if distributed.rank() == 0:
+        remove_leftovers(folder, min_age=MAX_WRITING)
+    return DecodedImages(reader, folder)
+
+
 def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
     """The training set's loader, and the sampler of its batches."""
     data = cfg.DATASET
@@ -233,13 +245,7 @@ def build_training_data(cfg: CfgNode) -> tuple[DataLoader, TrainSampler]:
         half_body_joints=data.NUM_JOINTS_HALF_BODY,
         upper_body=data.PROB_UPPER_BODY,
     )
-    reader = _image_reader(cfg, data.TRAIN_SET)
-    if data.DECODED_DIR:
-        make_writable(Path(data.DECODED_DIR), "DATASET.DECODED_DIR")
-        if distributed.rank() == 0:
-            remove_leftovers(Path(data.DECODED_DIR), min_age=MAX_WRITING)
-    images = DecodedImages(reader, Path(data.DECODED_DIR)) if data.DECODED_DIR else reader
-    crops = build_dataset(cfg, instances, images, skeleton, augmentation)
+    crops = build_dataset(cfg, instances, _training_images(cfg), skeleton, augmentation)
     plan = TrainSampler(
         len(crops),
         cfg.TRAIN.BATCH_SIZE_PER_GPU,

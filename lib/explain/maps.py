@@ -15,6 +15,7 @@ import torch
 from ..core.predict import TestOptions, normalise
 from ..dataset.topdown import TopDownDataset, crop_instance
 from ..errors import UserError
+from ..models.backends import input_size
 from ..models.transpose import TransPose
 from ..pose import geometry, heatmap
 from ..pose.skeleton import Skeleton
@@ -182,8 +183,8 @@ def explain(
 
     It is computed on the device of the network, which is in eval mode. Raises UserError if the heatmaps are not finite.
     """
-    height, width = (network.stride * length for length in network.grid)
-    size, heatmap_size = (width, height), (width // 4, height // 4)
+    width, height = size = input_size(network)
+    heatmap_size = width // 4, height // 4
     centers, scales = geometry.boxes_to_crops(box, width / height)
     sample = crop_instance(pixels, centers[0], scales[0], input_size=size, heatmap_size=heatmap_size, rgb=options.rgb)
     device = next(network.parameters()).device

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import missing
+from .backends import input_size
 from .encoder import EncoderConfig
 from .transpose import TransPoseH, TransPoseR
 from .weights import refuse_unusable
@@ -95,12 +96,12 @@ class Shared(PyTorchModelHubMixin):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """The page that goes with the weights, as far as the network knows what it is."""
         network: Any = self
-        width, height = network.stride * network.grid[1], network.stride * network.grid[0]
-        variant, shown = next(
+        width, height = input_size(network)
+        variant, name = next(
             (key, kind.__bases__[0].__name__) for key, kind in HUB_VARIANTS.items() if type(self) is kind
         )
         about = {
-            "network": shown.replace("TransPose", "TransPose-"),
+            "network": name.replace("TransPose", "TransPose-"),
             "variant": variant,
             "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
             "joints": network.final_layer.out_channels,
