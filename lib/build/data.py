@@ -22,6 +22,7 @@ from ..dataset.loader import Loader
 from ..dataset.samplers import EvalSampler, TrainSampler
 from ..dataset.topdown import Augmentation, TopDownDataset
 from ..errors import UserError
+from ..evaluation import pckh
 from ..evaluation.evaluate import Evaluation
 from ..pose import skeleton as skeletons
 from ..pose.skeleton import Skeleton
@@ -129,6 +130,12 @@ def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
     if source.suffix == ".zip" and not zipfile.is_zipfile(source):
         raise UserError(f"{source}: not a zip file, or a truncated one")
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
+
+
+def read_pckh(cfg: CfgNode, skeleton: Skeleton, persons: int) -> pckh.Truth:
+    """PCKh's ground truth of DATASET.TEST_SET. Raises UserError if it is missing, damaged or does not fit."""
+    name = cfg.DATASET.TEST_SET
+    return pckh.read_truth(_annotation_file(cfg, name).with_name(f"gt_{name}.mat"), skeleton.names, persons)
 
 
 def build_dataset(
@@ -282,8 +289,6 @@ def check_box_source(cfg: CfgNode) -> None:
 def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> Report:
     """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
     data, test = cfg.DATASET, cfg.TEST
-    if is_mpii(cfg):
-        raise UserError("check_data reads COCO's format only, and DATASET.DATASET is mpii")
     sets = [
         doctor.SetToCheck(
             name=name,
@@ -292,6 +297,8 @@ def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], 
             trains=name == data.TRAIN_SET,
             tests=name == data.TEST_SET,
             open_images=partial(_image_reader, cfg, name),
+            of_mpii=is_mpii(cfg),
+            read_pckh=partial(read_pckh, cfg) if is_mpii(cfg) and name == data.TEST_SET and has_truth(name) else None,
         )
         for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
     ]

@@ -14,7 +14,6 @@ from ..dataset.check.statistics import why_no_precision
 from ..dataset.samplers import EvalSampler
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
-from ..evaluation import pckh
 from ..evaluation.evaluate import CocoEvaluation, Evaluation
 from ..evaluation.pckh import PckhEvaluation
 from ..models.backends import Backend, chosen_precision
@@ -26,6 +25,7 @@ from .data import (
     has_truth,
     is_mpii,
     log_left_out,
+    read_pckh,
     skeleton_of,
     test_images,
 )
@@ -58,9 +58,7 @@ def _mpii_evaluation(cfg: CfgNode, device: torch.device) -> PckhEvaluation:
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
     instances = mpii.annotated_instances(annotations, with_joints=has_truth(name))
-    truth = None
-    if has_truth(name):
-        truth = pckh.read_truth(annotations.path.with_name(f"gt_{name}.mat"), skeleton.names, len(instances))
+    truth = read_pckh(cfg, skeleton, len(instances)) if has_truth(name) else None
     return PckhEvaluation(truth=truth, **_common(cfg, device, build_dataset(cfg, instances, reader, skeleton)))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from ..pose.geometry import PADDING, PIXEL_STD
-from .coco import ANNOTATION_FILE, Annotations, Images, Instances
+from .coco import ANNOTATION_FILE, Annotations, Images, Instances, check_units
+from .findings import ERROR, Findings, many
 from .json_fields import FILE_NAME, NUMBER, Kind, Table, listing, read_json
 
 DROP = 15.0  # pixels per unit of `scale` that a crop lies below the annotated centre, so that feet are not cut off
@@ -25,15 +25,42 @@ def read_annotations(path: Path, num_joints: int) -> Annotations:
 
     Raises UserError for a file that is missing, no JSON, or not in this format.
     """
+    source = parse_annotations(path, num_joints)
+    source.findings.refuse(path)
+    return source
+
+
+def parse_annotations(path: Path, num_joints: int) -> Annotations:
+    """As `read_annotations`, but `findings` say which records have no image, and whether there are any.
+
+    Raises UserError for a file that is missing or no JSON list of objects.
+    """
     records = read_json(path, ANNOTATION_FILE, list[dict[str, Any]])
-    if not records:
-        raise UserError(f"{path}: not an MPII annotation file: it lists no person")
     joints = {"joints": Kind(f"{num_joints} pairs x, y", shape=(num_joints, 2)), "joints_vis": listing(num_joints)}
     table = Table.read(records, "record", {"image": FILE_NAME, **PLACE, **joints})
-    table.check("image").refuse(path)
-    unique = list(dict.fromkeys(table["image"].tolist()))
+    findings = table.check("image")
+    if not records:
+        says = "it lists no person"
+        findings.add(ERROR, "format", says, error=f"not an MPII annotation file: {says}")
+    unique = list(dict.fromkeys(table["image"][~table.malformed("image")].tolist()))
     images = Images(np.arange(len(unique)), np.array(unique, object), np.zeros((len(unique), 2), np.int64))
-    return Annotations(path, images, {"id": 1, "name": "person"}, table)
+    listed = {"images": len(unique), "records": len(records)}
+    return Annotations(path, images, {"id": 1, "name": "person"}, table, listed, findings)
+
+
+def check_annotations(source: Annotations, with_joints: bool = True) -> Findings:
+    """What is wrong with the records."""
+    table, scale = source.table, source.table["scale"]
+    findings = table.check(*PLACE, *(("joints", "joints_vis") if with_joints else ()))
+    wrong = np.flatnonzero(scale <= 0).tolist()
+    if wrong:
+        says = f"'scale' of {many(len(wrong), 'record')} of {len(table):,} is not positive"
+        error = f"'scale' of {table.label(wrong[0])} must be positive, not {scale[wrong[0]]:g}"
+        findings.add(ERROR, "scale", says, (f"{scale[i]:g} in {table.name(i)}" for i in wrong), error=error)
+    if with_joints:
+        seen = np.where(table["joints_vis"][..., None] > 0, table["joints"], -np.inf).max(1, initial=-np.inf)
+        check_units(findings, "the joints", seen, np.zeros_like(seen))
+    return findings
 
 
 def annotated_instances(source: Annotations, with_joints: bool = True) -> Instances:
@@ -42,11 +69,11 @@ def annotated_instances(source: Annotations, with_joints: bool = True) -> Instan
     `with_joints` false is for a set without ground truth, whose persons get no visible joint.
     Raises UserError that names the malformed record.
     """
-    path, table = source.path, source.table
-    table.check(*PLACE, *(("joints", "joints_vis") if with_joints else ())).refuse(path)
+    findings = check_annotations(source, with_joints)
+    findings.refuse(source.path)
+    findings.warn(source.path, "units")
+    table = source.table
     scale, joints, visible = table["scale"], table["joints"], table["joints_vis"]
-    for index in np.flatnonzero(scale <= 0)[:1].tolist():
-        raise UserError(f"{path}: 'scale' of {table.label(index)} must be positive, not {scale[index]:g}")
     place = {name: index for index, name in enumerate(source.images.names.tolist())}
     return Instances(
         images=source.images,

@@ -18,12 +18,14 @@ from helpers.places import Run, sentence
 from scipy.io import loadmat, savemat
 from torch.utils.data import DataLoader
 
-from transpose.build.data import build_training_data
+from transpose.build.data import build_training_data, data_report
 from transpose.build.evaluation import build_evaluation
 from transpose.build.model import build_model, load_start_weights
 from transpose.config.load import load_config
 from transpose.core.predict import Predictions, TestOptions, predict
 from transpose.dataset import mpii
+from transpose.dataset.check.report import TEST, TRAIN, Report
+from transpose.dataset.findings import ERROR
 from transpose.dataset.images import ImageReader
 from transpose.dataset.samplers import EvalSampler
 from transpose.dataset.topdown import TopDownDataset
@@ -392,6 +394,44 @@ def test_bad_records_are_named(root: Path, spoil: Callable, words: str):
     with pytest.raises(UserError) as error:
         build_training_data(load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root)]))
     assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def errors(report: Report) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(f.check, f.says, f.examples) for section in report.sections for f in section.findings if f.level == ERROR]
+
+
+def test_check_data_reports_every_problem(root: Path):
+    cfg = load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root)])
+    report = data_report(cfg, None)
+    assert not report.stops and {check for check, *_ in errors(report)} == {"contrast"}  # the images are black
+    content = records()
+    content[1]["joints_vis"] = content[4]["image"] = None
+    content[2]["scale"], content[3]["scale"] = -1, 0
+    write_json(root / "annot" / "train.json", content)
+    put("pos_gt_src", np.nan, wrong := ground_truth())
+    savemat(root / "annot" / "gt_valid.mat", wrong)
+    (root / "images" / "000000002.jpg").write_bytes(b"no image")
+    report = data_report(cfg, None)
+    told = [finding for finding in errors(report) if finding[0] != "contrast"]
+    assert told[:3] == [
+        ("format", "1 record of 5 must have 'image', the name of a file", ("None in record number 5",)),
+        ("format", "1 record of 5 must have 'joints_vis', 16 numbers", ("None in record number 2",)),
+        ("scale", "'scale' of 2 records of 5 is not positive", ("-1 in record number 3", "0 in record number 4")),
+    ]
+    assert [check for check, *_ in told[3:]] == ["readable", "file", "readable"] and "pos_gt_src" in told[4][1]
+    with pytest.raises(UserError) as error:
+        build_training_data(cfg)
+    assert report.stops[TRAIN] == str(error.value) and "'image' of record number 5" in str(error.value)
+    assert "'pos_gt_src' holds a number that is NaN" in report.stops[TEST]
+
+
+def test_joints_as_fractions_of_the_image_are_refused(root: Path):
+    content = records()
+    for record in content:
+        record["joints"] = (np.array(record["joints"]) / (WIDTH, HEIGHT)).tolist()
+    write_json(root / "annot" / "train.json", content)
+    with pytest.raises(UserError, match="the joints of 5 of 5 lie within one pixel, like fractions of the image"):
+        people(root / "annot" / "train.json")
 
 
 def cut(key: str, content: dict) -> None:

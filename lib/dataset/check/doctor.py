@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import UserError
 from ...pose import geometry
 from ...pose.skeleton import Skeleton
-from .. import coco, detections
+from .. import coco, detections, mpii
 from ..coco import Annotations, Images, Instances
 from ..findings import ERROR, NOTE, OK, many
 from ..images import ImageReader, orientation, size_mismatch
@@ -26,7 +26,10 @@ FLAT = 20  # of 255 values: the difference between an image's darkest and bright
 
 @dataclass(frozen=True)
 class SetToCheck:
-    """An image set of the configuration; `open_images` raises UserError if its images are not there."""
+    """An image set of the configuration; `open_images` raises UserError if its images are not there.
+
+    `read_pckh`, in MPII's format, raises it if the ground truth does not fit the skeleton and so many persons.
+    """
 
     name: str
     path: Path
@@ -34,6 +37,8 @@ class SetToCheck:
     trains: bool
     tests: bool
     open_images: Callable[[], ImageReader]
+    of_mpii: bool = False
+    read_pckh: Callable[[Skeleton, int], object] | None = None
 
     def __str__(self) -> str:
         uses = " and ".join(use for use, is_so in (("training", self.trains), ("test", self.tests)) if is_so)
@@ -83,11 +88,18 @@ def examine(
         if training is not None and select_data:
             centred = coco.centred(training, aspect)
             training, off_centre = coco.select(training, centred), int((~centred).sum())
-        if source.category and (images.has_truth or images.trains):
+        if source.category and (images.has_truth or images.trains) and not images.of_mpii:
             statistics.check(report.findings, source, images.name, off_centre, tests=images.tests)
         testing = labelled if images.tests else None
-        if images.tests:
+        if images.tests and not images.of_mpii:
             testing = _check_boxes(report, images, source, choose_boxes) or labelled
+        if images.read_pckh is not None and labelled is not None and report.skeleton is not None:
+            report.begin(f"PCKh's ground truth of {images}", images.tools)
+            try:
+                images.read_pckh(report.skeleton, len(labelled))
+                report.findings.add(OK, "file", "fits the annotations")
+            except UserError as error:
+                report.fail("file", error)
         try:
             reader = images.open_images()
         except UserError as error:
@@ -106,7 +118,10 @@ def _read(report: Report, images: SetToCheck, category: str, num_joints: int) ->
     what = "annotations" if images.has_truth else "images"
     report.begin(f"{what} of {images}: {short(images.path)}", images.tools)
     try:
-        source = coco.parse_annotations(images.path, num_joints, category, image_info=not images.has_truth)
+        if images.of_mpii:
+            source = mpii.parse_annotations(images.path, num_joints)
+        else:
+            source = coco.parse_annotations(images.path, num_joints, category, image_info=not images.has_truth)
     except UserError as error:
         report.fail("file", error, images.path)
         nothing = Images(np.zeros(0, np.int64), np.zeros(0, np.str_), np.zeros((0, 2), np.int64))
@@ -129,12 +144,17 @@ def _check_annotations(
             statistics.check_skeleton(report.findings, kind)
     except UserError as error:
         report.stop(error)
-    if not source.category or not (images.has_truth or images.trains):
+    if not source.category or not (images.has_truth or images.trains or images.of_mpii):
         return None
-    report.add(coco.check_annotations(source, scored=images.tests and images.has_truth), source.path)
+    if images.of_mpii:
+        report.add(mpii.check_annotations(source, images.has_truth), source.path)
+    else:
+        report.add(coco.check_annotations(source, scored=images.tests and images.has_truth), source.path)
     if not any(finding.check == "format" for finding in report.findings):
         report.findings.add(OK, "format", "all fields that are read are there and have the right type")
     with contextlib.suppress(UserError):  # one of the findings above
+        if kind is not None and images.of_mpii:
+            return mpii.annotated_instances(source, images.has_truth)
         return coco.annotated_instances(source) if kind is not None else None
     return None
 
@@ -248,7 +268,8 @@ def _check_images(
     if not len(chosen):
         findings.add(NOTE, "readable", "not checked: no image was read")
     elif not broken and not other:
-        findings.add(OK, "readable", f"{len(chosen):,} of {len(there):,}{whose} read, each of the stated size")
+        size = ", each of the stated size" if images.sizes.any() else ""
+        findings.add(OK, "readable", f"{len(chosen):,} of {len(there):,}{whose} read{size}")
 
 
 def samples(instances: Instances, number: int) -> list[list[int]]:

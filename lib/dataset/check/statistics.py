@@ -56,7 +56,7 @@ def is_published(source: Annotations, name: str) -> bool:
 
 
 def check_counts(findings: Findings, source: Annotations, name: str) -> None:
-    counts = ", ".join(many(source.listed[key], key[:-1]) for key in ("images", "annotations") if key in source.listed)
+    counts = ", ".join(many(count, key[:-1]) for key, count in source.listed.items() if key != "categories")
     names = list(skeletons.COCO.names)
     if name not in PUBLISHED or source.category.get("keypoints", names) != names:
         findings.add(OK, "counts", counts)
