@@ -12,9 +12,6 @@ import torch
 from helpers.goldens import ROOT
 from helpers.networks import with_encoder
 
-from transpose.build.model import build_model, freeze_parameters
-from transpose.build.optim import build_optimizer
-from transpose.config.load import load_config
 from transpose.errors import UserError
 from transpose.models import weights
 from transpose.models.transpose import TransPoseR
@@ -68,23 +65,6 @@ def test_frozen_parameters_and_their_statistics_stay():
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert not any(key.startswith("layer1") for key in changed)
     assert {"conv1.weight", "layer2.0.bn1.running_mean", "final_layer.weight"} <= changed
-
-
-def test_backbone_has_a_rate_of_its_own_on_request():
-    demo = ROOT / "experiments" / "coco_sample" / "demo.yaml"
-    for factor, scales in (("1", [1.0]), ("0.1", [1.0, 0.1])):
-        cfg = load_config(demo, ["TRAIN.BACKBONE_LR_FACTOR", factor])
-        model = build_model(cfg)
-        groups = build_optimizer(cfg, model).param_groups
-        assert [group["lr_scale"] for group in groups] == scales
-    assert any(p is model.conv1.weight for p in groups[1]["params"])
-    assert any(p is model.reduce.weight for p in groups[0]["params"])
-
-
-def test_a_pattern_that_matches_nothing_is_named():
-    cfg = load_config(ROOT / "experiments" / "coco_sample" / "demo.yaml", ["TRAIN.FREEZE", "['layr1*']"])
-    with pytest.raises(UserError, match=r"'layr1\*' matches no parameter; the nearest is "):
-        freeze_parameters(cfg, build_model(cfg))
 
 
 def test_a_category_of_five_keypoints_trains_and_is_tested(tmp_path: Path):

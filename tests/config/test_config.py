@@ -1,15 +1,12 @@
-"""Configuration: shipped and original yaml files load, what they mean, and how the recipe's rules follow from them."""
+"""Configuration: shipped and original yaml files load, and what they mean."""
 
-import math
 from pathlib import Path
 
 import pytest
-import torch
 from helpers.goldens import ROOT
 from yacs.config import CfgNode
 
 from transpose.build.model import SKELETON_FILE
-from transpose.build.optim import build_learning_rate, build_optimizer
 from transpose.config.changes import as_dict, config_changes
 from transpose.config.check import REMOVED
 from transpose.config.load import load_config
@@ -124,36 +121,6 @@ def test_paths_of_a_yaml_are_looked_for_under_data_dir_then_under_the_repository
     assert load_config(path).OUTPUT_DIR == str(ROOT / "output")
     (tmp_path / "here.pth").touch()
     assert load_config(path, ["TEST.MODEL_FILE", "here.pth"]).TEST.MODEL_FILE == str(tmp_path / "here.pth")
-
-
-def test_published_schedule_is_one_cosine():
-    rate = build_learning_rate(load_config(R_A4))
-    assert rate(0) == pytest.approx(1e-4)
-    assert rate(115) == pytest.approx((1e-4 + 1e-5) / 2)
-    assert rate(229) == pytest.approx(1e-5 + 9e-5 * (1 + math.cos(math.pi * 229 / 230)) / 2)
-
-
-def test_multistep_and_warm_up_act_when_asked_for():
-    rate = build_learning_rate(load_config(R_A4, ["TRAIN.SCHEDULE", "multistep"]))
-    assert [rate(epoch) for epoch in (0, 99, 100, 150)] == pytest.approx([1e-4, 1e-4, 2.5e-5, 6.25e-6])
-    rate = build_learning_rate(load_config(R_A4, ["TRAIN.SCHEDULE", "multistep", "TRAIN.WARMUP_EPOCHS", "3"]))
-    assert [rate(epoch) for epoch in range(4)] == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
-
-
-@pytest.mark.parametrize(
-    "overrides, decay",
-    [
-        ([], 0),
-        (["TRAIN.OPTIMIZER", "adamw"], 0),
-        (["TRAIN.APPLY_WEIGHT_DECAY", "True"], 0.1),
-        (["TRAIN.OPTIMIZER", "adamw", "TRAIN.APPLY_WEIGHT_DECAY", "True"], 0.1),
-        (["TRAIN.OPTIMIZER", "sgd"], 0.1),
-    ],
-)
-def test_weight_decay_acts_under_sgd_or_when_applied(overrides, decay):
-    cfg = load_config(R_A4, ["TRAIN.WD", "0.1", *overrides])
-    optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [decay]
 
 
 def test_resume_ignores_where_things_are_and_sees_what_trains_differently():

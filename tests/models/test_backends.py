@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.goldens import ROOT, fill_from_names, golden
-from helpers.networks import PUBLISHED, SMALL, images, published, small_h, small_r
+from helpers.networks import SMALL, images, published, small_h, small_r
 from torch import nn
 
-from transpose.build.model import build_model
 from transpose.build.optim import build_train_options
 from transpose.config.load import load_config
 from transpose.core.loss import mse
@@ -163,14 +162,6 @@ def test_without_attention_dropout_only_that_is_left_out(make):
     assert torch.equal(layer.self_attn.train()(tokens, None), layer.self_attn.eval()(tokens, None))
 
 
-def test_the_key_reaches_the_encoder_and_the_default_drops_attention_weights():
-    recipe = ROOT / "experiments/coco" / PUBLISHED["tp_r_a4"]["config"]
-    for keys, wanted in (((), 0.1), (("MODEL.ATTENTION_DROPOUT", "False"), 0.0)):
-        layers = build_model(load_config(recipe, keys)).global_encoder.layers
-        assert [layer.self_attn.dropout for layer in layers] == [wanted] * 4
-        assert all(layer.dropout.p == 0.1 for layer in layers)
-
-
 @pytest.mark.parametrize(
     "keys, sentence",
     [
@@ -189,12 +180,6 @@ def test_the_key_reaches_the_encoder_and_the_default_drops_attention_weights():
 def test_keys_that_do_not_fit_are_refused(keys, sentence):
     with pytest.raises(UserError, match=sentence):
         load_config(DEMO, keys.split())
-
-
-def test_float16_on_a_processor_is_refused_for_training():
-    cfg = load_config(DEMO, ["TRAIN.PRECISION", "float16"])
-    with pytest.raises(UserError, match=r"TRAIN\.PRECISION float16 needs a GPU"):
-        build_train_options(cfg, torch.device("cpu"))
 
 
 @pytest.mark.slow  # where the processor has no bfloat16 arithmetic
