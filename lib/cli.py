@@ -1,4 +1,4 @@
-"""What all commands have in common. Imports nothing heavy, so that --help answers at once."""
+"""What all commands share. Imports nothing heavy, so that --help is fast."""
 
 import argparse
 import errno
@@ -33,9 +33,9 @@ def parser(description: str, cfg_required: bool = True) -> Parser:
     arguments = Parser(description=description)
     arguments.add_argument("--cfg", required=cfg_required, metavar="YAML", help="configuration file of the experiment")
     for name, original, use in (
-        ("--model-dir", "--modelDir", "where runs' folders go (OUTPUT_DIR)"),
-        ("--log-dir", "--logDir", "where TensorBoard's folders go (LOG_DIR)"),
-        ("--data-dir", "--dataDir", "put in front of the yaml's paths (DATA_DIR)"),
+        ("--model-dir", "--modelDir", "folder of the runs (OUTPUT_DIR)"),
+        ("--log-dir", "--logDir", "folder of TensorBoard's files (LOG_DIR)"),
+        ("--data-dir", "--dataDir", "prefix of the yaml's relative paths (DATA_DIR)"),
         ("--prev-model-dir", "--prevModelDir", "accepted as in the original; unused"),
     ):
         arguments.add_argument(name, original, default="", metavar="DIR", help=use)
@@ -46,17 +46,27 @@ def parser(description: str, cfg_required: bool = True) -> Parser:
 def add_drawing(arguments: argparse.ArgumentParser) -> None:
     """The options that `drawing` reads."""
     add = arguments.add_argument_group("how persons are drawn").add_argument
-    add("--threshold", type=float, default=0.2, metavar="T", help="draw keypoints scored this or more (%(default)s)")
+    add(
+        "--threshold",
+        type=float,
+        default=0.2,
+        metavar="T",
+        help="draw keypoints with this score or more (default: %(default)s)",
+    )
     add(
         "--draw",
         metavar="PART,…",
-        help="beside the skeletons: boxes, scores, ids, names (of keypoints), or none; else the ids of tracked persons",
+        help="beside the skeletons: boxes, scores, ids, names (of keypoints) or none (default: ids if tracked)",
     )
-    add("--color-by", metavar="WHAT", help="side, person or keypoint; else side, keypoint where there are no pairs")
+    add(
+        "--color-by",
+        metavar="WHAT",
+        help="side, person or keypoint (default: side; keypoint if the skeleton has no left/right pairs)",
+    )
 
 
 def drawing(arguments: argparse.Namespace) -> "DrawOptions":
-    """How the arguments want persons drawn. Raises UserError for what cannot be drawn."""
+    """The drawing options of the arguments. Raises UserError for unknown ones."""
     from .pose.draw import DrawOptions
 
     parts = None if arguments.draw is None else tuple(part for part in arguments.draw.split(",") if part != "none")
@@ -130,7 +140,7 @@ def output_closed() -> bool:
 
 
 class Failures:
-    """The items, such as images, that a command could not use: the rest goes on, and the exit code tells at the end."""
+    """The items, such as images, that a command could not use: the others are done, and the exit code is 1."""
 
     def __init__(self) -> None:
         self.errors: list[UserError] = []
@@ -146,7 +156,7 @@ class Failures:
         for error in self.errors[:MAX_REPORTED]:
             print(f"error: {error}", file=sys.stderr)
         if self.errors:
-            print(f"{len(self.errors)} could not be used or written, the rest is done", file=sys.stderr)
+            print(f"{len(self.errors)} could not be used or written, the others are done", file=sys.stderr)
             sys.exit(1)
 
 

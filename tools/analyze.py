@@ -1,4 +1,4 @@
-# Say why an AP is what it is: python tools/analyze.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]
+# Report what costs AP: python tools/analyze.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]
 from transpose.commands import run
 
 if __name__ == "__main__":

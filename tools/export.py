@@ -1,4 +1,4 @@
-# Write a trained network for other programs: python tools/export.py --model SOURCE --format onnx
+# Export a trained network: python tools/export.py --model SOURCE --format onnx
 from transpose.commands import run
 
 if __name__ == "__main__":

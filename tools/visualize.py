@@ -1,4 +1,4 @@
-# Draw what a network attends to: python tools/visualize.py IMAGE --model NAME|FOLDER|FILE
+# Draw what a network attends to: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE
 from transpose.commands import run
 
 if __name__ == "__main__":

@@ -6,30 +6,30 @@ import sys
 
 from .. import __version__, cli
 
-# Name -> what it does, in the module of that name ("-" is "_").
+# Command -> what it does. Its code is in the module of that name, with "_" for "-".
 COMMANDS = {
     "train": "train a model and validate it",
     "test": "test a model: COCO's AP or MPII's PCKh",
     "predict": "find the keypoints of the persons in images and videos",
-    "detect": "find the boxes of the persons in images",
-    "export": "write a network for ONNX Runtime, OpenVINO or PyTorch",
+    "detect": "find the bounding boxes of the persons in images",
+    "export": "export a network to ONNX, OpenVINO or PyTorch",
     "visualize": "draw what the network attends to on one person",
-    "attention-stats": "measure attention on a whole set",
-    "analyze": "say what costs AP: errors by kind, keypoint and slice",
+    "attention-stats": "measure attention over a whole data set",
+    "analyze": "report what costs AP: errors by kind, keypoint and slice",
     "check-data": "check the data that a configuration names",
-    "calibrate": "fit how sure a keypoint is: confidence and covariance",
-    "sigmas": "measure OKS sigmas by repeated annotations",
+    "calibrate": "fit a confidence and a covariance for each keypoint",
+    "sigmas": "measure OKS sigmas from repeated annotations",
     "verify-coco": "test the released models against the published table",
-    "draw": "draw a results file",
+    "draw": "draw the persons of a results file",
     "download": "download released models and ImageNet weights",
     "convert": "convert weights between .pth and .safetensors",
     "benchmark": "measure speed",
-    "web": "show a web page of predictions and attention",
+    "web": "serve a web page of predictions and attention",
 }
 
 
 def run(name: str) -> None:
-    """Run a command with the options that the program was started with."""
+    """Run a command with the options from the command line."""
     cli.run(lambda: _call(name))
 
 
@@ -43,7 +43,7 @@ def _call(name: str) -> None:
 
 
 def _chosen() -> str:
-    """The command that the first argument names; sys.argv then looks as if it had been started directly."""
+    """The command that the first argument names, which is removed: sys.argv becomes that of the command alone."""
     lines = [f"  {name:16} {what}" for name, what in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="transpose",

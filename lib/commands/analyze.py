@@ -1,4 +1,4 @@
-"""Say why an AP is what it is: python tools/analyze.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
+"""Report what costs AP: python tools/analyze.py --cfg experiments/….yaml --results FILE.json [KEY VALUE …]"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,27 +23,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--results", required=True, type=Path, metavar="FILE", help="COCO keypoint results, JSON")
-    add("--compare", type=Path, metavar="FILE", help="other results for the same images: what changes from the first")
+    add("--compare", type=Path, metavar="FILE", help="other results for the same images, to compare with the first")
     add(
         "--model",
         metavar="MODEL",
-        help="the network of the results: shows its attention, and its calibration",
+        help="the network that made the results: adds its attention and its calibration",
     )
-    add("--out", type=Path, metavar="DIR", help="where the report goes; else <results>_analysis, beside them")
-    add("--bootstrap", type=int, default=1000, metavar="N", help="resamples of the images (%(default)s; 0: none)")
-    add("--worst", type=int, default=6, metavar="N", help="pictures of each kind of error (%(default)s; 0: none)")
+    add(
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: <results>_analysis, beside the results)"
+    )
+    add(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples of the images (default: %(default)s; 0: none)",
+    )
+    add(
+        "--worst",
+        type=int,
+        default=6,
+        metavar="N",
+        help="pictures of each kind of error (default: %(default)s; 0: none)",
+    )
     add("--overwrite", action="store_true", help="replace an existing report")
     arguments = parser.parse_args(argv)
     for name in ("bootstrap", "worst"):
         if getattr(arguments, name) < 0:
             raise UserError(f"--{name} must be 0 or more, not {getattr(arguments, name)}")
     if arguments.model and not arguments.worst:
-        raise UserError("--model is for the pictures of the worst cases, and --worst 0 asks for none")
+        raise UserError(
+            "--model adds attention to the pictures of the worst cases, which --worst 0 turns off; leave out one"
+        )
     out = arguments.out or arguments.results.with_name(f"{arguments.results.stem}_analysis")
     for name in NAMES:
         if (out / name).exists() and not arguments.overwrite:
             raise UserError(
-                f"{out / name}: exists already; --overwrite replaces the report, --out names another folder"
+                f"{out / name}: exists already; pass --overwrite to replace it, or choose another folder with --out"
             )
     cfg = cli.configuration(arguments)
     needs("matplotlib", extra="explain")
@@ -97,10 +113,10 @@ def _trained(source: str, names: tuple[str, ...]) -> "TrainedModel":
 
     trained = trained_network(source)
     if isinstance(trained, Exported):
-        raise UserError(f"{source}: an exported file does not show its attention; take the checkpoint")
+        raise UserError(f"{source}: an exported file gives no attention; pass the checkpoint that it was made from")
     if trained.skeleton.names != names:
         raise UserError(
-            f"{source}: this network finds {', '.join(trained.skeleton.names)}, and the annotations have "
+            f"{source}: this network finds {', '.join(trained.skeleton.names)}, but the annotations have "
             f"{', '.join(names)}"
         )
     trained.network.eval()
@@ -108,7 +124,7 @@ def _trained(source: str, names: tuple[str, ...]) -> "TrainedModel":
 
 
 def _calibration(trained: "TrainedModel | None") -> "Calibration | None":
-    """What tools/calibrate.py wrote beside the network, if it holds for how it is tested."""
+    """The calibration beside the network's weights, if it was fitted with the same test options."""
     from ..evaluation import calibration
 
     if trained is None:
@@ -126,7 +142,7 @@ def _pictures(
     number: int,
     failures: cli.Failures,
 ) -> "list[Shown]":
-    """The worst cases of the results, and the images that moved most; an image that cannot be read is passed over."""
+    """The worst cases of the results, and the images whose OKS changed most; an unreadable image is skipped."""
     from ..analysis import cases
     from ..analysis.page import Shown, describe
 
@@ -140,7 +156,7 @@ def _pictures(
     for other in others:
         for moved in content["comparison"]["moved"][:number]:
             image_id = moved["image_id"]
-            text = f"{names[image_id]}: OKS {moved['OKS']:+.2f}; the first results at the left, the second at the right"
+            text = f"{names[image_id]}: OKS {moved['OKS']:+.2f}; left: the first results, right: the second"
             with failures.passing_over():
                 shown.append(Shown("moved", cases.side_by_side(first, other, image_id, read(image_id)), text))
     for case in cases.worst(first, number):

@@ -1,4 +1,4 @@
-"""What attention does on a whole set: python tools/attention_stats.py --cfg experiments/….yaml [KEY VALUE …]"""
+"""Measure attention over a data set: python tools/attention_stats.py --cfg experiments/….yaml [KEY VALUE …]"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,13 @@ from ..errors import UserError, needs
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(
-        "Measure the attention of trained weights on the persons of DATASET.TEST_SET: tables and plots."
+        "Measure the attention of trained weights on the persons of DATASET.TEST_SET; write tables and plots."
     )
-    parser.add_argument("--persons", type=int, metavar="N", help="measure only N, evenly spread over the set (all)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the results (attention, in the run's folder)"
+        "--persons", type=int, metavar="N", help="measure only N persons, evenly spread over the set (default: all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the results (default: attention, in the run's folder)"
     )
     arguments = parser.parse_args(argv)
     if arguments.persons is not None and arguments.persons < 1:

@@ -14,23 +14,27 @@ from ..errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure the stages beside their plainest forms, or the five models.")
+    parser = argparse.ArgumentParser(description="Measure each stage beside a plain version of it, or the five models.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--stages", action="store_true", help="the stages, from the JPEG to the AP")
-    what.add_argument("--models", action="store_true", help="the five models: size, operations, speed in each backend")
+    what.add_argument("--stages", action="store_true", help="the stages, from JPEG to AP")
+    what.add_argument(
+        "--models", action="store_true", help="the five models: parameters, GFLOPs, speed in each backend"
+    )
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    parser.add_argument("--smallest", action="store_true", help="once, at the smallest size: are the results equal?")
     parser.add_argument(
-        "--write", action="store_true", help="put the table into docs/benchmarks.md, the stages' from three runs"
+        "--smallest", action="store_true", help="run once at the smallest size and check that the results are equal"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write this run's (the last run's) figures there")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md (the stages run three times)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of the last run to this file")
     parser.add_argument("--profile", action="store_true", help="also print the time spent in each of our functions")
     arguments = parser.parse_args(argv)
     apart = {"--stage": "models", "--profile": "models", "--model": "stages"}
     for option, other in apart.items():
         if getattr(arguments, other) and getattr(arguments, option.strip("-")):
-            raise UserError(f"{option} has no meaning with --{other}")
+            raise UserError(f"{option} cannot be used with --{other}")
 
     logging.disable(logging.WARNING)
     if arguments.stages:

@@ -8,25 +8,31 @@ from ..errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("Fit what a score and a heatmap say about a keypoint's error, on DATASET.TEST_SET's boxes.")
+    parser = cli.parser("Fit the confidence and covariance of keypoints on the annotated boxes of DATASET.TEST_SET.")
     add = parser.add_argument
-    add("--held-out", metavar="SET", help="the set to measure the fit on; else five folds over the images")
+    add(
+        "--held-out",
+        metavar="SET",
+        help="the set to measure the fit on (default: five-fold cross-validation over the images)",
+    )
     add(
         "--similarity",
         type=float,
         default=0.5,
         metavar="S",
-        help="a keypoint's OKS from which it is right (%(default)s)",
+        help="a keypoint with this OKS or more is right (default: %(default)s)",
     )
     add("--picture", type=Path, metavar="FILE", help="reliability diagram to write (.png, .jpg, .svg)")
-    add("--overwrite", action="store_true", help="replace the calibration and the picture that are there")
+    add("--overwrite", action="store_true", help="replace an existing calibration and picture")
     arguments = parser.parse_args(argv)
     if not 0 < arguments.similarity < 1:
         raise UserError(f"--similarity must be between 0 and 1, not {arguments.similarity:g}")
     arguments.opts += ["TEST.USE_GT_BBOX", "True"]
     cfg = cli.configuration(arguments)
     if arguments.held_out == cfg.DATASET.TEST_SET:
-        raise UserError(f"--held-out {arguments.held_out}: this is the set to fit on (DATASET.TEST_SET); name another")
+        raise UserError(
+            f"--held-out {arguments.held_out}: the calibration is fitted on this set (DATASET.TEST_SET); name another"
+        )
 
     from ..analysis import confidence
     from ..build.evaluation import build_evaluation
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = calibration.place(weights)
     for file in (path, arguments.picture):
         if file and file.exists() and not arguments.overwrite:
-            raise UserError(f"{file}: this file exists already; pass --overwrite to replace it")
+            raise UserError(f"{file}: exists already; pass --overwrite to replace it")
     sets = [build_evaluation(cfg, device)]
     if arguments.held_out:
         arguments.opts += ["DATASET.TEST_SET", arguments.held_out]
@@ -59,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for each in sets:
         if not isinstance(each, CocoEvaluation):
             raise UserError(
-                f"{each.name}: a calibration needs annotations in COCO's format, whose areas OKS divides by"
+                f"{each.name}: a calibration needs annotations in COCO's format, because OKS divides by their areas"
             )
         parts.append(confidence.collect(each, model.to(device), arguments.similarity))
     found = fitted(parts[0])

@@ -22,7 +22,7 @@ WIDTH = 100  # characters of a line
 HEIGHT = 224  # pixels of a crop on the sheet
 PER_ROW = 3
 TITLE = (
-    "Samples as annotated and, beside each, mirrored as training mirrors. Where the left/right pairs are right, the "
+    "Samples as annotated and, beside each, mirrored as in training. If the left/right pairs are right, the "
     "second skeleton is the first one's mirror image with blue and orange exchanged; a limb that is wrong in the "
     "second only shows a wrong pair."
 )
@@ -30,8 +30,10 @@ TITLE = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Check annotations, detections and images of a configuration; draw some of the instances.")
-    parser.add_argument("--images", default="200", metavar="N|all", help="images to read of each set (%(default)s)")
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="instances to draw (%(default)s)")
+    parser.add_argument(
+        "--images", default="200", metavar="N|all", help="images to read per set (default: %(default)s)"
+    )
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="instances to draw (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="picture to write (<OUTPUT_DIR>/check/<name of the yaml>.png)"
     )
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.samples < 0:
         raise UserError(f"--samples must not be negative, not {arguments.samples}")
     if arguments.out is not None and arguments.out.exists():
-        raise UserError(f"{arguments.out}: this file exists already; name another with --out, or move it away")
+        raise UserError(f"{arguments.out}: exists already; name another with --out, or move it away")
     cfg = cli.configuration(arguments)
 
     from ..build.data import data_report

@@ -17,21 +17,39 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Find the persons in images, or the objects of another class: COCO detections."
+        description="Find the persons in images, or the objects of another class, and write COCO detections."
     )
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help='image, folder or pattern ("photos/**/*.jpg")')
-    add("--out", type=Path, required=True, metavar="FILE", help="detections to write, JSON")
+    add("--out", type=Path, required=True, metavar="FILE", help="detection file to write, JSON")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="(%(default)s)")
-    add("--detector-class", default="person", metavar="NAME", help="class of COCO that it looks for (%(default)s)")
-    add("--weights", type=Path, metavar="FILE", help="its weights; else the published ones, downloaded on first use")
-    add("--score", type=float, default=0.01, metavar="S", help="leave out boxes with a lower score (%(default)s)")
-    add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
-    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: tools/test.py does not")
-    add("--honour-exif", action="store_true", help=argparse.SUPPRESS)  # what it asked for is the default
-    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
+    add("--detector", default=DETECTORS[0], choices=DETECTORS, help="detection network (default: %(default)s)")
+    add("--detector-class", default="person", metavar="NAME", help="COCO class to detect (default: %(default)s)")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the detector's weights (default: the published ones, downloaded on first use)",
+    )
+    add(
+        "--score",
+        type=float,
+        default=0.01,
+        metavar="S",
+        help="leave out boxes with a lower score (default: %(default)s)",
+    )
+    add("--batch", type=int, default=4, metavar="N", help="images in a batch (default: %(default)s)")
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse an image with more pixels before decoding it (default: 134 million)",
+    )
+    add(
+        "--ignore-exif", action="store_true", help="read images as stored, without EXIF rotation, as tools/test.py does"
+    )
+    add("--honour-exif", action="store_true", help=argparse.SUPPRESS)  # an old option, which is the default now
+    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     add("--overwrite", action="store_true", help="replace existing files")
     given = parser.parse_args(argv)
 
@@ -46,13 +64,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.start()
     found = inputs.expand(given.sources)
     if found.videos or found.cameras:
-        raise UserError(f"{[*found.videos, *found.cameras][0]}: boxes are found in images; predict.py reads videos")
+        raise UserError(
+            f"{[*found.videos, *found.cameras][0]}: this command reads images only; tools/predict.py also reads videos "
+            "and cameras"
+        )
     numbers = inputs.numbering(found, given.annotations, given.detector_class)
     numbers.refuse_otherwise_turned(not given.ignore_exif)
     images_file = inputs.list_beside(given.out)
     for path in [given.out] if given.annotations else [given.out, images_file]:
         if path.exists() and not given.overwrite:
-            raise UserError(f"{path}: exists already; --overwrite replaces it, --out chooses another")
+            raise UserError(f"{path}: exists already; pass --overwrite to replace it, or choose another with --out")
     max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
     if max_pixels < 1:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")

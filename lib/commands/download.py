@@ -1,4 +1,4 @@
-"""Get weights: python tools/download.py --list | NAME …"""
+"""Download weights: python tools/download.py --list | NAME …"""
 
 import argparse
 from collections.abc import Sequence
@@ -8,14 +8,16 @@ from ..errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Download released models and ImageNet weights, and check them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="name of a model or of ImageNet weights")
-    parser.add_argument("--list", action="store_true", help="list what there is, and which files are here")
+    parser = argparse.ArgumentParser(
+        description="Download released models and ImageNet weights, and verify their checksums."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="released model (tp_r_a4 …) or ImageNet weights")
+    parser.add_argument("--list", action="store_true", help="list all names, and which files are downloaded")
     parser.add_argument(
         "--folder",
         type=Path,
         metavar="DIR",
-        help="folder of the files (where the recipes look; without a clone the cache)",
+        help="where to put the files (default: where the recipes look; outside a clone, the cache)",
     )
     arguments = parser.parse_args(argv)
     if bool(arguments.names) == arguments.list:
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(folder: Path | None) -> str:
-    """What there is, in lines of text: names, sizes, published AP, and which files are in `folder` or where
+    """All names, as lines of text: sizes, published AP, and which files are in `folder`, or where
     `zoo.weights` looks."""
     from ..models import zoo
 
@@ -54,7 +56,7 @@ def table(folder: Path | None) -> str:
             f"{name:10} {entry.parameters:11,} {entry.gflops:7.2f} {entry.published_gflops:9.1f} "
             f"{entry.published_ap:5.3f} {entry.published_ap_gt:5.3f}  {file(zoo.FOLDER, entry.file)}"
         )
-    lines += ["(GFLOPs: a multiply-add is 2, measured; published: it is 1)", "", "ImageNet, to start training from"]
+    lines += ["(GFLOPs: measured, a multiply-add counts as 2; published: as 1)", "", "ImageNet, to start training from"]
     for name, backbone in zoo.BACKBONES.items():
         line = f"{name:10} {file(zoo.IMAGENET_FOLDER, backbone.file)}"
         lines.append(line if backbone.url else f"{line}; get it from {backbone.source}")

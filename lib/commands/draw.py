@@ -13,14 +13,18 @@ CELL = 400, 300  # width, height of an image on the sheet
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Draw the persons of a COCO keypoint results file on DATASET.TEST_SET, as one contact sheet.")
     parser.add_argument("--results", required=True, type=Path, metavar="FILE", help="COCO keypoint results, JSON")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write (a PNG beside the results)")
-    parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row (%(default)s)")
-    parser.add_argument("--images", type=int, default=32, metavar="N", help="images at most (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a person (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: a PNG beside the results)")
+    parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=32, metavar="N", help="largest number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--score", type=float, default=0.3, metavar="S", help="lowest score of a person to draw (default: %(default)s)"
+    )
     parser.add_argument(
         "--truth",
         action=argparse.BooleanOptionalAction,
-        help="beside each image the annotated persons; else if there are any keypoints annotated",
+        help="also draw the annotated persons, beside each image (default: if keypoints are annotated)",
     )
     cli.add_drawing(parser)
     arguments = parser.parse_args(argv)
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     enough, best = results["score"] >= arguments.score, results["score"].max()
     if not enough.any():
         raise UserError(
-            f"{arguments.results}: nothing is scored {arguments.score:g} or more, the best has {best:.3g}; "
+            f"{arguments.results}: no instance is scored {arguments.score:g} or more, the best has {best:.3g}; "
             "lower --score"
         )
     persons = [enough & (results["image_id"] == number) for number in images.ids]
@@ -68,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pixels = reader.read(name, owner=f"image {image_id}")
             if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
                 log.logger.warning("%s: %s, as annotated: keypoints lie elsewhere", name, contradiction)
-            image, to_cell = sheets.fit(pixels, CELL)  # before drawing, or the lines would shrink with the image
+            image, to_cell = sheets.fit(pixels, CELL)  # scaled before drawing: else the lines would become thinner too
             found, scores = (results[key][persons[i]] for key in ("keypoints", "score"))
             rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]
             if truth is not None:

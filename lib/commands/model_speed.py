@@ -1,7 +1,7 @@
 """What `benchmark --models` measures: the five released models in every backend that is installed.
 
-Parameters, operations, and how many crops a second the forward pass takes. Weights are as constructed, which changes
-no time. Times are wall time, on all threads or on the GPU.
+Parameters, operations, and the crops per second of the forward pass. The weights are not trained, which does not change
+the speed. Times are wall time, on all threads or on the GPU.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RUNTIMES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("
 
 @dataclass(frozen=True)
 class Size:
-    """How many samples are averaged, by the number that go at once, and forward passes before the clock starts."""
+    """Number of samples to measure for each batch size, and of forward passes to warm up."""
 
     samples: dict[int, int]
     warm: int
@@ -45,7 +45,7 @@ SMALLEST = Size(samples={1: 1, 2: 2}, warm=1)
 
 @dataclass(frozen=True)
 class Measured:
-    """A model in one way of running it: samples a second by the number that go at once."""
+    """The speed of a model in one backend: samples per second for each batch size."""
 
     model: str
     parameters: int
@@ -55,7 +55,7 @@ class Measured:
 
 
 def ways(device: torch.device) -> dict[str, Backend]:
-    """What can run here; the plain one, whose figures go into the first table, comes first."""
+    """The backends that can run here; plain PyTorch, whose figures go into the first table, comes first."""
     bfloat16 = computes_bfloat16(device)
     compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
     found = [Backend()]
@@ -107,7 +107,7 @@ def operations(network: TransPose) -> float:
 
 @torch.inference_mode()
 def per_second(forward: Callable[[Tensor], Tensor], batch: int, size: Size, device: torch.device) -> float:
-    """Samples a second, in batches of one size."""
+    """Samples per second at one batch size."""
     images = torch.randn(batch, 3, 256, 192, generator=torch.Generator().manual_seed(1)).to(device)
 
     def wait() -> None:
@@ -126,7 +126,7 @@ def per_second(forward: Callable[[Tensor], Tensor], batch: int, size: Size, devi
 
 
 def measure(names: list[str], size: Size) -> list[Measured]:
-    """Every model in every way that can run here."""
+    """Measure every model in every backend that can run here."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = []
     for name in names:
@@ -144,7 +144,7 @@ def measure(names: list[str], size: Size) -> list[Measured]:
 
 
 def page(found: list[Measured], size: Size) -> str:
-    """Surroundings and two tables, as markdown."""
+    """The machine and two tables, as markdown."""
     first = {measured.model: measured for measured in reversed(found)}
     heads = ["model", "parameters", "GFLOPs (multiply-add = 2)", "GFLOPs (multiply-add = 1)", "GFLOPs (published)"]
     rows = [
@@ -173,9 +173,9 @@ def page(found: list[Measured], size: Size) -> str:
 
 
 def main(arguments: argparse.Namespace) -> str:
-    """What the command was asked for; returns the page's section."""
+    """Measure what the command line asks for; returns the page's section."""
     if arguments.write and (arguments.model or arguments.smallest):
-        raise UserError("--write puts all models at full size into the page: leave out --model and --smallest")
+        raise UserError("--write updates the page for all models at full size: leave out --model and --smallest")
     for name in arguments.model:
         zoo.released(name)
     size = SMALLEST if arguments.smallest else FULL

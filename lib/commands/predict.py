@@ -1,4 +1,4 @@
-"""Find persons: python tools/predict.py SOURCE… --model NAME|FOLDER|FILE [--boxes FILE] [--out DIR]"""
+"""Find keypoints: python tools/predict.py SOURCE… --model NAME|FOLDER|FILE [--boxes FILE] [--out DIR]"""
 
 import argparse
 import contextlib
@@ -30,44 +30,89 @@ FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the keypoints of the persons in images and videos.")
     add = parser.add_argument
-    what = 'image, folder, pattern ("a/**/*.jpg"), video, address of one (http, rtsp), camera number'
+    what = 'image, folder, pattern ("a/**/*.jpg"), video, address of a video (http, rtsp) or camera number'
     add("sources", nargs="+", metavar="SOURCE", help=what)
-    add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--cfg", type=Path, metavar="YAML", help="the configuration of a checkpoint outside its run's folder")
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="where results go (%(default)s)")
-    add("--save", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}; else image, for videos video")
-    add("--track", action="store_true", help="of a video: give each person an id that stays the same")
-    add("--smooth", action="store_true", help="of a video: track, and smooth the keypoints over time")
+    add("--model", required=True, help="released model (tp_r_a4 …), output folder of a run, or checkpoint")
+    add("--cfg", type=Path, metavar="YAML", help="configuration of a checkpoint that is outside its run's folder")
+    add(
+        "--out",
+        type=Path,
+        default=Path("predictions"),
+        metavar="DIR",
+        help="folder of the results (default: %(default)s)",
+    )
+    add(
+        "--save",
+        nargs="+",
+        choices=FORMS,
+        metavar="FORM",
+        help=f"any of {', '.join(FORMS)} (default: image; for videos, video)",
+    )
+    add("--track", action="store_true", help="videos: give each person an id that stays the same from frame to frame")
+    add("--smooth", action="store_true", help="videos: track, and smooth the keypoints over time")
     add("--overwrite", action="store_true", help="replace existing results")
-    add("--show", action="store_true", help="show the pictures in a window; q closes it and ends a camera")
+    add("--show", action="store_true", help="show the results in a window; q closes it, and stops a camera")
     cli.add_drawing(parser)
-    boxes = parser.add_argument_group("boxes: given, or found by a detector")
+    boxes = parser.add_argument_group("bounding boxes: given, or found by a detector")
     add = boxes.add_argument
-    add("--box", action="append", metavar="X,Y,W,H", help="a box in pixels, of every image and frame; repeatable")
+    add(
+        "--box",
+        action="append",
+        metavar="X,Y,W,H",
+        help="a box in pixels, used in every image and frame; may be repeated",
+    )
     add("--boxes", type=Path, metavar="FILE", help="COCO detections (tools/detect.py) or annotations")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add("--detector", choices=(*DETECTORS, WHOLE_IMAGE), help=f"whole-image: one person in each ({DETECTORS[0]})")
-    add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
-    add("--detect-every", type=int, default=1, metavar="N", help="of a video: in every Nth frame (%(default)s)")
-    add("--box-score", type=float, metavar="S", help="leave out boxes with a lower score (0.3 with a YOLOX, else 0.5)")
     add(
-        *("--max-instances", "--most-persons"),  # the second: as it was called
+        "--detector",
+        choices=(*DETECTORS, WHOLE_IMAGE),
+        help=f"whole-image: one person per image (default: {DETECTORS[0]})",
+    )
+    add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
+    add(
+        "--detect-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="videos: run the detector in every Nth frame (default: %(default)s)",
+    )
+    add(
+        "--box-score",
+        type=float,
+        metavar="S",
+        help="leave out boxes with a lower score (default: 0.3 with YOLOX, else 0.5)",
+    )
+    add(
+        *("--max-instances", "--most-persons"),  # the second is the old name
         type=int,
         default=100,
         metavar="N",
-        help="refuse an image with more (%(default)s)",
+        help="refuse an image with more persons (default: %(default)s)",
     )
-    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--ignore-exif", action="store_true", help="do not turn images as EXIF says: COCO's annotations do not")
-    how = parser.add_argument_group("how the network is run; by default as its recipe tests it")
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse an image with more pixels before decoding it (default: 134 million)",
+    )
+    add(
+        "--ignore-exif",
+        action="store_true",
+        help="read images as stored, without EXIF rotation, as COCO's annotations do",
+    )
+    how = parser.add_argument_group("how the network is run (default: as its recipe tests it)")
     add = how.add_argument
-    add("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored crop's heatmaps")
-    add("--kernel", type=int, metavar="N", help="of DARK's blur, odd")
-    add("--batch", type=int, metavar="N", help="persons at a time")
-    add("--precision", default="float32", help="float32, bfloat16, float16 or auto (%(default)s)")
-    add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (%(default)s)")
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="flip test: average with the heatmaps of the mirrored crop",
+    )
+    add("--kernel", type=int, metavar="N", help="kernel size of DARK's blur, odd")
+    add("--batch", type=int, metavar="N", help="persons in a batch")
+    add("--precision", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
+    add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (default: %(default)s)")
     add("--compile", action="store_true", help="torch.compile")
-    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     return parser.parse_args(argv)
 
 
@@ -107,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """The images' ids, and the boxes and scores of each image and of a video's frame if they are given."""
+    """The images' ids, and the given boxes and scores: of each image, and of each frame of a video."""
 
     numbers: "Numbering"
     of_images: "list[tuple] | None" = None
@@ -115,7 +160,7 @@ class GivenBoxes:
 
 
 def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -> GivenBoxes:
-    """Raises UserError for a file that is malformed, or of other images."""
+    """Raises UserError for a file that is malformed or belongs to other images."""
     from ..predictor import inputs
 
     lowest, listed = 0.5 if given.box_score is None else given.box_score, given.annotations
@@ -136,24 +181,24 @@ def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -
 
 
 def box_from(text: str) -> list[float]:
-    """Raises UserError for what is no box."""
+    """Raises UserError for text that is not a box."""
     try:
         x, y, w, h = (float(number) for number in text.split(","))
     except ValueError:
-        raise UserError(f"--box is X,Y,W,H, four numbers of pixels, not {text!r}") from None
+        raise UserError(f"--box must be X,Y,W,H, four numbers in pixels, not {text!r}") from None
     return [x, y, w, h]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is written: the forms, and for each source a unique name."""
+    """What is written: the formats, and a unique name for each source."""
 
     forms: list[str]
     images: dict[Path, str]
     videos: dict[Path | str | int, str]  # and addresses and cameras
 
     def files(self, out: Path) -> list[Path]:
-        """Every file of results."""
+        """Every file that is written."""
         kinds: tuple = ((self.images, OF_IMAGES), (self.videos, OF_VIDEOS))
         own = [
             out / f"{name}{ending}"
@@ -167,11 +212,11 @@ class Plan:
 
 
 def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
-    """Raises UserError if a form does not fit the sources, or a result would replace a file or a source."""
+    """Raises UserError if a format does not fit the sources, or a result would replace a file or a source."""
     from ..predictor import inputs
 
     if given.box and given.boxes:
-        raise UserError("--box and --boxes: give one of the two")
+        raise UserError("--box and --boxes cannot be used together; pass one of the two")
     if given.detect_every < 1:
         raise UserError(f"--detect-every must be 1 or more, not {given.detect_every}")
     if given.box or given.boxes:
@@ -179,13 +224,13 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
         refuse_detector("--box" if given.box else "--boxes", wanted | {"detect-every": given.detect_every > 1})
     videos: list[Path | str | int] = [*sources.videos, *sources.cameras]
     if given.boxes and videos and len(sources.images) + len(videos) > 1:
-        raise UserError("--boxes are those of images, or of one video's frames: predict the sources apart")
+        raise UserError("--boxes belongs to images or to the frames of one video; run the command once for each")
     forms = given.save or ["image", "video"]
-    own = {"image": sources.images, "video": videos}  # each has a form that the other cannot have
+    own = {"image": sources.images, "video": videos}  # each has a format that the other cannot have
     for some, fitting in ((sources.images, OF_IMAGES | OF_ALL_IMAGES), (videos, OF_VIDEOS)):
         wrong = [form for form in given.save or () if form not in fitting and not own.get(form)]
         if some and (wrong or not set(forms) & set(fitting)):
-            raise UserError(f"--save {' '.join(wrong or forms)}: of {some[0]} can be saved: {', '.join(fitting)}")
+            raise UserError(f"--save {' '.join(wrong or forms)}: the formats for {some[0]} are {', '.join(fitting)}")
     names = inputs.result_names(
         [*sources.images, *videos], [Path(name).stem for files in OF_ALL_IMAGES.values() for name in files]
     )
@@ -200,21 +245,21 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
     files = {os.path.realpath(file) for file in [*sources.images, *sources.videos] if isinstance(file, Path)}
     for path in planned:
         if os.path.realpath(path) in files:
-            raise UserError(f"{path}: this is one of the sources; choose another folder with --out")
+            raise UserError(f"{path}: the result would replace one of the sources; choose another folder with --out")
     there = [path for path in planned if path.exists()]
     if there and not given.overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(
-            f"{there[0]}{more}: exists already; --overwrite replaces results, --out chooses another folder for them"
+            f"{there[0]}{more}: exists already; pass --overwrite to replace it, or choose another folder with --out"
         )
     return plan
 
 
 def refuse_detector(given_by: str, wanted: dict[str, object]) -> None:
-    """Raise UserError if an option of a detector is `wanted`, whose boxes are `given_by` another option."""
+    """Raise UserError if a detector's option is `wanted` although the option `given_by` gives the boxes."""
     for name, value in wanted.items():
         if value:
-            raise UserError(f"--{name}: {given_by} gives the boxes, so that no detector runs; give one of the two")
+            raise UserError(f"--{name}: no detector runs, because {given_by} gives the boxes; pass one of the two")
 
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
@@ -245,8 +290,8 @@ def save_images(
     window: "Window | None",
     failures: cli.Failures,
 ) -> int:
-    """Predict images, their persons batched together, and save what is asked for under their names; returns how often
-    that went well."""
+    """Predict images, with persons of different images in one batch, and save the results under the images' names;
+    returns the number of images that are done."""
     from ..predictor import inputs
     from ..predictor.image import InputImage
     from ..runtime import log
@@ -343,7 +388,7 @@ def save_video(
     except UserError as error:
         if not frames:
             raise
-        saved = f"; what was found in {frames} frame(s) is saved" if lines or table else ""
+        saved = f"; the results of {frames} frame(s) are saved" if lines or table else ""
         failed.append(UserError(f"{error}{saved}"))
     if errors and not frames:
         raise errors[0]
@@ -353,7 +398,7 @@ def save_video(
         write_text(target.with_suffix(".csv"), "".join(table))
     if not errors and not failed and video.length and frames < video.length:
         log.logger.warning(
-            "%s: %d of the %d frames that it states could be read; what was found in them is saved",
+            "%s: only %d of the %d frames that the file announces could be read; their results are saved",
             *(video.name, frames, video.length),
         )
     log.logger.info(

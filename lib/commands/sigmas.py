@@ -12,14 +12,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Measure the OKS sigmas of keypoints that several people annotated on the same images."
     )
     add = parser.add_argument
-    add("annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="COCO annotation files, one an annotator")
+    add(
+        "annotations", nargs="+", type=Path, metavar="ANNOTATIONS", help="COCO annotation files, one for each annotator"
+    )
     add("--skeleton", required=True, type=Path, metavar="YAML", help="the keypoints' skeleton file")
-    add("--category", default="", metavar="NAME", help="else person, or the only category there is")
+    add("--category", default="", metavar="NAME", help="category to measure (default: person, or the only category)")
     add("--write", action="store_true", help="put the sigmas into the skeleton file")
-    add("--overwrite", action="store_true", help="with --write: replace sigmas that stand there")
+    add("--overwrite", action="store_true", help="with --write: replace the sigmas in the file")
     arguments = parser.parse_args(argv)
     if len(arguments.annotations) < 2:
-        raise UserError("give two annotation files or more, of people who annotated the same images")
+        raise UserError("give at least two annotation files, by different annotators of the same images")
 
     from ..analysis import sigmas
     from ..build.data import check_order

@@ -9,7 +9,7 @@ from .. import cli
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Train TransPose, validate by COCO's AP, keep the best and the last weights.")
-    parser.add_argument("--deterministic", action="store_true", help="the same bits each time; slower on a GPU")
+    parser.add_argument("--deterministic", action="store_true", help="bit-identical results each time; slower on a GPU")
     arguments = parser.parse_args(argv)
     cfg = cli.configuration(arguments)
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     saved = read_state(cfg, folder)
     if saved is not None and saved["epoch"] >= cfg.TRAIN.END_EPOCH:
         log.logger.info(
-            "%s: this run is finished (%d epochs, %s); test it with tools/test.py, or train on with a larger "
+            "%s: this run is finished (%d epochs, %s); test it with tools/test.py, or continue with a larger "
             "TRAIN.END_EPOCH and TRAIN.RESUME_CHANGED True",
             *(folder, saved["epoch"], describe_best(saved["best"])),
         )

@@ -25,13 +25,19 @@ VAL2017_ZIP = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Test the released models on COCO val2017, with both kinds of boxes, against the published table."
+        description="Test the released models on COCO val2017, and compare their AP with the published one."
     )
     add = parser.add_argument
-    add("--data", type=Path, default=Path("data/coco"), metavar="DIR", help="COCO's folder (%(default)s)")
-    add("--out", type=Path, default=Path("output/verify-coco"), metavar="DIR", help="results and report (%(default)s)")
-    add("--models", metavar="NAME,NAME", help="of the zoo; else all five")
-    add("--overwrite", action="store_true", help="forget the folder's results; else what is done is not done again")
+    add("--data", type=Path, default=Path("data/coco"), metavar="DIR", help="COCO's folder (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("output/verify-coco"),
+        metavar="DIR",
+        help="folder of the results and the report (default: %(default)s)",
+    )
+    add("--models", metavar="NAME,NAME", help="released models to test (default: all five)")
+    add("--overwrite", action="store_true", help="test again what the folder already has results of")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides, e.g. WORKERS 8 TEST.BATCH_SIZE_PER_GPU 64")
     arguments = parser.parse_args(argv)
 
@@ -96,7 +102,7 @@ def inputs(data: Path, names: Sequence[str]) -> "list[Input]":
 
 
 def published(names: Sequence[str]) -> "list[Test]":
-    """Each model with annotated boxes, where the AP is published, and with detected ones, where all ten numbers are."""
+    """Two tests per model: with annotated boxes (AP is published) and detected ones (all ten numbers are)."""
     from ..analysis.verify import Test
     from ..models import zoo
 

@@ -1,4 +1,4 @@
-"""See what keypoints look at: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE [--box X,Y,W,H] …
+"""Draw what a network attends to: python tools/visualize.py --model NAME|FOLDER|FILE --image FILE [--box X,Y,W,H] …
 
 Without --model, --cfg experiments/….yaml [KEY VALUE …] explains the weights that tools/test.py would test.
 """
@@ -26,27 +26,54 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--model",
-        help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint (--cfg: what it was trained with)",
+        help="released model (tp_r_a4 …), output folder of a run, or checkpoint (--cfg: its configuration)",
     )
-    add("--image", required=True, type=Path, metavar="FILE", help="image")
-    add("--box", type=numbers, metavar="X,Y,W,H", help="the person's box in image pixels; else the detector's surest")
-    add("--detector", choices=(*DETECTORS, WHOLE_IMAGE), help=f"what finds the person ({DETECTORS[0]})")
-    add("--detector-class", metavar="NAME", help="class of COCO that the detector looks for (person)")
-    add("--max-pixels", type=int, metavar="N", help="refuse a file with more, before it is decoded (134 million)")
-    add("--ignore-exif", action="store_true", help="do not turn the image as EXIF says: COCO's boxes do not")
-    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
-    what = parser.add_argument_group("what is asked")
+    add("--image", required=True, type=Path, metavar="FILE", help="image file")
+    add(
+        "--box",
+        type=numbers,
+        metavar="X,Y,W,H",
+        help="the person's box in image pixels (default: the best of the detector)",
+    )
+    add(
+        "--detector",
+        choices=(*DETECTORS, WHOLE_IMAGE),
+        help=f"detector that finds the person (default: {DETECTORS[0]})",
+    )
+    add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse an image with more pixels before decoding it (default: 134 million)",
+    )
+    add(
+        "--ignore-exif", action="store_true", help="read the image as stored, without EXIF rotation, as COCO's boxes do"
+    )
+    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    what = parser.add_argument_group("which maps")
     add = what.add_argument
-    add("--keypoints", type=texts, metavar="NAME,…", help="which ones; else all that are scored 0.2 or more")
-    add("--point", type=numbers, action="append", metavar="X,Y", help="a place in image pixels; may be repeated")
-    add("--mode", default=MODES[0], choices=MODES, help="one of %(choices)s (%(default)s)")
-    add("--layers", type=whole_numbers, metavar="N,…", help="which ones, counted from 0; else all")
-    add("--heads", type=whole_numbers, metavar="N,…", help="a row for each, counted from 0; else the mean of all")
+    add("--keypoints", type=texts, metavar="NAME,…", help="keypoints to explain (default: all scored 0.2 or more)")
+    add(
+        "--point",
+        type=numbers,
+        action="append",
+        metavar="X,Y",
+        help="explain a point of the image, in pixels; may be repeated",
+    )
+    add("--mode", default=MODES[0], choices=MODES, help="%(choices)s (default: %(default)s)")
+    add("--layers", type=whole_numbers, metavar="N,…", help="encoder layers, counted from 0 (default: all)")
+    add(
+        "--heads",
+        type=whole_numbers,
+        metavar="N,…",
+        help="a row for each head, counted from 0 (default: the mean of all heads)",
+    )
     add(
         "--threshold",
         default="0",
         metavar="WEIGHT",
-        help="leave out weights below it; a percentage is of each map's largest weight (%(default)s)",
+        help="leave out smaller weights; a percentage is of each map's largest weight (default: %(default)s)",
     )
     result = parser.add_argument_group("the pictures")
     add = result.add_argument
@@ -55,21 +82,21 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=Path("attention.png"),
         metavar="FILE",
-        help="the grid, PNG, JPG or SVG (%(default)s)",
+        help="picture of all maps, PNG, JPG or SVG (default: %(default)s)",
     )
-    add("--singles", type=Path, metavar="DIR", help="also a picture of each map alone, into this folder")
+    add("--singles", type=Path, metavar="DIR", help="also write one picture per map into this folder")
     add("--overwrite", action="store_true", help="replace existing pictures")
     return parser.parse_args(argv)
 
 
 def threshold(text: str) -> dict[str, float]:
-    """What `figures.grid` leaves out. Raises UserError for what is neither a weight nor a percentage."""
+    """The weights that `figures.grid` leaves out. Raises UserError for neither a weight nor a percentage."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
         value = math.nan
     if not 0 <= value < (100 if text.endswith("%") else math.inf):
-        raise UserError(f"--threshold is a weight, 0 or more, or a percentage such as 50%, not {text}")
+        raise UserError(f"--threshold must be a weight, 0 or more, or a percentage such as 50%, not {text}")
     return {"share": value / 100} if text.endswith("%") else {"threshold": value}
 
 
@@ -116,41 +143,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path, (row, column) in singles.items():
         figure = figures.single(explanation, maps.values[row, column], maps.queries[column], **how)
         figures.save(figure, path)
-    log.logger.info("%s: %s of %d place(s) in %d row(s)", given.out, maps.mode, len(maps.queries), len(maps.rows))
+    log.logger.info("%s: %s of %d point(s) in %d row(s)", given.out, maps.mode, len(maps.queries), len(maps.rows))
     empty = [not kept(weights, **how).any() for row in maps.values for weights in row]
     if any(empty):
         largest = figures.in_words(maps.values.max(), maps.mode)
         log.logger.warning(
-            "%d of %d maps show nothing, as all their weights are below --threshold; the largest weight of all maps is "
+            "%d of %d maps show nothing, because all their weights are below --threshold; the largest weight is "
             "%s: lower it, or give a percentage of each map's largest, such as 50%%",
             *(sum(empty), len(empty), largest),
         )
     if singles:
-        log.logger.info("%s: %d single pictures", given.singles, len(singles))
+        log.logger.info("%s: %d pictures of one map each", given.singles, len(singles))
 
 
 def check(given: argparse.Namespace) -> None:
     """Raise UserError for options that do not go together."""
     if not given.cfg and not given.model:
-        raise UserError("name the network: --model, or --cfg for the weights that tools/test.py would test")
+        raise UserError("no network is given: pass --model, or --cfg for the weights that tools/test.py would test")
     if given.model and given.opts:
-        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs are for --cfg without --model")
+        raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs need --cfg without --model")
     if given.box and len(given.box) != 4:
-        raise UserError(f"--box is X,Y,W,H, four numbers, not {len(given.box)}")
+        raise UserError(f"--box must be X,Y,W,H, four numbers, not {len(given.box)}")
     if given.box:
         refuse_detector("--box", {"detector": given.detector, "detector-class": given.detector_class})
     for point in given.point or []:
         if len(point) != 2:
-            raise UserError(f"--point is X,Y, two numbers, not {len(point)}")
+            raise UserError(f"--point must be X,Y, two numbers, not {len(point)}")
     if not given.image.exists():  # before weights are downloaded
         raise UserError(f"{given.image}: cannot read the image (No such file or directory)")
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise UserError if a picture would take the place of a file that is there."""
+    """Raise UserError if a picture would replace an existing file."""
     for path in paths:
         if path.exists() and not overwrite:
-            raise UserError(f"{path}: exists already; --overwrite replaces pictures, --out and --singles name others")
+            raise UserError(
+                f"{path}: exists already; pass --overwrite to replace it, or choose another with --out or --singles"
+            )
 
 
 def predictor_to_explain(given: argparse.Namespace) -> "Predictor":
@@ -176,9 +205,9 @@ def predictor_to_explain(given: argparse.Namespace) -> "Predictor":
 
 
 def explain(given: argparse.Namespace, predictor: "Predictor") -> "Explanation":
-    """Of the given box, or of the surest that the detector finds."""
+    """Explain the person in the given box, or in the detector's best."""
     boxes = [given.box] if given.box else None
     found = next(predictor.explain(given.image, boxes, oriented=not given.ignore_exif), None)
     if found is None:
-        raise UserError(f"{given.image}: the detector finds no person; give its --box, or take --detector whole-image")
+        raise UserError(f"{given.image}: the detector finds no person; pass --box, or --detector whole-image")
     return found

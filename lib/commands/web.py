@@ -1,4 +1,4 @@
-"""Look into a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
+"""Explore a network in the browser: python tools/web_demo.py --model NAME|FOLDER|FILE [--host H] [--port N]"""
 
 import argparse
 import math
@@ -13,26 +13,36 @@ SAMPLE = Path(__file__).resolve().parents[2] / "data/coco_sample"  # of a clone
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A web page that shows what a network finds in images, and why.")
-    add = parser.add_argument
-    add("--model", required=True, help="name of the zoo (tp_r_a4), output folder of a run, or checkpoint")
-    add("--cfg", type=Path, metavar="YAML", help="the configuration of a checkpoint outside its run's folder")
-    add("--device", help="cpu, cuda, cuda:1 …; else a GPU if there is one")
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines visit too (%(default)s: this one alone)")
-    add("--port", type=int, default=7860, help="(%(default)s)")
-    add("--name", action="append", default=[], metavar="HOST", help="a further name that visitors call this server by")
-    add(
-        "--max-sessions", type=int, default=5, metavar="N", help="remembered of one address, of 20 in all (%(default)s)"
+    parser = argparse.ArgumentParser(
+        description="Serve a web page that shows the keypoints that a network finds in images, and its attention."
     )
-    add("--max-megabytes", type=float, default=20, metavar="N", help="of an uploaded file (%(default)s)")
-    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="of an uploaded image (%(default)s)")
+    add = parser.add_argument
+    add("--model", required=True, help="released model (tp_r_a4 …), output folder of a run, or checkpoint")
+    add("--cfg", type=Path, metavar="YAML", help="configuration of a checkpoint that is outside its run's folder")
+    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve; 0.0.0.0 lets other machines visit (default: %(default)s, this one only)",
+    )
+    add("--port", type=int, default=7860, help="port (default: %(default)s)")
+    add("--name", action="append", default=[], metavar="HOST", help="another host name of this server; may be repeated")
+    add(
+        "--max-sessions",
+        type=int,
+        default=5,
+        metavar="N",
+        help="sessions per address, of 20 in all (default: %(default)s)",
+    )
+    add("--max-megabytes", type=float, default=20, metavar="N", help="largest uploaded file (default: %(default)s)")
+    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="largest uploaded image (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
     if not 0 < given.port < 65536:
-        raise UserError(f"--port is a number from 1 to 65535, not {given.port}")
+        raise UserError(f"--port must be a number from 1 to 65535, not {given.port}")
     if not 0 < given.max_megabytes < math.inf or min(given.max_pixels, given.max_sessions) < 1:
         raise UserError("--max-megabytes, --max-pixels and --max-sessions must be positive")
 
@@ -59,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_persons = annotations.exists() and predictor.skeleton.category == PERSON
     samples = web_session.samples(annotations, SAMPLE / "images/val2017") if of_persons else []
     with web.private_folder():
-        # Visitors need not know where on the machine it lies.
+        # Visitors must not see where the file is on this machine.
         weights = Path(given.model).name if Path(given.model).is_absolute() else given.model
         guard = Guard(
             given.host,

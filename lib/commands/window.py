@@ -10,14 +10,14 @@ from ..errors import UserError
 
 
 class Window:
-    """A window that shows pictures until q is pressed. Raises UserError where no window can be opened."""
+    """A window that shows images until q is pressed. Raises UserError if no window can be opened."""
 
     TITLE = "TransPose (q closes)"
 
     def __init__(self) -> None:
         # Without a display the toolkit would end the process instead of raising an error.
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise UserError("--show: there is no display here (DISPLAY is not set); leave it out and look at the files")
+            raise UserError("--show needs a display, but DISPLAY is not set; leave it out and open the saved files")
         try:
             cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
         except cv2.error:
@@ -28,7 +28,7 @@ class Window:
         self.closed = False
 
     def show(self, picture: np.ndarray, wait: bool = False) -> None:
-        """Show a picture, until a key is pressed if it is to `wait`; nothing once the window is closed."""
+        """Show an image; with `wait`, until a key is pressed. Does nothing once the window is closed."""
         if self.closed:
             return
         cv2.imshow(self.TITLE, picture)

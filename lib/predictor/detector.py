@@ -1,4 +1,4 @@
-"""Where the persons of an image are, or the objects of another of COCO's classes: YOLOX, or torchvision's networks.
+"""Detectors for persons, or for another of COCO's classes: YOLOX, or torchvision's networks.
 
 N boxes in an image. The predictor also takes any other function from an RGB image (H, W, 3), uint8, to boxes (N, 4:
 x, y, w, h) and scores (N).
@@ -24,7 +24,7 @@ from . import yolox
 
 DEFAULT = "yolox_nano"
 FOLDER = "models/pytorch/torchvision"  # under the repository's root
-# torchvision's names; all give 100 boxes an image at most, scored 0.05 or more.
+# torchvision's names. Each gives at most 100 boxes per image, scored 0.05 or more.
 TORCHVISION = {"fasterrcnn": "fasterrcnn_resnet50_fpn_v2", "retinanet": "retinanet_resnet50_fpn_v2"}
 DETECTORS = (*yolox.SIZES, *TORCHVISION)
 WHOLE_IMAGE = "whole-image"
@@ -39,9 +39,9 @@ WITHOUT = (
 
 
 def published(name: str) -> Path:
-    """The file of a detector's published weights, downloaded on first use (`download.cached_place`).
+    """The path of a detector's published weights, downloaded on first use (`download.cached_place`).
 
-    Raises UserError that says what can be given instead, if the download fails.
+    Raises UserError if the download fails; the message names the alternatives.
     """
     if name in yolox.SIZES:
         url, folder = f"{yolox.RELEASE}/{name}.onnx", yolox.FOLDER
@@ -59,17 +59,17 @@ def network(name: str, weights: Path) -> nn.Module:
     try:
         model.load_state_dict(checkpoint.read(weights))
     except RuntimeError:
-        raise UserError(f"{weights}: these are not the weights of torchvision's detector {name}") from None
+        raise UserError(f"{weights}: these weights do not fit torchvision's detector {name}") from None
     return model
 
 
 class Detector:
     """Finds the objects of one of COCO's classes, `category`.
 
-    `model` is a name of `DETECTORS`, or one of torchvision's detection networks; of a name, `weights` is the file, by
-    default the published one, downloaded on first use. Boxes scored `threshold` or more are returned (by default 0.3
-    with a YOLOX, else 0.5). `batch_size` images are taken at a time. `device` is by default the GPU if there is one; a
-    YOLOX runs on the processor.
+    `model` is a name in `DETECTORS`, or one of torchvision's detection networks. For a name, `weights` is the file of
+    its weights (default: the published file, downloaded on first use). Boxes scored `threshold` or more are returned
+    (default: 0.3 with YOLOX, else 0.5). `batch_size` is the number of images in a batch. `device` is the GPU by
+    default, if there is one; YOLOX runs on the processor.
 
     Raises UserError for an unknown name or category and for a threshold or batch size out of range, before any weights
     are downloaded.
@@ -86,11 +86,11 @@ class Detector:
         device: str | torch.device | None = None,
     ):
         if isinstance(model, str) and model not in DETECTORS:
-            raise UserError(f"there is no detector {model!r}; there are {', '.join(DETECTORS)}")
+            raise UserError(f"there is no detector {model!r}; the detectors are {', '.join(DETECTORS)}")
         if category not in CLASSES:
             nearest = difflib.get_close_matches(category, CLASSES, n=1, cutoff=0)[0]
             raise UserError(
-                f"the detectors know COCO's 80 classes, and {category!r} is none of them (the nearest is {nearest!r}); "
+                f"{category!r} is not one of the 80 COCO classes that the detectors know (the nearest is {nearest!r}); "
                 f"{WITHOUT}"
             )
         by_yolox = isinstance(model, str) and model in yolox.SIZES
@@ -98,11 +98,11 @@ class Detector:
         self.batch_size = batch_size
         if not 0 <= self.threshold <= 1 or batch_size < 1:
             raise UserError(
-                f"a detector's threshold must lie between 0 and 1 and its batch_size be 1 or more, not "
+                f"a detector's threshold must be between 0 and 1 and its batch_size 1 or more, not "
                 f"{self.threshold} and {batch_size}"
             )
         self.device = usable_device(device)
-        # RGB images -> of each its boxes (N, 4) and scores (N).
+        # RGB images -> the boxes (N, 4) and scores (N) of each.
         self._find: Callable[[Sequence[np.ndarray]], Iterable[tuple[np.ndarray, np.ndarray]]]
         if isinstance(model, str) and by_yolox:
             file, place = weights or published(model), CLASSES.index(category)
@@ -112,11 +112,11 @@ class Detector:
             self._find = partial(self._by_torchvision, net.to(self.device).eval(), LABELS.index(category))
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is found in an RGB image (H, W, 3), uint8: boxes (N, 4) in its pixels and scores (N), best first."""
+        """The boxes (N, 4) found in an RGB image (H, W, 3), uint8, in its pixels, and their scores (N), best first."""
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The same for each of several images, which may differ in size."""
+        """As a call, for each of several images, which may differ in size."""
         starts = range(0, len(images), self.batch_size)
         return [found for start in starts for found in self._find(images[start : start + self.batch_size])]
 
@@ -142,21 +142,21 @@ def detector_for(
     threshold: float | None = None,
     device: str | torch.device | None = None,
 ) -> Detect:
-    """The detector for a network that finds `category`: the default one, or that of a name in `DETECTORS`, or
+    """The detector for a network that finds `category`: the default one, the one of that name in `DETECTORS`, or
     `whole_image` for `WHOLE_IMAGE`.
 
-    `wanted` is the class of COCO that it looks for. Raises UserError if a network of something else than persons comes
-    without a class, before any weights are downloaded.
+    `wanted` is the COCO class to detect. Raises UserError, before any weights are downloaded, if the network finds
+    something other than persons and no class is given.
     """
     if name == WHOLE_IMAGE:
         return whole_image
     if category != PERSON and not wanted:
-        known = f"; --detector-class {category} looks for COCO's class of this name" if category in CLASSES else ""
+        known = f"; --detector-class {category} detects COCO's class of this name" if category in CLASSES else ""
         which = f"the detector {name}" if name else "the default detector"
         raise UserError(f"the network finds {category!r}, but {which} finds persons: {WITHOUT}{known}")
     return Detector(name or DEFAULT, category=wanted or PERSON, threshold=threshold, device=device)
 
 
 def whole_image(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In place of a detector where each image shows one person or thing: the whole image is one box, of score 1."""
+    """Used in place of a detector if each image shows one person or object: one box, the whole image, with score 1."""
     return np.array([[0.0, 0.0, image.shape[1], image.shape[0]]]), np.ones(1)

@@ -1,4 +1,4 @@
-"""The gate of an export: how far a file's results are from PyTorch's, and how far they may be."""
+"""The check of an exported file: how much its results may differ from PyTorch's, and how much they do."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import CocoEvaluation
     from .export import Exported
 
-MAX_HEATMAPS, MAX_DISTANCE = 1e-3, 0.02  # in float32: part of the largest value; heatmap pixels
+MAX_HEATMAPS, MAX_DISTANCE = 1e-3, 0.02  # in float32: a fraction of the largest value; heatmap pixels
 MAX_P95 = 0.1  # in half precision, heatmap pixels
 MAX_AP = 0.002
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a file lies from PyTorch on the sample's crops.
+    """The differences between a file's results and PyTorch's on the sample's crops.
 
-    `heatmaps` is the largest difference as a part of the largest value (None: the file gives none); `most`, `p95` and
-    `median` are distances of keypoints in heatmap pixels; APs are None where the keypoints are not COCO's.
+    `heatmaps` is the largest difference, as a fraction of the largest value (None: the file gives no heatmaps); `most`,
+    `p95` and `median` are distances of keypoints in heatmap pixels; the APs are None if the keypoints are not COCO's.
     """
 
     crops: int
@@ -39,19 +39,24 @@ class Drift:
     ap: float | None
 
     def faults(self) -> list[str]:
-        """What differs by more than is allowed."""
+        """The differences that are larger than allowed, in words."""
         bounds = [("heatmaps", self.heatmaps or 0.0, MAX_HEATMAPS), ("keypoints", self.most, MAX_DISTANCE)]
         if self.half:
             bounds = [("keypoints' 95th percentile", self.p95, MAX_P95)]
         if self.ap is not None and self.ap_pytorch is not None:
             bounds.append(("AP", abs(self.ap - self.ap_pytorch), MAX_AP))
-        return [f"{what} {value:.2g} where {bound:g} is allowed" for what, value, bound in bounds if not value <= bound]
+        return [
+            f"{what} {value:.2g}, but at most {bound:g} is allowed"
+            for what, value, bound in bounds
+            if not value <= bound
+        ]
 
     def describe(self) -> str:
         """Lines for the console."""
         lines = [
             f"against PyTorch on {self.crops} crops:",
-            f"  keypoints, heatmap px: median {self.median:.2g}, 95th percentile {self.p95:.2g}, most {self.most:.2g}",
+            f"  keypoints, heatmap pixels: median {self.median:.2g}, 95th percentile {self.p95:.2g}, "
+            f"maximum {self.most:.2g}",
         ]
         if self.heatmaps is not None:
             lines.insert(1, f"  heatmaps: largest difference {self.heatmaps:.2g} of the largest value")
@@ -65,7 +70,7 @@ def measure(file: "Exported", trained: TrainedModel, sample: "CocoEvaluation") -
     """Run a file and PyTorch on the crops of a sample and compare them."""
     order = torch.from_numpy(trained.skeleton.flip_order)
     ways = partial(predict_batch, Backend()(trained.network)), file.predict
-    seen: list[tuple[Tensor, Tensor]] = []  # heatmaps and keypoints of each batch, PyTorch's and the file's in turn
+    seen: list[tuple[Tensor, Tensor]] = []  # heatmaps and keypoints of each batch: PyTorch's, then the file's
 
     def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
         seen.append((maps, keypoints))

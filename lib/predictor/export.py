@@ -1,7 +1,7 @@
-"""A trained network as a file for other programs.
+"""Export a trained network to a file for other programs, and run such a file.
 
-The file takes normalised images and gives heatmaps, or, with the decoding, takes 8-bit crops and gives keypoints: then
-normalisation, flip test and DARK are in its graph. What a caller must know of it, a `Card`, travels as metadata.
+The file maps normalised images to heatmaps or, with decoding, 8-bit crops to keypoints: then normalisation, flip test
+and DARK are part of its graph. A `Card` in the file's metadata describes its input and output.
 B batch, K keypoints, h x w the input, H x W the heatmap.
 """
 
@@ -36,37 +36,37 @@ from . import drift
 if TYPE_CHECKING:
     from ..evaluation.evaluate import CocoEvaluation
 
-MAX_SIDE = 4096  # pixels of an input, and of the blur
+MAX_SIDE = 4096  # pixels of the input, and of the blur
 MAX_PADDING = 10.0
-KEY = "transpose"  # under which a file keeps its card
+KEY = "transpose"  # metadata key of the card
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Card:
-    """What travels in the file. Sizes are (width, height); `rgb` is the order of the channels.
+    """The description in the file's metadata. Sizes are (width, height); `rgb` is the order of the channels.
 
-    A crop is the box grown to the input's aspect and by `padding`, as geometry has it.
+    A crop is the box enlarged to the input's aspect ratio and by `padding` (`geometry.boxes_to_crops`).
     """
 
     decodes: bool  # 8-bit crops -> keypoints; else normalised images -> heatmaps
     half: bool
-    any_batch: bool  # else batches of one
+    any_batch: bool  # False: the batch size is 1
     image_size: tuple[int, int]
     heatmap_size: tuple[int, int]
     rgb: bool
-    flip_test: bool  # whether the recipe has one; with `decodes` it is in the graph
+    flip_test: bool  # whether the recipe uses it; with `decodes` it is in the graph
     kernel_size: int  # of DARK's blur, in heatmap pixels; with `decodes` in the graph
     score_threshold: float  # keypoints above it count towards a person's score
     skeleton: Mapping[str, Any]
     weights: str
-    calibration: Mapping[str, Any] | None = None  # what lay beside the weights
+    calibration: Mapping[str, Any] | None = None  # of the file beside the weights
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     padding: float = geometry.PADDING
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers that no file of ours has, and that would take any memory."""
+        """Raise ValueError for numbers that this program never writes and that could exhaust the memory."""
         width, height = self.image_size
         if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and self.heatmap_size == (width // 4, height // 4)):
             raise ValueError(f"sizes {self.image_size} and {self.heatmap_size}")
@@ -92,13 +92,13 @@ class Card:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the outputs, for each crop."""
+        """Shapes of the outputs for one crop."""
         joints, (width, height) = len(self.skeleton["names"]), self.heatmap_size
         return [(joints, 2), (joints,)] if self.decodes else [(joints, height, width)]
 
 
 def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -> Card:
-    """The card of a file of this network."""
+    """The card for an export of this network."""
     options = trained.options
     width, height = input_size(trained.network)
     return Card(
@@ -121,7 +121,7 @@ def card(trained: TrainedModel, *, decodes: bool, half: bool, any_batch: bool) -
 
 
 class ToHeatmaps(nn.Module):
-    """Normalised images (B, 3, h, w) -> heatmaps (B, K, H, W), float32 whatever the network computes in."""
+    """Normalised images (B, 3, h, w) -> heatmaps (B, K, H, W), always float32."""
 
     def __init__(self, trained: TrainedModel, half: bool):
         super().__init__()
@@ -154,12 +154,12 @@ class ToKeypoints(nn.Module):
 
 
 def _to_crop(heatmap_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Factors and then offsets (x, y) that turn heatmap pixels into pixels of the crop."""
+    """Factors and offsets (x, y) that map heatmap pixels to pixels of the crop."""
     zero, one = (geometry.heatmap_to_input(np.full(2, value), heatmap_size, image_size) for value in (0, 1))
     return torch.from_numpy(one - zero), torch.from_numpy(zero)
 
 
-# The formats: how each is written and run. Writers take a module in evaluation mode and an example of batch 1.
+# The formats: how each is written and run. A writer takes a module in eval mode and an example of batch 1.
 
 
 def _write_onnx(module: nn.Module, example: Tensor, about: Card, path: Path) -> None:
@@ -248,12 +248,12 @@ SUFFIXES = {made.suffix: name for name, made in FORMATS.items()}
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """An exported file, ready to be run on the processor."""
+    """An exported file, ready to run on the processor."""
 
     path: Path
     card: Card
     run: Run
-    batch_size = 32  # persons; a file that takes one at a time is given them one by one
+    batch_size = 32  # persons; a file of batch size 1 gets them one by one
 
     @property
     def options(self) -> TestOptions:
@@ -272,7 +272,7 @@ class Exported:
     def predict(
         self, batch: dict[str, Tensor], options: TestOptions, flip_order: Tensor, watch: Callable | None = None
     ) -> Predictions:
-        """As `predict_batch`. A file with decoding has options of its own, and no heatmaps for `watch`."""
+        """As `predict_batch`. A file with decoding ignores the options, and gives no heatmaps to `watch`."""
         if not self.card.decodes:
             return predict_batch(self.forward, batch, options, flip_order, watch)
         keypoints, scores = self.keypoints(batch["image"])
@@ -289,9 +289,9 @@ class Exported:
         return heatmaps
 
     def keypoints(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops (B, h, w, 3), uint8 -> keypoints (B, K, 2) in heatmap pixels and scores (B, K); one with decoding.
+        """Crops (B, h, w, 3), uint8 -> keypoints (B, K, 2) in heatmap pixels and scores (B, K); a file with decoding.
 
-        The file itself gives pixels of the crop.
+        The file's own output is in pixels of the crop.
         """
         assert self.card.decodes, self.path
         keypoints, scores = self._batched(crops)
@@ -306,25 +306,31 @@ class Exported:
         except MemoryError:
             raise
         except Exception as error:  # each runtime has its own
-            raise UserError(f"{self.path}: cannot be run on what its description says ({root_cause(error)})") from None
+            raise UserError(
+                f"{self.path}: cannot run on the input that its metadata describes ({root_cause(error)}); export the "
+                "network again"
+            ) from None
         if [tuple(tensor.shape[1:]) for tensor in found] != self.card.shapes:
-            raise UserError(f"{self.path}: it gives other shapes than its description says, {self.card.shapes} a crop")
+            raise UserError(
+                f"{self.path}: its outputs do not have the shapes in its metadata, {self.card.shapes} per crop; export "
+                "the network again"
+            )
         return found
 
 
 def load(path: Path) -> Exported:
-    """An exported file and what it says of itself.
+    """Read an exported file and its card.
 
-    Raises UserError for a file that is missing, damaged or not of ours, and for a runtime that is not installed.
+    Raises UserError for a file that is missing, damaged or not written by `export`, and for a missing runtime.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: not the name of an exported network, which ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: not an exported network, whose name ends in {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise UserError(f"{path}: there is no such exported network")
+        raise UserError(f"{path}: there is no such file")
     name = SUFFIXES[path.suffix]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still asked for
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated but still used
             text, run = FORMATS[name].read(path)
     except (UserError, MemoryError):
         raise
@@ -336,8 +342,7 @@ def load(path: Path) -> Exported:
         skeletons.from_mapping(about.skeleton, str(path))
     except Exception as error:
         raise UserError(
-            f"{path}: holds no description of its input, or one that tools/export.py did not write "
-            f"({root_cause(error)})"
+            f"{path}: its metadata is missing, or not written by tools/export.py ({root_cause(error)})"
         ) from None
     return Exported(path, about, run)
 
@@ -354,9 +359,9 @@ def export(
     any_batch: bool = False,
     decodes: bool = False,
 ) -> drift.Drift:
-    """Write a network to `path`, in the format of its suffix, unless its results then differ from PyTorch's.
+    """Write a network to `path`, in the format of its suffix, and compare the file's results with PyTorch's.
 
-    Raises UserError where the drift on `sample` is too large; then nothing is written at `path`.
+    Raises UserError if they differ too much on `sample`; then nothing is written at `path`.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: an exported network's name ends in {', '.join(SUFFIXES)}")
@@ -372,11 +377,11 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
             written = Path(folder) / path.name
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of deprecated tracing, and the exporters' own
+                warnings.simplefilter("ignore")  # about deprecated tracing, and from the exporters
                 FORMATS[SUFFIXES[path.suffix]].write(module.eval(), example, about, written)
             found = drift.measure(load(written), trained, sample)
             if faults := found.faults():
-                raise UserError(f"{path}: not written, its results differ from PyTorch's: {'; '.join(faults)}")
+                raise UserError(f"{path}: not written, because its results differ from PyTorch's: {'; '.join(faults)}")
             for file in sorted(Path(folder).iterdir()):  # the .bin before the .xml that refers to it
                 os.replace(file, path.with_name(file.name))
     except OSError as error:

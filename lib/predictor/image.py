@@ -1,6 +1,6 @@
 """An image in any form -> its pixels: a file, a NumPy array, a PIL image or a PyTorch tensor.
 
-Inside, pixels are uint8 BGR (H, W, 3), as in OpenCV; of a user's array the user states the order.
+Internally, pixels are uint8 BGR (H, W, 3), as in OpenCV. The channel order of a user's array is given by the user.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LIMIT_OPTION = "--max-pixels (in Python max_pixels)"
 
 
 class Frame(NamedTuple):
-    """A video's name, the frame's number, counted from 0, and its time in seconds."""
+    """The video's name, the frame's number (from 0), and its time in seconds."""
 
     video: str
     number: int
@@ -32,18 +32,18 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InputImage:
-    """One image in any form. A file is read when its pixels are asked for, and not kept.
+    """One image in any form. A file is read each time its pixels are needed, and not kept in memory.
 
     Raises UserError for an unknown `color`.
     """
 
     source: Source
-    label: str  # what an error calls it
-    color: str = "RGB"  # channels of an array or a tensor; files and PIL images say it themselves
-    oriented: bool = True  # turned as EXIF says, which COCO's annotations are not
-    max_pixels: int | None = None  # a file of more is refused before it is decoded; None: the reader's limit
-    size: tuple[int, int] | None = None  # width and height that are stated beside its boxes; another size is refused
-    frame: Frame | None = None  # which it is of a video
+    label: str  # its name in errors
+    color: str = "RGB"  # channel order of an array or a tensor; files and PIL images know theirs
+    oriented: bool = True  # rotated as EXIF says; COCO's annotations refer to images as stored
+    max_pixels: int | None = None  # a file with more is refused before it is decoded; None: the reader's limit
+    size: tuple[int, int] | None = None  # width and height given beside its boxes; any other size is refused
+    frame: Frame | None = None  # of a video
 
     def __post_init__(self) -> None:
         if self.color not in COLORS:
@@ -57,12 +57,12 @@ class InputImage:
         return str(self.source) if isinstance(self.source, str | PathLike) else self.label
 
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8, BGR. Raises UserError for what is no image, and for one of another `size`."""
+        """(H, W, 3) uint8, BGR. Raises UserError if it is no image, or of another `size`."""
         pixels = self._pixels()
         if contradiction := self.size and size_mismatch(pixels, self.size):
             hint = "--ignore-exif reads it as stored, or " if self.oriented else "leave out --ignore-exif, or "
             hint = hint if "EXIF" in contradiction else ""
-            raise UserError(f"{self.label}: {contradiction}, as the list of images says; {hint}make the list anew")
+            raise UserError(f"{self.label}: {contradiction}, as the list of images says; {hint}write the list again")
         return pixels
 
     def _pixels(self) -> np.ndarray:

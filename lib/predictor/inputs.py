@@ -1,4 +1,4 @@
-"""The sources that a user names on the command line, and the names and ids of their results.
+"""The sources on the command line, and the names and ids of their results.
 
 A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, its address, or a camera's number.
 """
@@ -28,8 +28,8 @@ ADDRESS = re.compile("(https?|rtsps?)://", re.IGNORECASE)  # of a video or a cam
 
 @dataclass(frozen=True)
 class Sources:
-    """Files, each once, in the order in which they were named, the addresses of videos and the numbers of cameras, and
-    the folders in which the images were looked for."""
+    """Files, each once, in the order in which they were named; the addresses of videos; the numbers of cameras; and the
+    folders that were searched for images."""
 
     images: list[Path]
     folders: list[str]
@@ -38,7 +38,7 @@ class Sources:
 
     @property
     def names(self) -> list[str]:
-        """The images' paths from the folder that was named, or from the one that all named folders share."""
+        """The images' paths relative to the named folder, or to the deepest common folder of several."""
         root = os.path.commonpath(self.folders) if self.folders else ""
         return [path_from(root, file) for file in self.images]
 
@@ -48,7 +48,7 @@ def path_from(folder: str, file: Path) -> str:
 
 
 def expand(names: Sequence[str]) -> Sources:
-    """The files and cameras that the sources name. Raises UserError for a source that names none."""
+    """The files, addresses and cameras of the sources. Raises UserError for a source that has none."""
     files: dict[str, Path] = {}
     folders: dict[Path, str] = {}
     cameras: dict[int, None] = {}
@@ -73,29 +73,29 @@ def expand(names: Sequence[str]) -> Sources:
 
 
 def _files(name: str) -> tuple[Path, list[Path]]:
-    """The folder that a source names and its files in it."""
+    """The folder that a source names, and the files in it."""
     endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
     if path.is_file():
         if path.suffix.lower() not in IMAGES + VIDEOS:
-            raise UserError(f"{name}: neither an image nor a video by its name; {endings}")
+            raise UserError(f"{name}: the name does not end like an image or a video; {endings}")
         return path.parent, [path]
     if path.is_dir():
-        # Hidden files are not the user's: macOS puts a ._name beside each image.
+        # Hidden files are skipped: macOS puts a ._name beside each image.
         folder, candidates = path, [file for file in path.iterdir() if not file.name.startswith(".")]
     elif glob.has_magic(name):
         folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
     else:
-        raise UserError(f"{name}: there is no such file or folder, and it is neither a pattern nor a camera's number")
+        raise UserError(f"{name}: there is no such file or folder, and it is not a pattern or a camera number")
     known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
     if not known:
-        raise UserError(f"{name}: no image or video there; {endings}")
+        raise UserError(f"{name}: no image or video is there; {endings}")
     return folder, known
 
 
 def result_names(sources: Sequence[Path | str | int], taken: Sequence[str] = ()) -> list[str]:
-    """A name for what is made of each source: its own without the ending, with a number where another has the same."""
+    """A name for the results of each source: its own without the ending, plus a number if two are the same."""
     used = {name.lower() for name in taken}  # some file systems ignore case
     names = []
     for source in sources:
@@ -117,16 +117,16 @@ def _stem(source: Path | str) -> str:
 
 
 class _ListHead(TypedDict, total=False):
-    """What tools/detect.py writes before a list of images, about all of them."""
+    """What the list of images of tools/detect.py says about all of them."""
 
     turned_as_exif_says: Any
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """The images' ids in COCO's files, in the order of the images, the sizes (width, height) that a list gives them,
-    the category of what is found, and whether the list says that images were turned as EXIF says. Ids that are `places`
-    stand for no image: only for a place in this order."""
+    """The images' ids in COCO's files, in the order of the images; their sizes (width, height) in the list of images;
+    the category of the detections; and whether images were rotated as EXIF says, according to the list. Ids that are
+    `places` are positions in this order, and not ids from a file."""
 
     ids: list[int]
     category: dict[str, Any]
@@ -135,15 +135,15 @@ class Numbering:
     turned: bool | None = None
 
     def refuse_otherwise_turned(self, turned: bool) -> None:
-        """Raise UserError if the list's images were read the other way: a size does not tell of half a turn."""
+        """Raise UserError if the list's images were read with the other EXIF setting: sizes do not show half a turn."""
         if self.turned not in (None, turned):
-            how = "turned as EXIF says: leave out --ignore-exif" if self.turned else "as stored: pass --ignore-exif"
-            raise UserError(f"the list of images was made of images {how}, or make it anew")
+            how = "rotated as EXIF says: leave out --ignore-exif" if self.turned else "as stored: pass --ignore-exif"
+            raise UserError(f"the list of images was written for images {how}, or write it again")
 
 
 def numbering(sources: Sources, annotations: Path | None = None, category: str = PERSON) -> Numbering:
-    """The ids of an annotation file, by the images' names; without one the numbers that the files' names consist of, as
-    COCO's do, and if they do not, or one stands twice, 1, 2, 3 …
+    """The ids of an annotation file, by the images' names. Without one, the numbers in the files' names if all names
+    are numbers, as COCO's are, and differ; else 1, 2, 3 …
 
     An image is known by its path from the folder that was named, or by a longer end of its path.
     Raises UserError if the file does not list an image, or not unambiguously.
@@ -180,14 +180,14 @@ def numbering(sources: Sources, annotations: Path | None = None, category: str =
 
 
 def list_beside(boxes: Path) -> Path:
-    """Where tools/detect.py writes the list of the images that a file of boxes is of."""
+    """The path of the list of images that tools/detect.py writes beside a detection file."""
     return boxes.with_name(f"{boxes.stem}_images.json")
 
 
 def image_list(
     images: Iterable[tuple[str, int, tuple[int, int]]], category: dict[str, Any], turned: bool
 ) -> dict[str, Any]:
-    """A COCO file without annotations, such as image_info files, of images' names, ids, and sizes (width, height)."""
+    """A COCO image_info file (no annotations) of the images' names, ids, and sizes (width, height)."""
     listed = [
         {"id": number, "file_name": name, "width": width, "height": height} for name, number, (width, height) in images
     ]
@@ -195,38 +195,39 @@ def image_list(
 
 
 def cut_short(error: UserError, done: int, what: str) -> UserError:
-    """The error that ended a command after so many images or frames, saying that their results are saved."""
-    return UserError(f"{error}; the {done} {what}(s) before it are saved, the rest is skipped")
+    """The error that ended a command after `done` images or frames, with a remark that their results are saved."""
+    return UserError(f"{error}; the results of the {done} {what}(s) before it are saved, the rest is skipped")
 
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) and scores (N)
 
 
 def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
-    """Of each image the boxes of a COCO detection file scored `threshold` or more, or those of an annotation file.
+    """The boxes of each image: those of a COCO detection file scored `threshold` or more, or an annotation file's.
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
     found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, known.sizes, strict=True)))
     if known.places:
         raise UserError(
-            f"{path}: nothing says which image its image_ids mean, as the images' names are no numbers and there is no "
-            f"{list_beside(path)}; name the annotation file that lists them (--annotations)"
+            f"{path}: it is unknown which images its image_ids mean, because the images' names are not numbers and "
+            f"there is no {list_beside(path)}; name the annotation file that lists them (--annotations)"
         )
     if found and not found.keys() & set(known.ids):
         count = sum(len(scores) for _, scores in found.values())
         raise UserError(
-            f"{path}: none of its {count} boxes of category {known.category['id']} is in one of the {len(known.ids)} "
-            f"images, whose ids are {known.ids[0]} …; name the annotation file that gives them theirs (--annotations)"
+            f"{path}: none of its {count} boxes of category {known.category['id']} belongs to one of the "
+            f"{len(known.ids)} images, whose ids are {known.ids[0]} …; name the annotation file with the images' ids "
+            "(--annotations)"
         )
     return [found.get(number, NO_BOXES) for number in known.ids]
 
 
 def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[int], Boxes]:
-    """The boxes of a video's frames, by the frame's number, counted from 0. It is the image_id of a detection file; in
-    an annotation file it is the last number in the image's file_name.
+    """The boxes of a video's frames, by the frame's number (from 0): the image_id in a detection file, and the last
+    number in an image's file_name in an annotation file.
 
-    Raises UserError if the file is malformed, or numbers two images of an annotation file alike.
+    Raises UserError if the file is malformed, or two images of an annotation file have the same number.
     """
     found = _boxes_by_image(path, {"id": 1, "name": category}, threshold)
     if is_annotation_file(path):
@@ -234,7 +235,9 @@ def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[i
         numbers = [re.findall(r"\d+", name) for name in images.names.tolist()]
         frames = [int(digits[-1]) if digits else None for digits in numbers]
         if None in frames or len(set(frames)) < len(frames):
-            raise UserError(f"{path}: the last number in each file_name must be the frame's, and stand once")
+            raise UserError(
+                f"{path}: the last number in each file_name must be the frame's number, and differ between images"
+            )
         found = {
             frame: found[number]
             for frame, number in zip(frames, images.ids.tolist(), strict=True)
@@ -244,23 +247,23 @@ def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[i
 
 
 def is_annotation_file(path: Path) -> bool:
-    """Whether a JSON file is a COCO annotation file and no list of detections."""
+    """Whether a JSON file is a COCO annotation file, and not a list of detections."""
     try:
         with path.open("rb") as file:
             return file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     except OSError:
-        return False  # reading it says why
+        return False  # reading it raises the error
 
 
 def _asked(category: str) -> str:
-    """The name by which the category of an annotation file is chosen: persons need none."""
+    """The name that chooses the category of an annotation file; persons need none."""
     return "" if category == PERSON else category
 
 
 def _boxes_by_image(
     path: Path, category: dict[str, Any], threshold: float, stated: Mapping[int, tuple[int, int] | None] = {}
 ) -> dict[int, Boxes]:
-    """Of each image_id its boxes of the category; `stated` are sizes (width, height) of images, as far as known."""
+    """The boxes of the category by image_id; `stated` are the known sizes (width, height) of images."""
     if is_annotation_file(path):
         table = coco.read_annotations(path, category_name=_asked(category["name"])).table
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
@@ -268,7 +271,7 @@ def _boxes_by_image(
         table, findings = detections.parse_detections(path, "detection file (--boxes)")
         scores, own = table["score"], table["category_id"] == category["id"]
         if category["name"] != PERSON and len(np.unique(table["category_id"])) == 1:
-            own[:] = True  # nobody else's, whatever its number
+            own[:] = True  # all boxes of one category, whatever its id, are those of the wanted one
     boxes, image = table["bbox"], table["image_id"]
     sizes = np.array([stated.get(number) or (0, 0) for number in image.tolist()]).reshape(-1, 2)
     coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:], sizes)

@@ -1,6 +1,6 @@
-"""From an image to a `PoseResult`: the detector's or the caller's boxes, crops, heatmaps, keypoints in image pixels.
+"""From an image to a `PoseResult`: boxes (detected or given), crops, heatmaps, keypoints in image pixels.
 
-Each step is the one that tools/test.py takes, so that the same box gives the same keypoints.
+The steps are those of tools/test.py, so that the same box gives the same keypoints.
 N persons in an image, K keypoints; boxes are x, y, w, h in image pixels.
 """
 
@@ -40,16 +40,16 @@ from .result import PoseResult
 
 logger = logging.getLogger(__name__)
 
-MAX_INSTANCES = 100  # in one image; torchvision's detectors give no more
-MAX_BOX = 1e9  # pixels; float32 must hold its crop
-# Of a person: keypoints (K, 2), scores (K), and covariances (K, 2, 2) if there are any.
+MAX_INSTANCES = 100  # per image; torchvision's detectors give no more
+MAX_BOX = 1e9  # pixels, so that float32 can hold the crop
+# One person: keypoints (K, 2), scores (K), and covariances (K, 2, 2) or None.
 Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; a detector finds None
+Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; None: a detector finds them
 
 
 @dataclass(frozen=True, eq=False)
 class _Crops:
-    """What is kept of an image until its keypoints are there: boxes (N, 4), scores (N), and a sample for each."""
+    """What is kept of an image until its keypoints are predicted: boxes (N, 4), scores (N), and a sample for each."""
 
     image: InputImage
     size: tuple[int, int]
@@ -59,14 +59,14 @@ class _Crops:
 
 
 class Predictor:
-    """Finds the persons of images. Made by `from_pretrained`, or of a `TrainedModel` or an `Exported` file.
+    """Finds the keypoints of the persons in images. Made by `from_pretrained`, or from a `TrainedModel` or `Exported`.
 
-    `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) are by default as the network's recipe
-    tests it. `device` is the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
-    (N, 4) and scores (N); by default it is `Detector()` where the network finds persons, whose weights are downloaded
-    when it is first needed. The attribute of that name may be exchanged later. More than `max_instances` in an image
-    are refused, and so are files of more than `max_pixels`, before they are decoded (134 million by default). Raises
-    UserError for values that nothing can run with.
+    `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) default to those of the network's
+    recipe, and `device` to the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
+    (N, 4) and scores (N). For a network that finds persons the default is `Detector()`, whose weights are downloaded
+    when they are first needed; the attribute `detector` may be set later. An image with more than `max_instances`
+    boxes is refused, and a file of more than `max_pixels` is refused before it is decoded (default: 134 million).
+    Raises UserError for values out of range.
     """
 
     def __init__(
@@ -103,13 +103,18 @@ class Predictor:
         )
         self.device = torch.device("cpu") if isinstance(trained, Exported) else usable_device(device)
         how = Backend(chosen_precision(precision, self.device, backend), backend, compiled)
-        # A batch, how it is tested, the skeleton's flip order, what sees the heatmaps -> what is found.
+        # Batch, test options, the skeleton's flip order, a function that sees the heatmaps -> predictions.
         self._find: Callable[[dict[str, Tensor], TestOptions, Tensor, Watch], Predictions]
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
-                raise UserError(f"{trained.path}: it runs as it was exported, on the processor")
+                raise UserError(
+                    f"{trained.path}: an exported file runs on the processor, as it was exported; leave out device, "
+                    "backend, precision and compile"
+                )
             if trained.card.decodes and self.options != recipe:
-                raise UserError(f"{trained.path}: its flip test and kernel_size are in its graph and cannot be changed")
+                raise UserError(
+                    f"{trained.path}: flip test and kernel_size are fixed in this file; export again to change them"
+                )
             width, height = trained.card.image_size
             self._find = trained.predict
         else:
@@ -125,13 +130,14 @@ class Predictor:
         """A predictor with trained weights.
 
         Args:
-            source: A name of the zoo (downloaded on first use), the output folder of a run, a file of tools/export.py,
-                or a checkpoint: one in a run's folder, of one of the zoo's architectures, or any other with `config`.
+            source: A released model's name (downloaded on first use), the output folder of a run, a file written by
+                tools/export.py, or a checkpoint. A checkpoint that is not in a run's folder and not of a released
+                architecture needs `config`.
             config: The yaml of the checkpoint's network.
-            options: The constructor's.
+            options: Those of the constructor.
 
         Raises:
-            UserError: There is no such thing, or the files do not fit each other.
+            UserError: There is no such source, or its files do not fit each other.
         """
         return cls(trained_network(source, config), **options)
 
@@ -143,7 +149,7 @@ class Predictor:
         Args:
             images: A path, a NumPy array (H, W, 3), or (H, W) in grey, a PIL image or a tensor (3, H, W), all 8-bit; an
                 `InputImage` of one of them with its own label, `color` and `oriented`; or a list of these.
-            boxes: (N, 4), x, y, w, h in image pixels, or a list of them for a list of images; there may be no box.
+            boxes: (N, 4), x, y, w, h in image pixels, or a list of them for a list of images; N may be 0.
                 None: the detector finds them.
             scores: (N), of the boxes; 1 by default.
             color: The order of an array's or tensor's channels, RGB or BGR.
@@ -169,12 +175,12 @@ class Predictor:
         found: bool = False,
         on_error: Callable[[UserError], None] | None = None,
     ) -> Iterator[PoseResult]:
-        """The `PoseResult` of each image, in order, for as many images as there are: a few at a time are in memory.
+        """The `PoseResult` of each image, in order, for any number of images: only a few are in memory at a time.
 
-        Arguments as in a call, one entry an image. Persons of successive images share batches. Boxes that were `found`
-        by a detector are left out, with a warning, where they are empty or outside of their image. The results before
-        an image that cannot be used come before its error; with `on_error`, which is given the error, the images after
-        it follow.
+        Arguments as in a call, with one entry per image. Persons of successive images share batches. Boxes that a
+        detector `found` are left out, with a warning, if they are empty or outside their image. An image that cannot be
+        used raises its error after the results of the images before it; with `on_error`, which gets the error, the
+        images after it follow.
         """
         errors: list[UserError] = []
         rows = until_error(self._rows(images, boxes, scores, color, oriented, on_error), errors)
@@ -196,15 +202,15 @@ class Predictor:
             with passing_over(on_error):
                 yield self._result(crops, done)
         if errors:
-            raise errors[-1]  # a second one is of an image before the first's
+            raise errors[-1]  # a second error belongs to an image before the first's
 
     def explain(
         self, image: Source | InputImage, boxes: Any = None, *, color: str = "RGB", oriented: bool = True
     ) -> Iterator[Explanation]:
-        """What the network attends to on each person of an image, the surest box first where a detector finds them.
+        """What the network attends to on each person of an image; detected boxes come best first.
 
-        Arguments and errors as in a call; an exported file has no network to look into. The network is run without
-        flip test, in float64.
+        Arguments and errors as in a call. An exported file gives no attention. The network runs without flip test, in
+        float64.
         """
         network = self.network.eval()
         source = self._input_image(image, "the image", color, oriented)
@@ -217,13 +223,15 @@ class Predictor:
 
     @property
     def network(self) -> TransPose:
-        """Raises UserError for an exported file, which does not show its attention."""
+        """Raises UserError for an exported file, which gives no attention."""
         if isinstance(self.trained, Exported):
-            raise UserError(f"{self.trained.path}: an exported file does not show its attention; take the checkpoint")
+            raise UserError(
+                f"{self.trained.path}: an exported file gives no attention; pass the checkpoint that it was made from"
+            )
         return self.trained.network
 
     def _input_image(self, image: Source | InputImage, label: str, color: str, oriented: bool) -> InputImage:
-        """The image with a label, a file's its path, and this predictor's `max_pixels` unless it has its own."""
+        """The image with a label (by default its path) and this predictor's `max_pixels`, unless it has its own."""
         if not isinstance(image, InputImage):
             image = InputImage(image, str(image) if isinstance(image, str | PathLike) else label, color, oriented)
         return image if image.max_pixels else replace(image, max_pixels=self.max_pixels)
@@ -238,25 +246,27 @@ class Predictor:
         on_error: Callable[[UserError], None] | None,
     ) -> Iterator[Row]:
         if boxes is None and scores is not None:
-            raise UserError("there are scores, but no boxes for them")
+            raise UserError("scores need boxes: pass boxes too")
         columns = [column for column in (images, boxes, scores) if column is not None]
         ended = object()
         for number, row in enumerate(zip_longest(*columns, fillvalue=ended)):
             if any(entry is ended for entry in row):
-                raise UserError(f"image {number}: images, boxes and scores must be equally many; one ends before it")
+                raise UserError(
+                    f"image {number}: images, boxes and scores differ in number; one of them ends before this image"
+                )
             source, own_boxes, own_scores = (*row, None, None)[:3]
             image = self._input_image(source, f"image {number}", color, oriented)
             if own_boxes is None and own_scores is not None:
-                raise UserError(f"{image.label}: it has scores, but no boxes for them")
+                raise UserError(f"{image.label}: scores need boxes: pass boxes too")
             with passing_over(on_error):
                 yield image, image.pixels(), own_boxes, own_scores
 
     def _crops(
         self, rows: Iterator[Row], found: bool, on_error: Callable[[UserError], None] | None
     ) -> Iterator[_Crops]:
-        """Every image's crops; a detector gets a few images at once."""
+        """The crops of each image; a detector gets a few images at a time."""
         how: Any = {"input_size": self.input_size, "heatmap_size": self.heatmap_size, "rgb": self.options.rgb}
-        # The default detector is made for the first image.
+        # The default detector is made when the first image needs it.
         while group := list(islice(rows, self.detector.batch_size if isinstance(self.detector, Detector) else 1)):
             missing = [pixels for _, pixels, boxes, _ in group if boxes is None]
             detected = iter(self.detect(missing) if missing else ())
@@ -270,7 +280,7 @@ class Predictor:
                     yield _Crops(image, (pixels.shape[1], pixels.shape[0]), boxes, scores, samples)
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[Any, Any]]:
-        """Boxes (N, 4) and scores (N) that the detector finds in each of these images (H, W, 3), uint8 BGR."""
+        """The detector's boxes (N, 4) and scores (N) for each of these images (H, W, 3), uint8 BGR."""
         if self.detector is None:
             self.detector = detector_for(self.skeleton.category, device=self.device)
         in_rgb = [image[..., ::-1].copy() for image in images]
@@ -286,7 +296,7 @@ class Predictor:
         if len(boxes) > self.max_instances:
             raise UserError(
                 f"{image.label}: {len(boxes)} boxes, more than max_instances {self.max_instances} "
-                "(--max-instances); leave out the least sure ones, or allow more"
+                "(--max-instances); leave out those with low scores, or allow more"
             )
         centers, scales = geometry.boxes_to_crops(boxes, self.input_size[0] / self.input_size[1])
         for box in boxes[~geometry.has_crop(centers, scales)].tolist():
@@ -298,14 +308,14 @@ class Predictor:
         covariances: list[np.ndarray | None] = [None] * len(samples)
 
         def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
-            if self.calibration and maps.numel():  # a file with decoding gives no heatmaps
+            if self.calibration and maps.numel():  # an exported file with decoding gives no heatmaps
                 covariances[:] = uncertainty.of_batch(batch, maps, keypoints, self.calibration)
 
         found = self._find(default_collate(samples), self.options, self._flip_order, watch)
         return zip(found.keypoints, found.scores, covariances, strict=True)
 
     def _result(self, crops: _Crops, found: deque[Found]) -> PoseResult:
-        """The image's result, its keypoints and scores removed from the front of `found`."""
+        """The result of an image; takes its keypoints and scores from the front of `found`."""
         count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]
         keypoints = np.array([row[0] for row in rows], np.float32).reshape(count, joints, 2)
@@ -335,10 +345,10 @@ class Predictor:
 def checked_boxes(
     boxes: Any, scores: Any, size: tuple[int, int], label: str, found: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) and scores (N), float64, of an image of `size` (width, height), all of which show some of it.
+    """Boxes (N, 4) and scores (N), float64, of an image of `size` (width, height). Each overlaps the image.
 
-    Of boxes that a detector `found` those that show nothing are left out with a warning. Raises UserError that names
-    the image and the first wrong box.
+    Boxes of a detector (`found`) that do not are left out with a warning. Raises UserError that names the image and the
+    first wrong box.
     """
     try:
         table = np.asarray(boxes, np.float64)
@@ -348,14 +358,16 @@ def checked_boxes(
     if not table.size:
         table = table.reshape(0, 4)
     if table.ndim != 2 or table.shape[1] != 4:
-        raise UserError(f"{label}: boxes must be (N, 4), [[x, y, w, h], …], not of the shape {table.shape}")
+        raise UserError(f"{label}: boxes must have the shape (N, 4), [[x, y, w, h], …], not {table.shape}")
     if certainty.shape != (len(table),):
-        raise UserError(f"{label}: {len(table)} boxes need as many scores, not the shape {certainty.shape}")
+        raise UserError(
+            f"{label}: {len(table)} boxes need {len(table)} scores, not scores of the shape {certainty.shape}"
+        )
     for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
         where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
         x, y, w, h = box
         if not (np.abs([*box, score]) < MAX_BOX).all():
-            raise UserError(f"{where} holds a value that is NaN, infinite or absurdly large")
+            raise UserError(f"{where} has a value that is NaN, infinite or too large")
         if found:
             continue
         if w <= 0 or h <= 0:
@@ -366,25 +378,27 @@ def checked_boxes(
             raise UserError(f"{where} lies within one pixel, like fractions of the image: give it in pixels")
     shown = geometry.in_image(table, np.array(size))
     if not shown.all():
-        logger.warning("%s: %d of %d boxes are empty or outside: left out", label, (~shown).sum(), len(shown))
+        logger.warning(
+            "%s: %d of %d boxes are empty or outside the image, and are left out", label, (~shown).sum(), len(shown)
+        )
     return table[shown], certainty[shown]
 
 
 def trained_network(source: str | PathLike, config: str | PathLike | None = None) -> TrainedModel | Exported:
-    """What a `source` of `Predictor.from_pretrained` names."""
+    """The network that a `source` of `Predictor.from_pretrained` names."""
     path, yaml_file = Path(source), Path(config) if config else None
     if zoo.is_name(str(source)):
         if yaml_file:
-            raise UserError(f"{source}: a model of the zoo has no configuration file")
+            raise UserError(f"{source}: a released model needs no configuration; leave it out")
         return TrainedModel(zoo.pretrained(str(source)), skeleton.COCO, zoo.weights(str(source)))
     if not path.exists():
         raise UserError(
-            f"{source}: there is no such file or folder, and the zoo has no model of this name, but "
+            f"{source}: there is no such file or folder, and no released model of this name; the released models are "
             f"{', '.join(zoo.RELEASED)}"
         )
     if path.suffix in export.SUFFIXES:
         if yaml_file:
-            raise UserError(f"{source}: an exported network has no configuration file")
+            raise UserError(f"{source}: an exported network needs no configuration; leave it out")
         return export.load(path)
     if path.is_dir() or yaml_file or (path.parent / CONFIG_FILE).exists():
         return read_trained_model(path, yaml_file)
@@ -398,6 +412,6 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
             load_weights(network, state, source=str(path))
             return TrainedModel(network, skeleton.COCO, path)
     raise UserError(
-        f"{path}: none of the zoo's networks has the shapes of this checkpoint, and no {CONFIG_FILE} lies beside "
-        "it; name the yaml that it was trained with (--cfg, in Python config)"
+        f"{path}: this checkpoint fits no released model, and no {CONFIG_FILE} lies beside it; name the yaml that it "
+        "was trained with (--cfg, in Python config)"
     )

@@ -1,6 +1,6 @@
-"""The result for one image: its persons with their keypoints, and the formats it is written in.
+"""The result for one image: its persons with their keypoints, and the formats to save it in.
 
-N persons, K keypoints; boxes are x, y, w, h; coordinates are pixels of the image, turned as its EXIF says if asked.
+N persons, K keypoints; boxes are x, y, w, h; coordinates are image pixels, of the rotated image if EXIF is applied.
 """
 
 import difflib
@@ -20,8 +20,8 @@ from ..runtime.files import csv_text, write_atomically
 from .image import InputImage
 from .uncertainty import Uncertainty
 
-PIXELS, SCORE = 2, 4  # decimals that are written of coordinates and of scores
-# Of to_csv and to_dataframe: a row for each keypoint. Frame, time and track are empty where there are none.
+PIXELS, SCORE = 2, 4  # decimals of coordinates and of scores in files
+# Columns of to_csv and to_dataframe: a row per keypoint. Frame, time and track may be empty.
 COLUMNS = (
     *("image", "frame", "time", "person", "track", "box_x", "box_y", "box_w", "box_h", "box_score", "person_score"),
     *("keypoint", "x", "y", "score"),
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def rounded(values: np.ndarray, decimals: int) -> np.ndarray:
-    """In float64, in which few digits say what is left."""
+    """Rounded in float64, whose text has no more digits than that."""
     return values.astype(np.float64).round(decimals)
 
 
@@ -38,7 +38,7 @@ def _options(threshold: float, parts: Iterable[str] | None, color_by: str | None
 
 
 class Keypoint(NamedTuple):
-    """In image pixels."""
+    """A keypoint in image pixels."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ class Keypoint(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pose:
-    """One person of a result: keypoints (K, 2) and their scores (K), score, box (4), box_score, and id if tracked."""
+    """A person of a result: keypoints (K, 2), their scores (K), score, box (4), box_score, and an id if tracked."""
 
     keypoints: np.ndarray
     scores: np.ndarray
@@ -58,7 +58,7 @@ class Pose:
     names: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Keypoint:
-        """The keypoint of that name, rounded as it is written. Raises UserError for another name."""
+        """The keypoint of that name, rounded as in files. Raises UserError for an unknown name."""
         if name not in self.names:
             nearest = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0)[0]
             raise UserError(f"there is no keypoint {name!r}; the nearest is {nearest!r}")
@@ -76,14 +76,15 @@ class Pose:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PoseResult:
-    """The persons of an image, in the order of their boxes: keypoints (N, K, 2) and their scores (N, K), float32;
-    person_scores (N), the box's score times the mean of the keypoint scores that count, as in COCO results;
-    boxes (N, 4) and box_scores (N) as they were given or detected; size the image's width and height;
-    ids (N) if they were tracked, else None; uncertainty of the keypoints if the network has a calibration
-    (tools/calibrate.py), else None.
+    """The persons of an image, in the order of their boxes.
+
+    `keypoints` (N, K, 2) and `scores` (N, K) are float32; `person_scores` (N) are the box's score times the mean of the
+    keypoint scores that count, as in COCO results; `boxes` (N, 4) and `box_scores` (N) are as given or detected; `size`
+    is the image's width and height; `ids` (N) is None unless persons are tracked; `uncertainty` of the keypoints is
+    None unless the network has a calibration (tools/calibrate.py).
 
     `result[0]` is the first person, a `Pose`, and `result[0]["left_wrist"]` its keypoint: x, y, score. A notebook shows
-    the picture."""
+    the drawn image."""
 
     image: InputImage
     size: tuple[int, int]
@@ -100,7 +101,7 @@ class PoseResult:
         return len(self.keypoints)
 
     def __getitem__(self, place: int) -> Pose:
-        """Raises IndexError where there is no such person."""
+        """Raises IndexError if there is no such person."""
         return Pose(
             self.keypoints[place],
             self.scores[place],
@@ -123,17 +124,17 @@ class PoseResult:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the K keypoints are called."""
+        """The names of the K keypoints."""
         return self.skeleton.names
 
     def draw(
         self, threshold: float = 0.2, parts: Iterable[str] | None = None, color_by: str | None = None
     ) -> np.ndarray:
-        """A copy of the image (H, W, 3), uint8, with the persons, drawn as `draw.DrawOptions` say: keypoints scored
-        `threshold` or more, with "boxes", "scores", "ids", "names" or "ellipses" as `parts`, coloured by "side",
-        "person" or "keypoint" (then with a legend beneath, so that it is higher than the image).
+        """A copy of the image (H, W, 3), uint8, with the persons drawn on it (`draw.DrawOptions`): keypoints scored
+        `threshold` or more; `parts` may add "boxes", "scores", "ids", "names" and "ellipses"; colours are by "side",
+        "person" or "keypoint". Colours by keypoint add a legend below the image, which makes the copy higher.
 
-        Its channels are RGB, or BGR for an image of that `color`. Raises UserError for other parts and colours.
+        Its channels are RGB, or BGR for an image of that `color`. Raises UserError for unknown parts and colours.
         """
         picture = self.picture(_options(threshold, parts, color_by))
         return picture if self.image.color == "BGR" else picture[..., ::-1].copy()
@@ -145,20 +146,20 @@ class PoseResult:
         parts: Iterable[str] | None = None,
         color_by: str | None = None,
     ) -> None:
-        """Write `draw`'s picture; an existing file is replaced. Raises UserError if it cannot be written."""
+        """Save the image of `draw`, replacing an existing file. Raises UserError if it cannot be written."""
         self.write(Path(path), _options(threshold, parts, color_by))
 
     def write(self, path: Path, options: DrawOptions) -> None:
-        """`save` with all options in one."""
+        """As `save`, with the options in one object."""
         content = draw.encode(self.picture(options), path)
         write_atomically(path, lambda file: file.write(content))
 
     def picture(self, options: DrawOptions) -> np.ndarray:
-        """`draw`'s picture in BGR."""
+        """The image of `draw`, in BGR."""
         ellipses = self.uncertainty.ellipses() if self.uncertainty else None
         if ellipses is None and "ellipses" in (options.parts or ()):
             raise UserError(
-                f"{self.image.label}: no ellipses can be drawn: the network has no calibration that covers heatmaps; "
+                f"{self.image.label}: ellipses need a calibration with covariances, and the network has none; "
                 "tools/calibrate.py makes one"
             )
         persons = {"boxes": self.boxes, "person_scores": self.person_scores, "ids": self.ids, "ellipses": ellipses}
@@ -167,7 +168,7 @@ class PoseResult:
         return sheets.legend(drawn, options.key(self.skeleton))
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO keypoint results, one dict a person, each keypoint as x, y, score; not rounded, as they are scored."""
+        """COCO keypoint results: one dict per person, each keypoint as x, y, score. Not rounded: AP stays exact."""
         points = np.concatenate([self.keypoints, self.scores[..., None]], 2, dtype=np.float64)
         return [
             {"image_id": image_id, "category_id": category_id, "keypoints": own.ravel().tolist(), "score": score}
@@ -175,11 +176,11 @@ class PoseResult:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded: what `header` says, and what `found` says."""
+        """Rounded plain values: those of `header` and of `found`."""
         return self.header() | self.found()
 
     def header(self) -> dict[str, Any]:
-        """What all frames of a video have in common: name and size, the category, its keypoints' names and limbs."""
+        """What all frames of a video share: name and size, the category, the keypoints' names and the limbs."""
         return {
             "image": self.image.frame.video if self.image.frame else self.image.name,
             "width": self.size[0],
@@ -190,7 +191,7 @@ class PoseResult:
         }
 
     def found(self) -> dict[str, Any]:
-        """The persons, of a video after the frame's number and time; each keypoint is [x, y, score]."""
+        """The persons; each keypoint is [x, y, score]. For a video, the frame's number and time come first."""
         keypoints, scores = rounded(self.keypoints, PIXELS), rounded(self.scores, SCORE)
         columns = {
             "box": rounded(self.boxes, PIXELS),
@@ -209,7 +210,7 @@ class PoseResult:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def _rows(self) -> Iterator[tuple]:
-        """Of each keypoint of each person `COLUMNS`."""
+        """The values of `COLUMNS` for each keypoint of each person."""
         told = self.found()
         image = (self.header()["image"], told.get("frame"), told.get("time"))
         for number, person in enumerate(told[f"{self.skeleton.noun}s"]):
@@ -218,19 +219,19 @@ class PoseResult:
                 yield (*image, *own, name, *point)
 
     def columns(self) -> list[str]:
-        """`COLUMNS`, with "instance" for "person" where the network finds something else."""
+        """`COLUMNS`, with "instance" for "person" if the network finds something else."""
         return [name.replace("person", self.skeleton.noun) for name in COLUMNS]
 
     def to_csv(self, header: bool = True) -> str:
-        """A line for each keypoint of each person, who count from 0: `columns`."""
+        """`columns` as CSV: a line for each keypoint of each person; persons count from 0."""
         return csv_text([self.columns(), *self._rows()] if header else self._rows())
 
     def to_dataframe(self) -> Any:
-        """The rows of `to_csv` as a `pandas.DataFrame`. Raises UserError where that package is not installed."""
+        """The rows of `to_csv` as a `pandas.DataFrame`. Raises UserError if pandas is not installed."""
         return needs("pandas", extra="pandas").DataFrame(list(self._rows()), columns=self.columns())
 
     def to_supervision(self) -> Any:
-        """`supervision.KeyPoints` (0.29 or newer). Raises UserError where that package is not installed."""
+        """`supervision.KeyPoints` (0.29 or newer). Raises UserError if supervision is not installed."""
         return needs("supervision", extra="supervision").KeyPoints(
             xy=self.keypoints,
             keypoint_confidence=self.scores,

@@ -1,7 +1,8 @@
 """The same persons from frame to frame: ids by the overlap of boxes, keypoints smoothed by One-Euro filters.
 
-The filter is Casiez, Roussel and Vogel's (CHI 2012): a low pass whose cut-off rises with speed, so that what rests does
-not tremble and what moves does not lag. N persons, T tracks, K keypoints; boxes are x, y, w, h in image pixels.
+The filter is by Casiez, Roussel and Vogel (CHI 2012): a low-pass filter whose cut-off frequency rises with speed, so
+that keypoints at rest do not jitter and moving ones do not lag. N persons, T tracks, K keypoints; boxes are x, y, w, h
+in image pixels.
 """
 
 import math
@@ -13,14 +14,14 @@ from torchvision.ops import box_convert, box_iou
 
 from .result import PoseResult
 
-SPEED_CUTOFF = 1.0  # Hz, of the low pass on speeds: the authors' value
+SPEED_CUTOFF = 1.0  # Hz, cut-off of the low-pass filter on speeds: the authors' value
 
 
 @dataclass
 class _Track:
     number: int
     box: np.ndarray
-    frame: int  # in which it was seen last
+    frame: int  # number of the frame that showed it last
     keypoints: np.ndarray  # (K, 2), smoothed
     speed: np.ndarray  # (K, 2), smoothed, in pixels per second
 
@@ -28,9 +29,9 @@ class _Track:
 class Tracker:
     """Gives the persons of successive frames ids; called with the result of each frame.
 
-    A person is the one of the frames before whose box overlaps most, by `least_overlap` (IoU) or more; one who is not
-    seen for `patience` seconds is forgotten. With `smooth` the keypoints are filtered: `cutoff` in Hz is that of a
-    person at rest, and rises by `speed_gain` Hz for each diagonal of the box that a keypoint moves in a second.
+    A person keeps the id of the earlier person whose box overlaps most, by an IoU of `least_overlap` or more; a person
+    who is not seen for `patience` seconds is forgotten. With `smooth` the keypoints are filtered: `cutoff` (Hz) is for
+    a person at rest, and rises by `speed_gain` Hz for each box diagonal per second that a keypoint moves.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class Tracker:
         cutoff: float = 1.0,
         speed_gain: float = 5.0,
     ):
-        """`rate` in frames per second."""
+        """`rate` is in frames per second."""
         self.rate, self.smooth, self.least_overlap = rate, smooth, least_overlap
         self.patience, self.cutoff, self.speed_gain = patience, cutoff, speed_gain
         self._tracks: list[_Track] = []
         self._frame = self._count = 0
 
     def __call__(self, result: PoseResult) -> PoseResult:
-        """The next frame's result, with `ids` that count from 1."""
+        """The result of the next frame, with `ids`, which count from 1."""
         self._frame += 1
         self._tracks = [t for t in self._tracks if self._frame - t.frame <= max(1, self.patience * self.rate)]
         matches = self._matches(result.boxes)
@@ -69,7 +70,7 @@ class Tracker:
         return replace(result, ids=ids, keypoints=keypoints)
 
     def _matches(self, boxes: np.ndarray) -> dict[int, _Track]:
-        """For persons that were seen before their track; the pair that overlaps most is matched first."""
+        """The track of each person that was seen before; the pair that overlaps most is matched first."""
         if not len(boxes) or not self._tracks:
             return {}
         known = np.array([track.box for track in self._tracks])
@@ -83,7 +84,7 @@ class Tracker:
         return matches
 
     def _move(self, track: _Track, keypoints: np.ndarray, box: np.ndarray) -> None:
-        """One step of the filter for each keypoint, its cut-off by how fast the keypoint is for the person's size."""
+        """One filter step for each keypoint; its cut-off depends on its speed relative to the person's size."""
         seconds = (self._frame - track.frame) / self.rate
         speed = (keypoints - track.keypoints) / seconds
         track.speed = track.speed + _weight(SPEED_CUTOFF, seconds) * (speed - track.speed)
@@ -94,5 +95,5 @@ class Tracker:
 
 
 def _weight(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
-    """The weight that a low pass of that cut-off, in Hz, gives a value `seconds` after the one before."""
+    """The weight of a new value in a low-pass filter of that cut-off (Hz), `seconds` after the last one."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))

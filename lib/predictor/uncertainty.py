@@ -1,4 +1,4 @@
-"""How sure the keypoints of a result are, by the calibration of the network that found them.
+"""The confidence and covariance of a result's keypoints, from the calibration of the network.
 
 N persons, K keypoints.
 """
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """Of keypoints (N, K): confidence (N, K), the probability that a keypoint is right, and covariance (N, K, 2, 2) of
-    its error in image pixels squared, None where a file with decoding found it; both by `calibration`."""
+    """For keypoints (N, K): confidence (N, K), the probability that a keypoint is right, and covariance (N, K, 2, 2) of
+    its error in image pixels squared (None for an exported file with decoding), both from `calibration`."""
 
     confidence: np.ndarray
     covariance: np.ndarray | None
     calibration: Calibration
 
     def ellipses(self, level: float = LEVELS[-1]) -> np.ndarray | None:
-        """Matrices M (N, K, 2, 2): p^T M^-1 p = 1 are the errors p on the border of the ellipse that holds `level`, one
-        of `LEVELS`, of all."""
+        """Matrices M (N, K, 2, 2): the errors p with p^T M^-1 p <= 1 form the ellipse that contains the fraction
+        `level` of all errors, one of `LEVELS`."""
         radius = self.calibration.radii[LEVELS.index(level)]
         return None if self.covariance is None else self.covariance * radius**2
 
     def columns(self) -> dict[str, np.ndarray]:
-        """What is written of each person: confidence (N, K) and, if there is one, covariance (N, K, 3: xx, xy, yy)."""
+        """The values to save for each person: confidence (N, K) and covariance (N, K, 3: xx, xy, yy), if any."""
         found = {"confidence": self.confidence.astype(np.float64).round(4)}
         if self.covariance is not None:
             flat = self.covariance.reshape(*self.covariance.shape[:-2], 4)[..., [0, 1, 3]]
@@ -42,11 +42,11 @@ class Uncertainty:
 
 
 def usable(calibration: Calibration | None, options: TestOptions, where: Path) -> Calibration | None:
-    """The calibration, unless it was made with other options; the log then says so, and of what (`where`)."""
+    """The calibration, or None, with a warning that names `where`, if it was made with other test options."""
     if calibration is None or calibration.holds_for(options):
         return calibration
     logger.warning(
-        "%s: its calibration is not used, it was made with flip test %s and blur %d",
+        "%s: its calibration is not used, because it was made with flip test %s and blur %d",
         *(where, "on" if calibration.flip_test else "off", calibration.blur_kernel),
     )
     return None
@@ -63,7 +63,7 @@ def of_batch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor, calibrat
 
 
 def joined(rows: list[np.ndarray | None], scores: np.ndarray, calibration: Calibration) -> Uncertainty:
-    """Of an image's persons: their covariances (K, 2, 2), or None each, and scores (N, K)."""
+    """For the persons of an image: covariances (K, 2, 2) or None for each, and scores (N, K)."""
     found = [row for row in rows if row is not None]
     shape = (*scores.shape, 2, 2)
     covariance = np.array(found, np.float32).reshape(shape) if len(found) == len(rows) else None

@@ -27,13 +27,13 @@ from .tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-# FFmpeg's names for the formats of `inputs.VIDEOS`. It knows text formats too, which name other files or hosts to open.
+# FFmpeg's names for the formats of `inputs.VIDEOS`. Its text formats are left out: they can name other files or hosts.
 FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
-# What an address may be read by, by how it begins: formats and protocols.
+# Scheme of an address -> the formats and protocols that may read it.
 ADDRESSES = {"http": (FORMATS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
-SECONDS = 20  # without an answer from an address
-SEEN = 0.2  # the lowest score of a keypoint that carries a box on
-USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
+SECONDS = 20  # without an answer from an address, in seconds
+SEEN = 0.2  # lowest score of a keypoint that the next frame's box is computed from
+USUAL_RATE = Fraction(30)  # frames per second of a video or camera that does not state it
 
 
 def _usable(rate: Any) -> Fraction:
@@ -41,17 +41,17 @@ def _usable(rate: Any) -> Fraction:
 
 
 class Video:
-    """A video file, or the address of one (http, https) or of a camera (rtsp), as text.
+    """A video file, or the address (a string) of a video (http, https) or a camera (rtsp).
 
-    Raises UserError if there is no video in it. A file opens no other file and no address, whatever it holds, and an
-    address no file.
+    Raises UserError if there is no video in it. Whatever a file contains, it cannot make the program open another file
+    or an address; an address cannot make it open a file.
     """
 
     def __init__(self, source: Path | str):
-        # Without the password that an address may hold.
+        # Without a password that may be in the address.
         self.name = re.sub("//[^/@]*@", "//", source) if isinstance(source, str) else str(source)
         self.live = isinstance(source, str) and source.startswith("rtsp")
-        place = f"file:{source}"  # or a name such as "concat:a|b.mp4" would be an order
+        place = f"file:{source}"  # else a name such as "concat:a|b.mp4" would be a command to FFmpeg
         formats, protocols, options = FORMATS, "file", {}
         if isinstance(source, str):
             place, (formats, protocols), options = source, ADDRESSES[source[:4]], {"timeout": (SECONDS, SECONDS)}
@@ -68,11 +68,11 @@ class Video:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate, self.time_base = _usable(rate), self._stream.time_base
         seconds = (self._stream.duration or 0) * self.time_base or Fraction(self._file.duration or 0, 1_000_000)
-        # As the file states; how many there are is known only at its end.
+        # As the file states; the true number is known only at its end.
         self.length: int | None = self._stream.frames or round(seconds * self.rate) or None
 
     def frames(self) -> Iterator[tuple[np.ndarray, float]]:
-        """Every frame once, and its time. Raises UserError if there is none."""
+        """Each frame and its time. Raises UserError if there is no frame."""
         first = None
         with self._file:
             for number, frame in enumerate(self._decoded()):
@@ -98,7 +98,7 @@ class Video:
 
 
 class Camera:
-    """A camera by its number. Raises UserError if it cannot be opened."""
+    """A camera, chosen by its number. Raises UserError if it cannot be opened."""
 
     live, length, time_base = True, None, Fraction(1, 1000)
 
@@ -106,11 +106,11 @@ class Camera:
         self.name = f"camera {number}"
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
-            raise UserError(f"{self.name}: cannot be opened; it is not there, or in use")
+            raise UserError(f"{self.name}: cannot be opened; it does not exist, or another program uses it")
         self.rate = _usable(self._capture.get(cv2.CAP_PROP_FPS))
 
     def frames(self) -> Iterator[tuple[np.ndarray, float]]:
-        """Frames and their times until the camera ends. Raises UserError if there is none."""
+        """Each frame and its time, until the camera stops. Raises UserError if there is no frame."""
         begun = None
         try:
             while (read := self._capture.read())[0]:
@@ -123,10 +123,10 @@ class Camera:
 
 
 class Recording(contextlib.AbstractContextManager):
-    """An .mp4 (H.264) that appears at `path` when it is finished, and not at all if an exception ends it. No sound.
+    """An .mp4 (H.264, no sound) that appears at `path` only when it is complete, and not if an exception occurs.
 
-    `rate` is in frames per second, about; `time_base` is the unit, in seconds, to which times are rounded.
-    Raises UserError if the file cannot be written whole, as on a full disk, or cannot take its place.
+    `rate` is the approximate frame rate (frames per second); times are rounded to multiples of `time_base` (seconds).
+    Raises UserError if the file cannot be written completely, as on a full disk, or cannot be moved to `path`.
     """
 
     def __init__(self, path: Path, rate: Fraction, time_base: Fraction = Fraction(1, 90_000)):
@@ -135,18 +135,20 @@ class Recording(contextlib.AbstractContextManager):
         self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
         self._file: Any = None
         self._size = (0, 0)
-        self._last = -1  # time of the last frame, in units
+        self._last = -1  # time of the last frame, in units of `time_base`
 
     def add(self, frame: np.ndarray, seconds: float) -> None:
-        """Append a frame, as large as the first, to be shown from this time on. An odd side grows by one pixel."""
+        """Append a frame, of the first frame's size, shown from `time` on. Odd sides are padded by one pixel."""
         size = frame.shape[1], frame.shape[0]
-        odd = size[0] % 2, size[1] % 2  # 4:2:0 has a colour for every 2 x 2 pixels
+        odd = size[0] % 2, size[1] % 2  # 4:2:0 has one colour for 2 x 2 pixels
         with self._writing():
             if self._file is None:
                 self._open(size[0] + odd[0], size[1] + odd[1])
                 self._size = size
             if size != self._size:
-                raise UserError(f"{self.path}: frame {self.length} is {size} in size, those before it are {self._size}")
+                raise UserError(
+                    f"{self.path}: frame {self.length} has the size {size}, but the frames before it have {self._size}"
+                )
             even = cv2.copyMakeBorder(frame, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE)
             picture = self._av.VideoFrame.from_ndarray(even, format="bgr24")
             self._last = picture.pts = max(round(seconds / self.time_base), self._last + 1)
@@ -174,7 +176,7 @@ class Recording(contextlib.AbstractContextManager):
                         os.fsync(file.fileno())
                     os.replace(self._unfinished, self.path)
         finally:
-            with contextlib.suppress(self._av.FFmpegError):  # it may raise the same error again
+            with contextlib.suppress(self._av.FFmpegError):  # which may raise the same error again
                 self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
@@ -187,7 +189,9 @@ class Recording(contextlib.AbstractContextManager):
 
 
 FrameBoxes = Callable[[int], tuple[Any, Any]]  # a frame's number -> boxes (N, 4) and scores (N)
-Located = tuple[InputImage, Any, Any]  # a frame, its boxes and scores; None where the pose carries them on
+Located = tuple[
+    InputImage, Any, Any
+]  # a frame, its boxes and scores; None: they follow from the pose in the frame before
 
 
 def predict_video(
@@ -199,10 +203,10 @@ def predict_video(
     track: bool = False,
     smooth: bool = False,
 ) -> Iterator[PoseResult]:
-    """The result of each frame. Reading, detecting and estimating go on at the same time, but for a live picture.
+    """The result of each frame. Reading, detection and pose estimation run in parallel, except for a live camera.
 
-    `boxes` are given, else the detector finds them, in every `detect_every`-th frame; between these the pose carries
-    them on (`carried`). `track` gives persons ids, and `smooth` also smooths their keypoints.
+    `boxes` are given, or the detector finds them in every `detect_every`-th frame; in the frames between, they follow
+    from the last pose (`carried`). `track` gives persons ids, and `smooth` also smooths their keypoints.
     """
     at_once: Callable[[Iterator], Iterator] = iter if video.live else ahead
     located = at_once(_located(predictor, video, at_once(video.frames()), boxes, detect_every))
@@ -219,7 +223,7 @@ def _located(
     boxes: FrameBoxes | None,
     detect_every: int,
 ) -> Iterator[Located]:
-    """The frames with their boxes. A detector gets a few frames at once, of a live picture one."""
+    """The frames with their boxes. A detector gets a few frames at a time, of a live camera one."""
     numbered = enumerate(frames)
     count = 1 if video.live else getattr(predictor.detector, "batch_size", 1)
     while group := list(islice(numbered, count)):
@@ -245,8 +249,8 @@ def _estimated(predictor: Predictor, located: Iterator[Located], one_by_one: boo
 
 
 def carried(result: PoseResult) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) and scores (N) for the next frame: around the keypoints that are seen, 15 % longer, as in Xiao, Wu
-    and Wei's tracker (ECCV 2018). Persons of whom fewer than three are seen in the image are lost."""
+    """Boxes (N, 4) and scores (N) for the next frame: the box around the visible keypoints, enlarged by 15 %, as in
+    the tracker of Xiao, Wu and Wei (ECCV 2018). Persons with fewer than three visible keypoints are dropped."""
     boxes, scores = [], []
     for pose in result:
         points = pose.keypoints[

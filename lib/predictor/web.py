@@ -1,7 +1,7 @@
-"""The page of tools/web_demo.py, made of Gradio's parts; what it shows comes from `web_session`.
+"""The page of tools/web_demo.py, built with Gradio; its content comes from `web_session`.
 
-What one visitor does lives in that visitor's session. There are no files: pictures are part of the page, and an image
-that a visitor uploads waits at the guard. Nothing is fetched from other hosts or sent to them.
+Each visitor has a session. No files are written: images are embedded in the page, and an uploaded image waits in the
+guard. Nothing is fetched from other hosts or sent to them.
 """
 
 import base64
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UserError, missing
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio on import
 try:  # before anything heavy
     import gradio as gr
     from starlette.middleware import Middleware
@@ -31,16 +31,16 @@ from . import web_session
 from .web_guard import UPLOAD, Guard
 from .web_session import ANNOTATED, BOXES, DETECTOR, DRAWN, WHOLE, Sample, Scene, WebSession
 
-FORGOTTEN_AFTER = 30 * 60  # seconds: what a visitor's session holds
-SESSIONS = 20  # that are remembered at a time
-WAITING = 20  # questions in the queue; one more is refused
+FORGOTTEN_AFTER = 30 * 60  # seconds until an unused session is forgotten
+SESSIONS = 20  # sessions at a time
+WAITING = 20  # requests in the queue; one more is refused
 THUMBNAIL = 120, 80
-OPENING, OWN = "opening", "own"  # what the page shows: the same to all who come, or what is in the visitor's session
-FONTS = ["system-ui", "sans-serif"]  # the visitor's own: Gradio's come from a font service
+OPENING, OWN = "opening", "own"  # what the page shows: the same for all, or from a session
+FONTS = ["system-ui", "sans-serif"]  # the browser's own fonts: Gradio's come from a font service
 HINTS = {
-    ANNOTATED: "Click in a box that was found to look into the network there, or drag another box.",
-    DETECTOR: "Click in a box that was found to look into the network there, or drag another box.",
-    WHOLE: "The whole image is taken as the box; drag a smaller one.",
+    ANNOTATED: "Click a detected box to see the attention for it, or drag another box.",
+    DETECTOR: "Click a detected box to see the attention for it, or drag another box.",
+    WHOLE: "The whole image is used as the box; drag a smaller one.",
     DRAWN: "Drag another box, or type its numbers.",
     None: "Drag a box.",
 }
@@ -75,7 +75,7 @@ footer, [data-testid=status-tracker] { display: none !important }
 }
 @media (min-width: 801px) { #columns { flex-wrap: nowrap } #columns > * { min-width: 0 !important } }
 """
-# A drag gives a box, a click a place: shares of the picture's width and height.
+# A drag gives a box, a click a point, both as fractions of the image's width and height.
 POINTING = """
 element.addEventListener('dragstart', event => event.preventDefault());
 element.addEventListener('pointerdown', down => {
@@ -106,11 +106,11 @@ element.addEventListener('pointerdown', down => {
   for (const name of ['pointerup', 'pointercancel']) document.addEventListener(name, end);
 });
 """
-# A sentence fades; the next one in its place is to be seen as long.
+# A message fades; this restarts the animation for the next one.
 NOTICING = """
 watch('value', () => element.getAnimations({subtree: true}).forEach(one => { one.cancel(); one.play(); }));
 """
-# One of several, by its number.
+# A click on one of several elements, by its number.
 CHOOSING = """
 const choose = event => {
   const one = event.target.closest('[data-number]');
@@ -137,9 +137,9 @@ the page takes ${MOST / 1e6}`});
 
 
 class Page:
-    """The page, not yet served: its parts, and what each answers. `blocks` is what Gradio serves.
+    """The page, not yet served: its parts and their event handlers. `blocks` is what Gradio serves.
 
-    It opens with the first sample, explained. `guard` is what stands between it and its visitors.
+    It opens with the first sample and its maps. `guard` checks all requests of visitors.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Page:
                     add(gr.HTML, "maps", js_on_load=None)
                     add(gr.Markdown, "asked")
                     mode = add(gr.Radio, "mode", choices=list(MODES), value="dependency", label="Map")
-                    below = "Leave out weights below this share of a map's largest (%)"
+                    below = "Leave out weights below this percentage of a map's largest"
                     share = add(gr.Slider, "share", minimum=0, maximum=95, step=1, value=0, label=below)
                     typed = add(gr.Textbox, "typed", label="Box: X,Y,W,H and Enter", max_lines=1)
             for event, given, function in (
@@ -217,7 +217,7 @@ class Page:
         picture = sheets.fit(self.samples[number].scene().pixels, THUMBNAIL)[0]
         return _image(picture, f"data-number={number} tabindex=0 role=button alt='sample {name}'")
 
-    # What each part answers: the next scene.
+    # The event handlers; each returns the next scene.
 
     def on_upload(self, scene: Scene | None, event: gr.EventData) -> Scene:
         if "wrong" in event._data:
@@ -228,7 +228,7 @@ class Page:
     def on_sample(self, scene: Scene | None, event: gr.EventData) -> Scene:
         (number,) = _numbers(event._data, "number")
         if not 0 <= number < len(self.samples):
-            raise UserError("there is no such sample")
+            raise UserError("there is no such sample; load the page again")
         return self.session.open(self.samples[int(number)].scene())
 
     def on_boxes(self, scene: Scene | None, event: gr.EventData, chosen: str) -> Scene:
@@ -260,8 +260,8 @@ class Page:
         return _there(scene)
 
     def _answering(self, function: Callable) -> Callable:
-        """An event's function: the page after it. A visitor's mistake becomes a sentence, in place of an earlier one,
-        and all parts that were touched go back to what the pictures show."""
+        """Wraps an event handler, and returns the updated page. A visitor's mistake becomes a message, which replaces
+        the last one, and all controls go back to the values that the images show."""
 
         def answer(event: gr.EventData, scene: Scene | None, shown: str, mode: str, share: float, *given: Any) -> dict:
             before = self.opening if scene is None and shown == OPENING else scene
@@ -272,7 +272,7 @@ class Page:
                 parts = self._parts(after, before) | {"notice": ""}
             except UserError as error:
                 after, parts = before, self._controls(before) if before else {}
-                # Numbered, or a sentence that is said again would not be seen again.
+                # Numbered, because a repeated message would not be shown again.
                 parts["notice"] = f"<p role=alert data-number={time.monotonic_ns()}>{html.escape(str(error))}</p>"
             state = {self.scene: after, self.shown: OWN} if after else {}
             return state | {self.parts[name]: value for name, value in parts.items()}
@@ -280,7 +280,7 @@ class Page:
         return answer
 
     def _controls(self, scene: Scene) -> dict[str, Any]:
-        """The parts that a visitor can change, as they are for a scene."""
+        """The controls, with the values of a scene."""
         return {
             "boxes": gr.Radio(_choices(scene), value=scene.boxes),
             "typed": scene.typed(),
@@ -289,7 +289,7 @@ class Page:
         }
 
     def _parts(self, scene: Scene, before: Scene | None) -> dict[str, Any]:
-        """What the page shows of a scene. Pictures that are the same as before are left out."""
+        """The page's parts for a scene. Images that have not changed are left out."""
         parts = self._controls(scene)
         parts["hint"] = html.escape(f"{scene.why}. " if scene.why else "") + HINTS[scene.boxes]
         if before is None or (scene.result, scene.person, scene.boxes) != (before.result, before.person, before.boxes):
@@ -304,9 +304,9 @@ class Page:
         return parts
 
     def serve(self, port: int = 7860, forever: bool = True) -> None:
-        """Answer visitors of `guard.host`. With `forever` false, return at once; `blocks.close()` ends it.
+        """Serve the page at `guard.host`. With `forever` false, return at once; `blocks.close()` stops the server.
 
-        Raises UserError if the port cannot be had.
+        Raises UserError if the port is not free.
         """
         self.blocks.queue(max_size=WAITING, api_open=False)
         try:
@@ -327,24 +327,24 @@ class Page:
             )
         except OSError:
             host = self.guard.host
-            raise UserError(f"port {port} of {host} cannot be had; choose another with --port or --host") from None
+            raise UserError(f"cannot use port {port} of {host}; choose another with --port or --host") from None
 
 
 def private_folder() -> tempfile.TemporaryDirectory:
-    """Where Gradio would keep files from now on, closed to other users of the machine; it goes with the program."""
+    """Give Gradio a temporary folder that other users cannot read; it is removed when the program ends."""
     folder = tempfile.TemporaryDirectory(prefix="transpose-web-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     return folder
 
 
 def _image(picture: np.ndarray, attributes: str = "") -> str:
-    """A BGR picture as an element of the page, which holds it."""
+    """A BGR image as an HTML element that contains its data."""
     content = base64.b64encode(draw.encode(picture, Path("picture.jpg"))).decode()
     return f'<img src="data:image/jpeg;base64,{content}" {attributes}>'
 
 
 def _table(rows: list[list[Any]], asked: Any) -> str:
-    """Keypoints to choose one of."""
+    """The table of keypoints, to choose one from."""
     lines = [
         f"<tr data-number={number} tabindex=0{' class=asked' if row[0] == asked else ''}>"
         + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
@@ -359,7 +359,7 @@ def _choices(scene: Scene | None) -> list[str]:
 
 
 def _numbers(sent: dict[str, Any], *names: str) -> list[float]:
-    """Numbers that the page's script sends. Raises UserError where it sends something else."""
+    """Numbers from the page's script. Raises UserError for anything else."""
     try:
         return [min(max(float(sent[name]), 0), 1e6) for name in names]
     except (KeyError, TypeError, ValueError):
@@ -367,7 +367,7 @@ def _numbers(sent: dict[str, Any], *names: str) -> list[float]:
 
 
 def _there(scene: Scene | None) -> Scene:
-    """Raises UserError if there is no image, or none any more."""
+    """The scene. Raises UserError if there is none, or if it was forgotten."""
     if scene is None:
         raise UserError("there is no image yet, or it was forgotten after half an hour; upload or choose one")
     return scene

@@ -1,8 +1,8 @@
-"""The border of the web page's server: what of a stranger's request gets through to Gradio.
+"""Checks every request to the web page's server before Gradio gets it.
 
-Gradio fetches any address that a file's `path` names, takes bodies of any length, and forgets the sessions of others
-when many come. Therefore only the requests that the page makes pass, with bodies of texts and numbers; an image comes
-in by `UPLOAD` alone and waits here until its event asks for it.
+Gradio fetches any address in a file's `path`, accepts bodies of any length, and forgets other visitors' sessions when
+many come. Therefore only the page's own requests pass, with bodies of text and numbers; an image can be sent only to
+`UPLOAD`, and waits here until its event asks for it.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ UPLOAD, JOIN = "/upload", "/gradio_api/queue/join"
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events")
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 READ = (*PAGES, "/gradio_api/queue/data")
-MAX_EVENT = 64 * 1024  # bytes of any other body than an image's
-MAX_SECONDS = 60  # for a body to arrive, and for an image to wait
-MAX_WAITING = 8  # images on the way or waiting, of all visitors
-MINE = 2  # of them, of one address
+MAX_EVENT = 64 * 1024  # bytes of a body that is not an image
+MAX_SECONDS = 60  # seconds for a body to arrive, and for an image to wait
+MAX_WAITING = 8  # images being uploaded or waiting, of all visitors
+MINE = 2  # the same, per address
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Refused(Exception):
-    """A request that gets a sentence in place of an answer."""
+    """A request that is answered by an error message."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -41,11 +41,10 @@ class Refused(Exception):
 
 
 class Guard:
-    """Lets through what the page does. Made once; `around` is the ASGI middleware.
+    """Passes only the page's own requests. Made once; `around` is the ASGI middleware.
 
-    `host` is what the server was started with, and `names` are further names that visitors may call it by. At most
-    `sessions` of visitors are known at a time, `of_address` of one address; those that were idle for `idle` seconds are
-    forgotten, which `forget` is told.
+    `host` is the server's --host, and `names` are other host names that visitors may use. At most `sessions` are kept
+    at a time, `of_address` per address; those idle for `idle` seconds are forgotten, and `forget` is called with each.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class Guard:
     ):
         self.host, self.names, self.max_bytes = host, {name.lower() for name in names}, max_bytes
         self.sessions, self.of_address, self.idle, self.clock = sessions, of_address, idle, clock
-        self.events: dict[int, int] = {}  # the page's, by their numbers: of how many values
-        self.forget: Callable[[str], object] = str  # called with each session that is not known any more
-        self._seen: dict[str, tuple[str, float]] = {}  # session -> its address, and when it was last used
-        self._waiting: dict[str, tuple[str, float, bytes]] = {}  # ticket -> address, since when, content
+        self.events: dict[int, int] = {}  # the page's events: number -> how many values it has
+        self.forget: Callable[[str], object] = str  # called with each session that is dropped
+        self._seen: dict[str, tuple[str, float]] = {}  # session -> address and time of last use
+        self._waiting: dict[str, tuple[str, float, bytes]] = {}  # ticket -> address, time of arrival, content
 
     def around(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +74,7 @@ class Guard:
                 try:
                     answer = await self._answer(request)
                 except Refused as refused:
-                    # An answer before the body was read ends the connection, so that the rest is not taken.
+                    # A refusal before the body is read closes the connection, so that the rest is not received.
                     headers = {"Connection": "close"}
                     answer = JSONResponse({"detail": str(refused)}, refused.status, headers)
                 except ClientDisconnect:
@@ -88,7 +87,7 @@ class Guard:
         return guarded
 
     async def _answer(self, request: Request) -> Response | bytes:
-        """What the guard answers, or the body with which the request goes on."""
+        """The guard's own answer, or the body to pass on to Gradio."""
         self._check_address(request)
         path, reads = request.scope["path"], request.method in ("GET", "HEAD")
         if reads and (path in READ or (path.startswith(FOLDERS) and ".." not in path)):
@@ -99,10 +98,10 @@ class Guard:
             body = checked_event(await _body(request, MAX_EVENT, "a request"), self.events)
             self._admit(body["session_hash"], _address(request))
             return json.dumps(body).encode()
-        raise Refused(404, "there is nothing here")
+        raise Refused(404, "there is no such page")
 
     def _check_address(self, request: Request) -> None:
-        """A page of another site must not reach this server by a name that it makes point here."""
+        """Refuse other host names: another site could make its own name point to this server (DNS rebinding)."""
         try:
             name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         except ValueError:
@@ -111,13 +110,13 @@ class Guard:
         if self.host in ("0.0.0.0", "::"):
             mine = mine or name == socket.gethostname().lower() or _is_number(name)
         if not mine:
-            raise Refused(421, "this server does not go by that name; start it with --name to allow it")
+            raise Refused(421, "this server does not answer to that host name; start it with --name to allow it")
         origin = request.headers.get("origin")
         if origin and urlsplit(origin).netloc != request.headers["host"]:
-            raise Refused(403, "a page of another site may not ask here")
+            raise Refused(403, "requests from pages of other sites are refused")
 
     def _admit(self, session: str, address: str) -> None:
-        """Let a session in. It may push out an older one of its own address, but none of another that is in use."""
+        """Accept a session. It may replace an older one of its own address, but no active one of another address."""
         now, is_new = self.clock(), session not in self._seen
         gone = [name for name, (_, used) in self._seen.items() if now - used >= self.idle and name != session]
         mine = [name for name, (whose, _) in self._seen.items() if whose == address and name not in gone]
@@ -127,12 +126,12 @@ class Guard:
             del self._seen[name]
             self.forget(name)
         if is_new and len(self._seen) >= self.sessions:
-            raise Refused(429, "this server is full of visitors; come back in half an hour")
-        self._seen.pop(session, None)  # the last one is the latest
+            raise Refused(429, "this server has too many visitors; come back in half an hour")
+        self._seen.pop(session, None)  # moved to the end: the order is that of last use
         self._seen[session] = address, now
 
     async def _keep(self, request: Request) -> str:
-        """Keep an image until `take`, and return its ticket. Its place is taken while it is still on the way."""
+        """Keep an image until `take`, and return its ticket. An image counts while it is being uploaded."""
         address = _address(request)
         self._forget()
         mine = sum(kept[0] == address for kept in self._waiting.values())
@@ -149,21 +148,21 @@ class Guard:
         return ticket
 
     def take(self, ticket: str) -> bytes:
-        """An image that was uploaded, which does not wait any more. Raises UserError if there is none."""
+        """The uploaded image of a ticket, which is then removed. Raises UserError if there is none."""
         self._forget()
         if ticket not in self._waiting:
             raise UserError("the image did not arrive, or waited too long; upload it again")
         return self._waiting.pop(ticket)[2]
 
     def _forget(self) -> None:
-        """Those that nobody takes. What is still on the way is ended by its own limit of time."""
+        """Drop images that were not taken in time. Uploads in progress have their own time limit."""
         now = self.clock()
         self._waiting = {name: kept for name, kept in self._waiting.items() if now - kept[1] < 2 * MAX_SECONDS}
 
 
 def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
-    """One of the page's `events`, made anew of what Gradio needs. Raises Refused unless it holds texts and numbers
-    alone: Gradio takes any object for a file, and fetches it."""
+    """One of the page's `events`, with only the fields that Gradio needs. Raises Refused unless all values are text or
+    numbers: Gradio takes any object for a file, and fetches it."""
     try:
         event = json.loads(body, parse_constant=_refuse_constant)
         about = event.get("event_data") or {}
@@ -171,10 +170,10 @@ def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
         number, trigger, session = event["fn_index"], event.get("trigger_id"), event["session_hash"]
         known = type(number) is int and type(trigger) in (int, type(None)) and len(event["data"]) == events[number]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        raise Refused(400, "this is no event of the page") from None
+        raise Refused(400, "this is not an event of the page") from None
     plain = all(value is None or isinstance(value, str | int | float) for value in values)
     if not plain or not known or not isinstance(session, str) or not 0 < len(session) <= 64:
-        raise Refused(400, "an event of the page holds texts and numbers, no files or addresses")
+        raise Refused(400, "an event of the page contains only text and numbers")
     return {
         "data": event["data"],
         "event_data": about,
@@ -189,7 +188,7 @@ def _refuse_constant(name: str) -> None:
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:
-    too_long = Refused(413, f"{what} has more than {most / 1e6:.3g} MB, which is the most that this page takes")
+    too_long = Refused(413, f"{what} is larger than {most / 1e6:.3g} MB, the limit of this page")
     stated = request.headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated[:20]) > most:
         raise too_long
@@ -217,7 +216,7 @@ def _is_number(name: str) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """What the body was read from, as if it had not been."""
+    """A `receive` that gives the body, which was read already, once more."""
     unread = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
@@ -227,14 +226,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _in_words(send: Send) -> Send:
-    """Gradio's page shows the sentence of any refusal but one of 503, which is what Gradio answers if its queue is
-    full; and its number of bytes stays that of its sentence."""
+    """Replace the text of Gradio's 503 (its queue is full), the one refusal that its page does not show; the length in
+    the header stays true."""
     full = b""
 
     async def send_in_words(message: Message) -> None:
         nonlocal full
         if message["type"] == "http.response.start" and message["status"] == 503:
-            full = json.dumps({"detail": "too many questions are waiting; try again in a minute"}).encode()
+            full = json.dumps({"detail": "too many requests are waiting; try again in a minute"}).encode()
             length = [(b"content-type", b"application/json"), (b"content-length", str(len(full)).encode())]
             message = {**message, "status": 429, "headers": length}
         elif full and message["type"] == "http.response.body":

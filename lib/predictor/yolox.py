@@ -1,8 +1,9 @@
-"""YOLOX (Ge et al., arXiv 2107.08430), run by OpenCV's DNN module.
+"""YOLOX (Ge et al., arXiv 2107.08430), run with OpenCV's DNN module.
 
-The networks are those of YOLOX's release 0.1.1rc0 (Apache-2.0): an image of S x S pixels -> (1, A, 5 + C). The A cells
-of three grids, with strides 8, 16 and 32, each give a box's centre from the cell's corner and the logarithms of its
-sides, in strides, the probability of an object, and those of C classes. N boxes: x, y, w, h in image pixels.
+The networks are those of YOLOX's release 0.1.1rc0 (Apache-2.0): an image of S x S pixels -> (1, A, 5 + C). Each of the
+A cells of three grids (strides 8, 16, 32) gives a box, as its centre relative to the cell's corner and the logarithms
+of its sides, both in strides; the probability of an object; and those of C classes. N boxes: x, y, w, h in image
+pixels.
 """
 
 from pathlib import Path
@@ -16,14 +17,14 @@ RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1
 FOLDER = "models/yolox"  # under the repository's root
 SIZES = {"yolox_nano": 416, "yolox_tiny": 416, "yolox_s": 640}  # S of each network
 STRIDES = (8, 16, 32)
-PADDING = 114  # grey, right of and beneath the image, as in training
-NMS_OVERLAP = 0.65  # IoU above which the less sure of two boxes is dropped, as YOLOX is tested
+PADDING = 114  # grey padding, right of and below the image, as in training
+NMS_OVERLAP = 0.65  # IoU above which the box with the lower score is dropped, as in YOLOX's own tests
 
 
 class Yolox:
-    """Finds the objects of a class, by its place among the network's C; those scored `threshold` or more.
+    """Finds the objects of one class, given by its index among the network's C, that are scored `threshold` or more.
 
-    `path` is an ONNX file, and `size` the S that it takes. Raises UserError if it is not such a network.
+    `path` is an ONNX file, and `size` its S. Raises UserError if it is not such a network.
     """
 
     def __init__(self, path: Path, size: int, place: int, threshold: float):
@@ -33,7 +34,7 @@ class Yolox:
             side = np.arange(size // stride)
             corners.append(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
             strides.append(np.full((len(side) ** 2, 1), stride))
-        self._corners = np.concatenate(corners).astype(np.float32)  # (A, 2) of the cells, x and y, in strides
+        self._corners = np.concatenate(corners).astype(np.float32)  # (A, 2): x and y of the cells, in strides
         self._strides = np.concatenate(strides).astype(np.float32)  # (A, 1)
         try:
             self.network = cv2.dnn.readNetFromONNX(str(path))
@@ -46,7 +47,7 @@ class Yolox:
             raise UserError(f"{path}: not a YOLOX for {size} x {size} pixels: it gives {shape}, not {wanted}")
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is found in an RGB image (H, W, 3), uint8: boxes (N, 4) inside it and scores (N), best first."""
+        """The boxes (N, 4) found in an RGB image (H, W, 3), uint8, clipped to it, and their scores (N), best first."""
         height, width = image.shape[:2]
         scale = self.size / max(height, width)
         fitted = max(1, int(width * scale)), max(1, int(height * scale))

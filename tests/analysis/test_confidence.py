@@ -126,7 +126,7 @@ def test_the_command_fits_beside_the_weights(asked, run, tmp_path, capsys):
     path = run / "final_state_calibration.json"
     found = calibration.read(run / "final_state.pth")
     assert str(path) in out and found is not None and found.keypoints > 1000 and picture.stat().st_size > 1000
-    with pytest.raises(UserError, match=r"final_state_calibration\.json: this file exists already; pass --overwrite"):
+    with pytest.raises(UserError, match=r"final_state_calibration\.json: exists already; pass --overwrite"):
         calibrate.main(asked)
     path.unlink()
 
@@ -135,7 +135,7 @@ def test_the_command_fits_beside_the_weights(asked, run, tmp_path, capsys):
     ("options", "sentence"),
     [
         ("--similarity 1", "--similarity must be between 0 and 1, not 1"),
-        ("--held-out val2017", "--held-out val2017: this is the set to fit on"),
+        ("--held-out val2017", "--held-out val2017: the calibration is fitted on this set"),
         ("--held-out val2018", "person_keypoints_val2018.json: cannot read the annotation file"),
         ("--picture a.gif", "a.gif: a picture ends in"),
     ],

@@ -148,7 +148,7 @@ def other_images(content: dict) -> None:
 
 
 BAD = {
-    "one file": (lambda a, b: [a], "give two annotation files or more"),
+    "one file": (lambda a, b: [a], "give at least two annotation files"),
     "copies": (lambda a, b: [a, a], "all files have it at the same places; are they copies"),
     "other images": (lambda a, b: [a, edit(b, other_images)], "b.json: no annotated box overlaps one of "),
     "another order": (

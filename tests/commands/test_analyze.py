@@ -81,7 +81,7 @@ def test_without_pictures_no_image_is_needed(place, run_preloaded):
     table = place.folder / "report" / "report.json"
     before = table.read_bytes()
     assert read(table)["metrics"]["AP"]["low"] is None
-    refusal = "report.html: exists already; --overwrite replaces the report, --out names another folder"
+    refusal = "report.html: exists already; pass --overwrite to replace it, or choose another folder with --out"
     assert refusal in sentence(place.run("analyze", run_preloaded)) and table.read_bytes() == before
     place.options += ["--overwrite"]
     assert place.run("analyze", run_preloaded).returncode == 0
@@ -117,7 +117,7 @@ BAD = {
         lambda place: place.options.extend(["--model", "nowhere"]),
         "nowhere: there is no such file or folder",
     ),
-    "model unseen": (lambda place: place.options.extend(["--model", "x", "--worst", "0"]), "--worst 0 asks for none"),
+    "model unseen": (lambda place: place.options.extend(["--model", "x", "--worst", "0"]), "which --worst 0 turns off"),
     "negative": (lambda place: place.options.extend(["--bootstrap=-1"]), "--bootstrap must be 0 or more, not -1"),
 }
 

@@ -154,7 +154,7 @@ def test_a_folder_in_every_form(images, run, command, tmp_path):
 
     before = {path: path.read_bytes() for path in out.iterdir()}
     said = sentence(command(*arguments))
-    assert said.startswith("out/000000000785.jpg and 8 more: exists already; --overwrite replaces")
+    assert said.startswith("out/000000000785.jpg and 8 more: exists already; pass --overwrite")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     (out / "keypoints.csv").write_text("old")
     assert command(*arguments, "--overwrite").returncode == 0
@@ -269,7 +269,7 @@ def test_a_videos_boxes_are_given_by_frame(run, command, tmp_path):
     content["images"][1]["file_name"] = "take2.png"
     content["images"][0]["file_name"] = "retake2.png"
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    assert "the last number in each file_name must be the frame's" in sentence(command(*how, "truth.json"))
+    assert "the last number in each file_name must be the frame's number" in sentence(command(*how, "truth.json"))
 
 
 def test_without_weights_and_network_the_ways_without_a_detector_are_named(images, run, command, monkeypatch, tmp_path):
@@ -306,7 +306,7 @@ def test_a_network_of_something_else_never_fetches_a_detector_of_persons(kites, 
         said = sentence(command(*how, *chosen))
         which = "detector yolox_s" if chosen else "default detector"
         assert said.startswith(f"the network finds 'kite', but the {which} finds persons: --box x,y,w,h, --boxes FILE")
-        assert said.endswith("--detector-class kite looks for COCO's class of this name") and not asked
+        assert said.endswith("--detector-class kite detects COCO's class of this name") and not asked
     outcome = command(*how, "--box", "280,45,218,346")
     assert outcome.returncode == 0 and outcome.stdout == "predictions: 1 instance(s) in 1 image(s)\n"
     out = tmp_path / "predictions"
@@ -441,9 +441,8 @@ def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_pat
     said = []
     monkeypatch.setattr(log.logger, "warning", lambda text, *values: said.append(text % values))
     predict.save_video(given(), bright, whole, tmp_path / "film", ["json"], None)
-    wanted = (
-        f"{source}: {FRAMES} of the {FRAMES + 3} frames that it states could be read; what was found in them is saved"
-    )
+    rest = "frames that the file announces could be read; their results are saved"
+    wanted = f"{source}: only {FRAMES} of the {FRAMES + 3} {rest}"
     assert said == [wanted]
     assert len((tmp_path / "film.jsonl").read_text().splitlines()) == 1 + FRAMES and brightness(source)
 
@@ -485,7 +484,7 @@ def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypat
 def test_a_camera_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(FakeCapture, "isOpened", lambda _: False)
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    with pytest.raises(UserError, match=r"^camera 3: cannot be opened; it is not there, or in use$"):
+    with pytest.raises(UserError, match=r"^camera 3: cannot be opened; it does not exist, or another program uses it$"):
         Camera(3)
 
 
@@ -505,7 +504,7 @@ def test_a_recording_is_whole_or_not_there(tmp_path):
         recording.add(BLACK, 0)
         raise ZeroDivisionError
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what stood there"]
-    with pytest.raises(UserError, match=r"frame 1 is \(10, 20\) in size, those before it are \(20, 10\)"):
+    with pytest.raises(UserError, match=r"frame 1 has the size \(10, 20\), but the frames before it have \(20, 10\)"):
         record(tmp_path / "other.mp4", [BLACK, BLACK.transpose(1, 0, 2).copy()])
     record(tmp_path / "nothing.mp4", [])
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
@@ -662,17 +661,17 @@ def test_frames_are_shown_until_q(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nowhere"], ["nowhere: there is no such file or folder, and it is neither a pattern nor a camera's number"]),
-        (["empty"], ["empty: no image or video there; known endings are .jpg"]),
-        (["*.gif"], ["*.gif: no image or video there"]),
-        (["notes.txt"], ["notes.txt: neither an image nor a video by its name"]),
+        (["nowhere"], ["nowhere: there is no such file or folder, and it is not a pattern or a camera number"]),
+        (["empty"], ["empty: no image or video is there; known endings are .jpg"]),
+        (["*.gif"], ["*.gif: no image or video is there"]),
+        (["notes.txt"], ["notes.txt: the name does not end like an image or a video"]),
         (["broken.jpg"], ["broken.jpg: not an image that can be decoded"]),
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
-        (["film.mp4", "one.jpg", "--boxes", "boxes.json"], ["--boxes are those of images, or of one video's frames"]),
-        (["one.jpg", "--box", "1,2,3"], ["--box is X,Y,W,H, four numbers of pixels, not '1,2,3'"]),
-        (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes: give one of the two"]),
+        (["film.mp4", "one.jpg", "--boxes", "boxes.json"], ["--boxes belongs to images or to the frames of one video"]),
+        (["one.jpg", "--box", "1,2,3"], ["--box must be X,Y,W,H, four numbers in pixels, not '1,2,3'"]),
+        (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes cannot be used together"]),
         (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
         (["one.jpg", "--box", "1,2,3,4", "--detector", "yolox_s"], ["--detector: --box gives the boxes, so that no"]),
         (["7.jpg", "--boxes", "small.json", "--detector-class", "kite"], ["--detector-class: --boxes gives the boxes"]),
@@ -686,18 +685,21 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["--save coco: of film.mp4 can be saved: video, json, csv"],
         ),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
-        (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: nothing says which image its image_ids mean"]),
+        (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: it is unknown which images its image_ids mean"]),
         (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 3 boxes of category 1 is in one of the 1"]),
         (["7.jpg", "--boxes", "small.json"], ["small.json: the boxes of 1 of 1 lie within one pixel, like fractions"]),
         (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
         (["one.jpg", "--boxes", "object.json"], ["object.json: not a COCO annotation file: it has no list 'images'"]),
-        (["one.jpg", "--show"], ["--show: there is no display here"]),
-        (["one.jpg", "--out", "."], ["one.jpg: this is one of the sources; choose another folder with --out"]),
+        (["one.jpg", "--show"], ["--show needs a display"]),
+        (
+            ["one.jpg", "--out", "."],
+            ["one.jpg: the result would replace one of the sources; choose another folder with --out"],
+        ),
         (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
         (
             ["one.jpg", "--model", "tp_x"],
-            ["tp_x: there is no such file or folder, and the zoo has no model of this name"],
+            ["tp_x: there is no such file or folder, and no released model of this name"],
         ),
         (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
         (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425 and --max-pixels"]),
@@ -780,7 +782,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, mon
     (boxes, scores), *_ = inputs.read_boxes(out, known, threshold=0.5)
     assert boxes.tolist() == [[10, 20, 30, 60]] and scores.tolist() == pytest.approx([0.9])
 
-    with pytest.raises(UserError, match=r"boxes.json: exists already; --overwrite replaces it"):
+    with pytest.raises(UserError, match=r"boxes.json: exists already; pass --overwrite to replace it"):
         detected(monkeypatch, images, "--out", out)
     detected(monkeypatch, images, "--out", out, "--overwrite", "--annotations", ANNOTATIONS)
     assert len(detected_instances(out, sample_annotations(), 17, threshold=0)) == 9
@@ -797,7 +799,9 @@ def test_detections_of_large_images_are_refused(images, tmp_path, monkeypatch):
 
 
 def test_detections_of_no_images_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"film.mp4: boxes are found in images; predict.py reads videos"):
+    with pytest.raises(
+        UserError, match=r"film.mp4: this command reads images only; tools/predict.py also reads videos"
+    ):
         detected(monkeypatch, written(tmp_path / "film.mp4"), "--out", tmp_path / "boxes.json")
     assert not (tmp_path / "boxes.json").exists()
 
@@ -815,7 +819,7 @@ def mixed(images, tmp_path) -> Path:
 
 
 LEFT = ["a.jpg", "b.jpg", "c.jpg", "e.jpg"]  # of `mixed`
-TOLD = "d.jpg: the JPEG is truncated\n1 could not be used or written, the rest is done\n"
+TOLD = "d.jpg: the JPEG is truncated\n1 could not be used or written, the others are done\n"
 
 
 @pytest.mark.parametrize("by", ["whole-image", "fasterrcnn"])  # one at a time, and four in one batch
@@ -839,7 +843,7 @@ def test_an_output_that_cannot_be_written_does_not_end_a_folder(mixed, run, comm
     arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--overwrite", "--out", "out"]
     outcome = command(mixed, *arguments, "--save", "image", "coco")
     assert outcome.returncode == 1 and "error: out/b.jpg: cannot write (Is a directory)" in outcome.stderr
-    assert outcome.stderr.endswith("\n2 could not be used or written, the rest is done\n")
+    assert outcome.stderr.endswith("\n2 could not be used or written, the others are done\n")
     left = [path.name for path in (tmp_path / "out").iterdir() if path.is_file()]
     assert sorted(left) == ["a.jpg", "c.jpg", "e.jpg", "images.json", "keypoints.json"]
 
@@ -930,7 +934,7 @@ def test_boxes_go_by_the_list_beside_them(run, command, tmp_path, monkeypatch):
     (tmp_path / "boxes_images.json").unlink()
     (photos / "camB" / "0001.jpg").rename(photos / "camB" / "one.jpg")
     said = sentence(command(photos / "camB", *how, "--boxes", "boxes.json"))
-    assert said.startswith("boxes.json: nothing says which image its image_ids mean")
+    assert said.startswith("boxes.json: it is unknown which images its image_ids mean")
 
 
 def test_every_tool_turns_images_as_exif_says(images, run, command, tmp_path, monkeypatch):
@@ -945,10 +949,13 @@ def test_every_tool_turns_images_as_exif_says(images, run, command, tmp_path, mo
     how = ["lying.jpg", "--model", run, "--device", "cpu", "--save", "json"]
     assert command(*how, "--boxes", "upright.json").returncode == 0
     said = sentence(command(*how, "--boxes", "upright.json", "--ignore-exif", "--overwrite"))
-    assert said == "the list of images was made of images turned as EXIF says: leave out --ignore-exif, or make it anew"
+    assert (
+        said
+        == "the list of images was written for images rotated as EXIF says: leave out --ignore-exif, or write it again"
+    )
     detected(monkeypatch, tmp_path / "lying.jpg", "--out", tmp_path / "stored.json", "--ignore-exif")
     said = sentence(command(*how, "--boxes", "stored.json", "--out", "other"))
-    assert said == "the list of images was made of images as stored: pass --ignore-exif, or make it anew"
+    assert said == "the list of images was written for images as stored: pass --ignore-exif, or write it again"
     listed = json.loads((tmp_path / "stored_images.json").read_bytes())
     del listed["turned_as_exif_says"]  # as files of before
     (tmp_path / "stored_images.json").write_text(json.dumps(listed))
@@ -962,7 +969,10 @@ def test_boxes_that_show_nothing_are_left_out_and_counted(second, images, run, c
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     how = ["--model", run, "--device", "cpu", "--boxes", "boxes.json", "--save", "json"]
     outcome = command(images / "000000000785.jpg", *how)
-    assert outcome.returncode == 0 and "785.jpg: 1 of 2 boxes are empty or outside: left out\n" in outcome.stdout
+    assert (
+        outcome.returncode == 0
+        and "785.jpg: 1 of 2 boxes are empty or outside the image, and are left out\n" in outcome.stdout
+    )
     assert "1 person(s) in 1 image(s)" in outcome.stdout
 
 
@@ -979,7 +989,9 @@ def crowd_at(frame: int) -> Callable:
 def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     source = written(tmp_path / "film.mp4")
     alone = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(5), batch_size=3, max_instances=1)
-    says = r"film.mp4 frame 5: 2 boxes, more .*; the 5 frame\(s\) before it are saved, the rest is skipped$"
+    says = (
+        r"film.mp4 frame 5: 2 boxes, more .*; the results of the 5 frame\(s\) before it are saved, the rest is skipped$"
+    )
     with pytest.raises(UserError, match=says):
         predict.save_video(given(), alone, Video(source), tmp_path / "out" / "film", ["video", "json", "csv"], None)
     assert brightness(tmp_path / "out" / "film.mp4") == pytest.approx(brightness(source)[:5], abs=4)
@@ -988,7 +1000,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
 
     at_once = Predictor.from_pretrained(run, device="cpu", detector=crowd_at(0), max_instances=1)
     with pytest.raises(
-        UserError, match=r"max_instances 1 \(--max-instances\); leave out the least sure ones, or allow more$"
+        UserError, match=r"max_instances 1 \(--max-instances\); leave out those with low scores, or allow more$"
     ):
         predict.save_video(given(), at_once, Video(source), tmp_path / "none" / "film", ["video", "json", "csv"], None)
     assert not (tmp_path / "none").exists()
@@ -997,7 +1009,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
 def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
     source, out, forms = written(tmp_path / "film.mp4"), tmp_path / "out", ["video", "json", "csv"]
     (out / "film.mp4").mkdir(parents=True)
-    says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; what was found in {FRAMES} frame\(s\) is saved$"
+    says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; the results of {FRAMES} frame\(s\) are saved$"
     with pytest.raises(UserError, match=says):
         predict.save_video(given(), bright, Video(source), out / "film", forms, None)
     assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
@@ -1010,7 +1022,7 @@ def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(br
 
     add = Recording.add
     monkeypatch.setattr(Recording, "add", fails_at_4)
-    with pytest.raises(UserError, match=r"^the disk is full; what was found in 4 frame\(s\) is saved$"):
+    with pytest.raises(UserError, match=r"^the disk is full; the results of 4 frame\(s\) are saved$"):
         predict.save_video(given(), bright, Video(source), out / "short", forms, None)
     assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
     assert len((out / "short.jsonl").read_text().splitlines()) == 1 + 4

@@ -738,7 +738,7 @@ def test_the_sheet_does_not_take_the_place_of_a_file(tmp_path: Path):
     mine = tmp_path / "mine.png"
     mine.write_text("mine")
     run = command("--cfg", DEMO, "--modelDir", tmp_path, "--out", mine)
-    assert f"{mine}: this file exists already" in sentence(run) and mine.read_text() == "mine"
+    assert f"{mine}: exists already" in sentence(run) and mine.read_text() == "mine"
 
 
 def test_errors_are_exit_code_1_and_nothing_to_check_is_2(tmp_path: Path, run_preloaded: Run):

@@ -351,7 +351,7 @@ def test_an_exported_file_has_no_attention_to_show(predictor):
     other = copy.copy(predictor)
     other.trained = object.__new__(Exported)
     object.__setattr__(other.trained, "path", Path("demo.onnx"))
-    with pytest.raises(UserError, match=r"demo\.onnx: an exported file does not show its attention"):
+    with pytest.raises(UserError, match=r"demo\.onnx: an exported file gives no attention"):
         other.explain(PHOTOGRAPH, BOXES)
 
 
@@ -575,7 +575,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
     options = ["--keypoints", "nose,left_wrist", "--point", "100,150", "--layers", "1", "--out", "a/grid.svg"]
     done = run_preloaded("visualize", arguments(run, *options, "--singles", "each"), tmp_path, {})
     assert done.returncode == 0, done.stderr
-    assert "dependency of 3 place(s) in 1 row(s)" in done.stdout
+    assert "dependency of 3 point(s) in 1 row(s)" in done.stdout
     grid = tmp_path / "a" / "grid.svg"
     assert grid.read_text().startswith("<?xml")
     singles = sorted(path.name for path in (tmp_path / "each").iterdir())
@@ -594,11 +594,11 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
     [
         (["--keypoints", "nose,left_rist"], ["left_rist", "'left_wrist'"]),
         (["--point", "490,10"], ["(490, 10)", "outside the person's crop"]),
-        (["--point", "490"], ["--point is X,Y"]),
-        (["--threshold", "nan"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not nan"]),
-        (["--threshold", "100%"], ["--threshold is a weight, 0 or more, or a percentage such as 50%, not 100%"]),
-        (["--box", "1,2,3"], ["--box is X,Y,W,H"]),
-        (["--detector", "yolox_s"], ["--detector: --box gives the boxes, so that no detector runs"]),
+        (["--point", "490"], ["--point must be X,Y"]),
+        (["--threshold", "nan"], ["--threshold must be a weight, 0 or more, or a percentage such as 50%, not nan"]),
+        (["--threshold", "100%"], ["--threshold must be a weight, 0 or more, or a percentage such as 50%, not 100%"]),
+        (["--box", "1,2,3"], ["--box must be X,Y,W,H"]),
+        (["--detector", "yolox_s"], ["--detector: no detector runs, because --box gives the boxes"]),
         (["--box", "900,10,50,50"], ["900", "outside of the image, which is 500 x 332"]),
         (["--max-pixels", "165999"], ["388056.jpg: refused before decoding, it is 500 x 332 and --max-pixels"]),
         (["--image", "none.jpg"], ["none.jpg", "cannot read the image"]),
@@ -606,8 +606,8 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--out", "picture.jpeg"], ["picture.jpeg", ".png, .jpg, .svg"]),
         (["--model", "tp_z"], ["tp_z", "tp_r_a4"]),
         (["--cfg", "some.yaml"], ["some.yaml"]),
-        (["--model", ""], ["name the network: --model, or --cfg"]),
-        (["TEST.FLIP_TEST", "True"], ["TEST.FLIP_TEST", "are for --cfg"]),
+        (["--model", ""], ["no network is given: pass --model, or --cfg"]),
+        (["TEST.FLIP_TEST", "True"], ["TEST.FLIP_TEST", "need --cfg"]),
     ],
     ids=lambda value: " ".join(value)[:30] if value and value[0].startswith("-") else None,
 )

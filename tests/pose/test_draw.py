@@ -206,5 +206,7 @@ def test_the_tool_draws_the_image_with_persons_first_and_the_annotated_ones_besi
 def test_a_score_that_nobody_has_is_answered_with_the_best(tmp_path):
     results = tmp_path / "found.json"
     results.write_text(json.dumps([RESULT | {"score": 0.1}]))
-    with pytest.raises(UserError, match=r"found.json: nothing is scored 0.3 or more, the best has 0.1; lower --score"):
+    with pytest.raises(
+        UserError, match=r"found.json: no instance is scored 0.3 or more, the best has 0.1; lower --score"
+    ):
         draw_results(["--cfg", str(ROOT / "experiments/coco_sample/demo.yaml"), "--results", str(results)])

@@ -90,17 +90,19 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypa
 
 
 def test_what_is_no_detector_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"there is no detector 'yolo'; there are yolox_nano, .* fasterrcnn, retinanet"):
+    with pytest.raises(
+        UserError, match=r"there is no detector 'yolo'; the detectors are yolox_nano, .* fasterrcnn, retinanet"
+    ):
         Detector("yolo")
     with pytest.raises(
         UserError, match=r"COCO's 80 classes, and 'Dogs' is none of them \(the nearest is 'dog'\); --box"
     ):
         Detector(category="Dogs")
     checkpoint.save(tmp_path / "other.pth", {"weight": torch.zeros(3)})
-    with pytest.raises(UserError, match=r"other.pth: these are not the weights of torchvision's detector fasterrcnn"):
+    with pytest.raises(UserError, match=r"other.pth: these weights do not fit torchvision's detector fasterrcnn"):
         detector.network("fasterrcnn", tmp_path / "other.pth")
     for wrong in ({"threshold": 1.5}, {"threshold": float("nan")}, {"batch_size": 0}):
-        with pytest.raises(UserError, match="threshold must lie between 0 and 1 and its batch_size be 1 or more"):
+        with pytest.raises(UserError, match="threshold must be between 0 and 1 and its batch_size 1 or more"):
             Detector(Stub(), **wrong)
 
 

@@ -91,7 +91,7 @@ def test_a_click_chooses_the_smallest_box_that_it_lies_in(ask):
     assert [scene.person_at(*place) for place in ((10, 10), (50, 60), (149, 149), (150, 149), (350, 250))] == [
         *(0, 1, 1, 0, 2)
     ]
-    with pytest.raises(UserError, match="there is no box at this place"):
+    with pytest.raises(UserError, match="there is no box at this point"):
         scene.person_at(450, 10)
 
 
@@ -146,7 +146,7 @@ def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, m
     monkeypatch.setattr(detector, "FOLDER", "nowhere")
     monkeypatch.setenv("TRANSPOSE_HOME", "models/nowhere")
     offline = WebSession(Predictor.from_pretrained(run, device="cpu", detector=web_session.detector_on_demand("cpu")))
-    with pytest.raises(UserError, match="no detector can be used here") as caught:
+    with pytest.raises(UserError, match="no detector is available") as caught:
         offline.find(web_session.uploaded(CONTENT), "detector")
     assert "/" not in str(caught.value)
     assert "models/nowhere" in caplog.text
@@ -396,7 +396,7 @@ def test_help_comes_without_importing_torch(tmp_path, without_torch):
 @pytest.mark.parametrize(
     "arguments, wrong",
     [
-        (["--port", "99999"], "--port is a number from 1 to 65535, not 99999"),
+        (["--port", "99999"], "--port must be a number from 1 to 65535, not 99999"),
         (["--max-megabytes", "-1"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
         (["--max-megabytes", "nan"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
         (["--max-pixels", "0"], "--max-megabytes, --max-pixels and --max-sessions must be positive"),
@@ -416,7 +416,7 @@ def test_without_gradio_the_tool_says_how_to_get_it(tmp_path, without_torch):
 def test_a_model_that_is_not_there(tmp_path):
     pytest.importorskip("gradio")
     outcome = run_anew("web_demo", ["--model", "nothing"], tmp_path, {})
-    assert sentence(outcome).startswith("nothing: there is no such file or folder, and the zoo has no model")
+    assert sentence(outcome).startswith("nothing: there is no such file or folder, and no released model")
 
 
 def test_a_space_holds_all_that_its_page_imports(tmp_path):
@@ -438,6 +438,6 @@ def test_a_port_that_is_taken(page):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            UserError, match=rf"port {port} of 127.0.0.1 cannot be had; choose another with --port or --host"
+            UserError, match=rf"cannot use port {port} of 127.0.0.1; choose another with --port or --host"
         ):
             page.serve(port, forever=False)

@@ -108,7 +108,7 @@ def test_an_event_holds_texts_and_numbers_alone(changed):
 )
 def test_what_is_no_event_is_said_to_be_none(body):
     status, said = Server().ask("POST", JOIN, body)
-    assert (status, json.loads(said)) == (400, {"detail": "this is no event of the page"})
+    assert (status, json.loads(said)) == (400, {"detail": "this is not an event of the page"})
 
 
 def test_of_an_event_only_what_the_page_needs_goes_on():
@@ -138,7 +138,7 @@ def test_only_the_requests_of_the_page_pass():
         *(("GET", path) for path in ("/monitoring", "/login", "/assets/../../x", "/docs", "/openapi.json", UPLOAD)),
         *(("PUT", "/"), ("DELETE", "/config"), ("OPTIONS", JOIN)),
     ):
-        assert server.ask(method, path) == (404, '{"detail":"there is nothing here"}'), path
+        assert server.ask(method, path) == (404, '{"detail":"there is no such page"}'), path
     assert len(server.reached) == count
 
 
@@ -146,8 +146,8 @@ def test_only_the_requests_of_the_page_pass():
 def test_no_body_is_longer_than_its_limit(stated):
     server = Server()
     for path, most, sentence in (
-        (UPLOAD, 1000, "this file has more than 0.001 MB"),
-        (JOIN, 65536, "a request has more"),
+        (UPLOAD, 1000, "this file is larger than 0.001 MB"),
+        (JOIN, 65536, "a request is larger"),
     ):
         long = [b"x" * (most // 2)] * 3
         headers = {"content_length": str(sum(map(len, long)))} if stated else {}
@@ -188,7 +188,7 @@ def test_sessions_in_use_are_not_evicted_by_others():
     server.guard.forget = forgotten.append
     assert [server.join(*visit)[0] for visit in (("a", "x"), ("b", "x"), ("c", "y"))] == [200] * 3
     status, said = server.join("d", "z")
-    assert status == 429 and "this server is full of visitors" in said and forgotten == []
+    assert status == 429 and "this server has too many visitors" in said and forgotten == []
     assert server.join("a", "x")[0] == 200
     assert server.join("e", "x")[0] == 200 and forgotten == ["b"]  # the address's own, the least recently used
     for number in range(50):  # one address cannot push out another
@@ -225,7 +225,7 @@ def test_the_server_answers_to_its_own_names(started, names, reached, refused):
     assert [server.ask("GET", "/", host=name)[0] for name in reached] == [200] * len(reached)
     for name in refused:
         status, said = server.ask("GET", "/", host=name)
-        assert status == 421 and "does not go by that name; start it with --name" in said
+        assert status == 421 and "does not answer to that host name; start it with --name" in said
 
 
 def test_pages_of_other_sites_may_not_ask():
@@ -239,4 +239,4 @@ def test_a_full_queue_is_a_sentence():
     server = Server()
     server.status = 503  # what Gradio says then, and its page would not show
     status, said = server.join()
-    assert status == 429 and json.loads(said)["detail"].startswith("too many questions are waiting")
+    assert status == 429 and json.loads(said)["detail"].startswith("too many requests are waiting")

@@ -426,9 +426,9 @@ def test_what_convert_refuses(tmp_path: Path, mark: Path, convert: Callable):
     checkpoint.save(tmp_path / "none.pth", {"epoch": 3})
     torch.save({"a": Trap(Path.touch, mark)}, tmp_path / "trap.pth")
     for source, target, says in (
-        ("good.pth", "none.pth", "none.pth: this file exists already"),
+        ("good.pth", "none.pth", "none.pth: exists already"),
         ("good.pth", "a.onnx", "a.onnx: the name must end in .pth or .safetensors"),
-        ("none.pth", "b.safetensors", "none.pth: it contains no named tensors"),
+        ("none.pth", "b.safetensors", "none.pth: the file contains no named tensors"),
         ("trap.pth", "b.safetensors", "trap.pth: refused"),
     ):
         code, out, error = convert(source, target)
