@@ -1,4 +1,4 @@
-"""The one exception that means "you gave something that cannot be used", as opposed to a fault of the program."""
+"""The exception for a user's mistake, as opposed to a fault of the program."""
 
 import importlib
 import reprlib
@@ -17,21 +17,21 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        # A DataLoader re-raises a worker's exception with the traceback as its message; the last line is ours.
+        # A DataLoader re-raises a worker's exception with the traceback as its message; the last line is the message.
         if message.startswith(_FROM_WORKER):
             message = message.strip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
         super().__init__(_printable(message))
 
 
 def _printable(message: str) -> str:
-    """A sentence that fits on a screen and cannot steer a terminal, whatever stands in the file that it is about."""
+    """The message, shortened for the screen and without control characters, which a user's file may contain."""
     if len(message) > MAX_MESSAGE:
         message = f"{message[: MAX_MESSAGE - 400]} […] {message[-390:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
-    """The items before the first UserError, which is appended to `errors`: what came before it is not lost."""
+    """The items before the first UserError, which is appended to `errors`, so that they are not lost."""
     try:
         yield from items
     except UserError as error:
@@ -40,7 +40,7 @@ def until_error(items: Iterable, errors: list[UserError]) -> Iterator:
 
 @contextmanager
 def passing_over(on_error: Callable[[UserError], None] | None) -> Iterator[None]:
-    """Give the UserError of one item to `on_error`, so that the next item's turn comes; without it, raise it."""
+    """Give an item's UserError to `on_error`, so that the next item can follow; without `on_error`, raise it."""
     try:
         yield
     except UserError as error:
@@ -54,15 +54,15 @@ _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict, _short.maxstri
 
 
 def shown(value: Any) -> str:
-    """A user's value as a sentence shows it, cut where it is long or deep: aliases of a yaml multiply without end."""
+    """A user's value for a message, cut if it is long or deep: yaml aliases can make it endless."""
     try:
         return _short.repr(value)
-    except ValueError:  # Python writes no number of more digits
+    except ValueError:  # Python does not print longer numbers
         return "a number of more than 4,300 digits"
 
 
 def needs(package: str, extra: str) -> Any:
-    """An optional package, imported. Raises UserError that names it and the extra of this package that brings it."""
+    """Import an optional package. Raises UserError that names the package and the extra that installs it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -70,7 +70,7 @@ def needs(package: str, extra: str) -> Any:
 
 
 def missing(package: str, extra: str) -> UserError:
-    """What to say where a package of an extra is not installed."""
+    """The message for a package that is not installed."""
     return UserError(
         f"the package {package} is not installed: pip install {package}, "
         f"or pip install 'transpose-pose[{extra}]' for everything that this needs"

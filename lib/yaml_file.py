@@ -1,4 +1,4 @@
-"""A yaml's plain values, by the safe loader, without what makes a small file large or says a thing twice."""
+"""Read a yaml's plain values with the safe loader; refuses duplicate keys and aliases that multiply."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,24 @@ import yaml
 
 from .errors import UserError, shown
 
-MAX_NODES = 20_000  # keys and values, those that aliases and merges repeat counted each time
+MAX_NODES = 20_000  # keys and values, with repetitions by aliases and merges counted
 
 
 class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str):
         super().__init__(stream)
         self.nodes = 0
-        self.sizes: dict[Any, int] = {}  # nodes in each that is complete, itself included
+        self.sizes: dict[Any, int] = {}  # finished node -> number of nodes in it, itself included
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         alias, before = self.check_event(yaml.AliasEvent), self.nodes
         mark = self.peek_event().start_mark
         node = super().compose_node(parent, index)
         if alias and node not in self.sizes:
-            raise yaml.MarkedYAMLError(problem="this alias lies in what it repeats, without end", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="this alias contains itself", problem_mark=mark)
         self.nodes += self.sizes[node] if alias else 1
         if self.nodes > MAX_NODES:
-            problem = f"more than {MAX_NODES:,} values, those that aliases repeat counted each time"
+            problem = f"more than {MAX_NODES:,} values, with repetitions by aliases counted"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         self.sizes[node] = self.sizes[node] if alias else self.nodes - before
         return node
@@ -49,7 +49,7 @@ def read(path: Path, what: str) -> Any:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except MemoryError:
         raise
-    except Exception as error:  # the values' too, such as a date that is none
+    except Exception as error:  # also from values, such as an invalid date
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         text = getattr(error, "problem", None) or str(error) or type(error).__name__

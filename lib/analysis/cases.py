@@ -1,4 +1,4 @@
-"""The worst cases of each error, as pictures with their ground truth, and what a network attended to in them.
+"""The worst cases of each kind of error, drawn with their ground truth and the network's attention.
 
 K keypoints; points and boxes are in image pixels, pictures uint8 BGR.
 """
@@ -19,15 +19,15 @@ from .report import Analysis
 from .sigmas import tolerance
 from .taxonomy import INVERSION, JITTER, KINDS, MISS, NEAR, SWAP
 
-PANEL = 300, 360  # width, height at most, of a picture's half
-MARK = (180, 60, 255)  # pink: apart from the skeleton's blue and orange
-AROUND = 0.2  # of the longer side, shown around the instance
+PANEL = 300, 360  # largest width, height of each half
+MARK = (180, 60, 255)  # pink: differs from the skeleton's blue and orange
+AROUND = 0.2  # margin around the instance, relative to its longer side
 EVERY = draw.DrawOptions(threshold=0.05)  # all keypoints that are labelled or found
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One error: the instance and the detection that it is of (-1: none), and the keypoints that are wrong."""
+    """One error: its instance and detection (-1: none), and the keypoints that are wrong."""
 
     kind: str
     image_id: int
@@ -39,8 +39,8 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """Where a wrong keypoint's place attends to in the last layer, as a picture; shares of that attention near the
-    place itself and near the annotated one, and what they would be were it spread evenly."""
+    """What the place of a wrong keypoint attends to in the last layer, as a picture; the shares of this attention near
+    the place itself and near the annotated one, and both shares for evenly spread attention."""
 
     keypoint: int
     picture: np.ndarray
@@ -50,7 +50,7 @@ class Attended:
 
 
 def worst(analysis: Analysis, number: int) -> Iterator[Case]:
-    """At most `number` cases of each kind, the worst first."""
+    """At most `number` cases of each kind of error, the worst first."""
     truth, found, diagnosis = analysis.truth, analysis.found, analysis.diagnosis
     near = keypoint_similarities(analysis.errors**2, truth.areas, np.asarray(analysis.skeleton.sigmas))
     for kind in (INVERSION, SWAP, MISS, JITTER):
@@ -74,8 +74,8 @@ def worst(analysis: Analysis, number: int) -> Iterator[Case]:
 
 
 def picture(case: Case, analysis: Analysis, image: np.ndarray) -> np.ndarray:
-    """Two halves: at the left what is annotated in the image (H, W, 3), at the right what was found. A pink line leads
-    from a wrong keypoint to its annotated place."""
+    """Two halves: left, the annotation in the image (H, W, 3); right, the detection. A pink line connects a wrong
+    keypoint with its annotated place."""
     truth, found = analysis.truth, analysis.found
     points = found.points[found.image == case.image_id] if case.detection < 0 else found.points[[case.detection]]
     annotated = truth.keypoints[truth.image == case.image_id]
@@ -103,7 +103,7 @@ def picture(case: Case, analysis: Analysis, image: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(first: Analysis, second: Analysis, image_id: int, image: np.ndarray) -> np.ndarray:
-    """What two results have that found an instance of an image (H, W, 3), the first's at the left."""
+    """The detections of two results that found an instance of an image (H, W, 3): left the first, right the second."""
     panels = []
     for analysis in (first, second):
         panel, to_panel = sheets.fit(image, PANEL)
@@ -115,7 +115,7 @@ def side_by_side(first: Analysis, second: Analysis, image_id: int, image: np.nda
 
 
 def _cut(image: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the image around points, as far as they lie near it, and its upper left corner."""
+    """The part of the image around those points that are in or near it, and its upper left corner."""
     size = np.array(image.shape[1::-1])
     ends = np.clip(ends, 0, size)
     low, high = ends.min(0), ends.max(0)
@@ -131,22 +131,22 @@ def _cut(image: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attended(case: Case, analysis: Analysis, image: np.ndarray, trained: TrainedModel) -> list[Attended]:
-    """Of each wrong keypoint of an inversion or a swap that lies in the instance's crop.
+    """The attention of each wrong keypoint of an inversion or a swap that lies in the instance's crop.
 
-    Near is where a keypoint's similarity is .5 or more, but at least the nearest cell of the encoder's grid.
+    Cells are near a place if a keypoint there has a similarity of .5 or more; the nearest cell always is.
     """
     truth = analysis.truth
     reach = tolerance(analysis.skeleton.sigmas, NEAR) * np.sqrt(truth.areas[case.instance])  # image pixels
     box, _ = geometry.clean_boxes(truth.boxes[[case.instance]], np.array([image.shape[1::-1]]))
     explanation = explain(trained.network, image, box[0], analysis.skeleton, trained.options)
     centers = cell_centers(explanation.attention.grid, explanation.attention.stride)
-    stretch = float(np.linalg.norm(explanation.to_crop[0, :2]))  # crop pixels for one of the image
+    stretch = float(np.linalg.norm(explanation.to_crop[0, :2]))  # crop pixels per image pixel
     results = []
     for k in case.keypoints:
         wrong, right = analysis.found.points[case.detection, k], truth.keypoints[case.instance, k, :2]
         try:
             place = explanation.in_crop(wrong)
-        except UserError:  # a swap that reaches beyond the crop of this instance
+        except UserError:  # a swap with an instance outside this crop
             continue
         maps = explanation.maps([place], layers=[explanation.num_layers - 1])
         weights = maps.values[0, 0]
@@ -163,7 +163,7 @@ def attended(case: Case, analysis: Analysis, image: np.ndarray, trained: Trained
 
 
 def _marked(overlay: np.ndarray, factor: int, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The RGB overlay as BGR of a panel's size, a pink ring at the wrong place and a white one at the annotated."""
+    """The RGB overlay, scaled to a panel, as BGR: a pink ring at the wrong place, a white one at the annotated."""
     canvas = overlay[..., ::-1].copy()
     for point, colour in ((right, draw.COLOURS[draw.MIDDLE]), (wrong, MARK)):
         center = np.rint(factor * np.asarray(point) + (factor - 1) / 2).astype(int).tolist()

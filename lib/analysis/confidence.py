@@ -1,6 +1,6 @@
-"""How sure a keypoint is: collect scores, heatmaps and errors on annotated instances, fit, and say what it is worth.
+"""Calibrate keypoints: collect scores, heatmaps and errors on annotated instances, fit, and measure the fit.
 
-N labelled keypoints. The fit itself, which the predictor uses too, is in evaluation/calibration.py.
+N labelled keypoints. The fit itself is in evaluation/calibration.py, as the predictor also uses it.
 """
 
 import math
@@ -24,14 +24,14 @@ from .sigmas import tolerance
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BINS = 10  # of equal width, of the calibration error
+BINS = 10  # equal-width bins of the calibration error
 Curve = list[tuple[float, float, int]]
 FOLDS = 5
 CURVE_COLOURS = "#d95f02", "#1b6ca8"
 
 
 def collect(evaluation: CocoEvaluation, model: TransPose, similarity: float) -> Labelled:
-    """Run the model on a set's annotated boxes; one entry for each keypoint that is labelled."""
+    """Run the model on a set's annotated boxes; returns one entry per labelled keypoint."""
     seen: list[tuple[Tensor, ...]] = []
 
     def watch(batch: dict[str, Tensor], maps: Tensor, keypoints: Tensor) -> None:
@@ -59,8 +59,9 @@ def collect(evaluation: CocoEvaluation, model: TransPose, similarity: float) -> 
 
 @dataclass(frozen=True)
 class Tested:
-    """Keypoints that a calibration was not fitted on: confidence (N), squared Mahalanobis distances (N) of the errors,
-    in the radius of each of `LEVELS` (2, N): 1 is on the ellipse; sizes (N), the ellipses' in heatmap pixels."""
+    """Keypoints that the calibration was not fitted on: confidence (N); squared Mahalanobis distances (2, N) of the
+    errors, divided by the squared radius of each of `LEVELS`, so that 1 is on the ellipse; sizes (N) of the ellipses in
+    heatmap pixels."""
 
     data: Labelled
     confidence: np.ndarray
@@ -80,7 +81,7 @@ def apply(calibration: Calibration, data: Labelled) -> Tested:
 
 
 def cross_fit(data: Labelled, fitted: Callable[[Labelled], Calibration]) -> Tested:
-    """Each image's keypoints, tested with what was `fitted` on the four fifths of the images that do not hold it."""
+    """Cross-validation: the keypoints of each fifth of the images, tested with a fit on the other four fifths."""
     parts = []
     for fold in range(FOLDS):
         own = data.image % FOLDS == fold
@@ -91,8 +92,8 @@ def cross_fit(data: Labelled, fitted: Callable[[Labelled], Calibration]) -> Test
 
 
 def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error (Guo et al., ICML 2017): the mean, over `BINS` bins of equal width weighted by their
-    keypoints, of the distance between the mean probability (N) and the share that is right (N)."""
+    """Expected calibration error (Guo et al., ICML 2017): the difference between the mean probability and the share of
+    right keypoints, averaged over `BINS` bins of equal width, each weighted by its number of keypoints."""
     return error_of(reliability(probabilities, right))
 
 
@@ -102,15 +103,15 @@ def error_of(curve: Curve) -> float:
 
 
 def reliability(probabilities: np.ndarray, right: np.ndarray) -> Curve:
-    """Mean probability, share of right keypoints, and count, of each bin that is not empty."""
+    """Mean probability, share of right keypoints, and count, for each non-empty bin."""
     bins = np.minimum((np.clip(probabilities, 0, 1) * BINS).astype(int), BINS - 1)
     parts = [bins == number for number in np.unique(bins)]
     return [(float(probabilities[part].mean()), float(right[part].mean()), int(part.sum())) for part in parts]
 
 
 def numbers(tested: Tested) -> dict[str, float]:
-    """What `describe` prints, by name: errors of the raw score (clipped to 0..1) and of the confidence, and what share
-    of the keypoints the ellipses cover, of all and of the third with the smallest to that with the largest ellipses."""
+    """The numbers that `describe` prints, by name: errors of the raw score (clipped to 0..1) and of the confidence, and
+    the share of keypoints inside their ellipses: of all, and of the thirds with small, medium and large ellipses."""
     data, raw = tested.data, np.clip(tested.data.scores, 0, 1)
     found = {"right": float(data.right.mean())}
     for name, values in (("raw", raw), ("calibrated", tested.confidence)):
@@ -142,7 +143,7 @@ def describe(tested: Tested, calibration: Calibration) -> list[str]:
 
 
 def reliability_diagram(tested: Tested, calibration: Calibration, path: Path) -> None:
-    """Write the share of right keypoints over the raw score and over the confidence, as a picture by matplotlib."""
+    """Plot the share of right keypoints over the raw score and over the confidence, and save the picture."""
     figure = needs("matplotlib.figure", extra="explain").Figure(
         figsize=(4.2, 4.2), dpi=figures.DPI, layout="constrained"
     )
@@ -156,7 +157,7 @@ def reliability_diagram(tested: Tested, calibration: Calibration, path: Path) ->
 
 
 def draw_reliability(axes: "Axes", curves: Mapping[str, Curve], similarity: float) -> None:
-    """Draw `reliability` curves by their names; a dot is as large as its bin has keypoints."""
+    """Draw named `reliability` curves; the area of a dot shows the number of keypoints in its bin."""
     axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
     for (name, curve), colour in zip(curves.items(), CURVE_COLOURS, strict=False):

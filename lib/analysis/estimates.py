@@ -1,9 +1,9 @@
-"""Estimates that depend on how much each image counts, and their bootstrap intervals over images.
+"""Estimates as functions of image weights, and their bootstrap intervals over images.
 
 I images, N detections, T OKS thresholds, R recalls, B resamples. An estimate takes weights of the images (B, I) and
-returns numbers (B, …), NaN where nothing is annotated; weights of 1 give the set's own. A resample draws I images
-with replacement, and its weights say how often each was drawn (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993; intervals are percentiles).
+returns numbers (B, …), NaN if nothing is annotated; weights of 1 give the estimate for the set itself. A resample draws
+I images with replacement, and its weights say how often each image was drawn (Efron and Tibshirani, An Introduction to
+the Bootstrap, 1993; percentile intervals).
 """
 
 from collections.abc import Callable
@@ -16,15 +16,16 @@ from ..evaluation.coco_eval import MAX_DETECTIONS, PARAMS, THRESHOLDS, Found, Ma
 RECALLS: np.ndarray = PARAMS.recThrs  # 0, .01 … 1
 HALF, THREE_QUARTERS = (int(abs(THRESHOLDS - t).argmin()) for t in (0.5, 0.75))
 PERCENT = 95
-AT_ONCE = 1 << 22  # weights of detections; bounds the memory
+AT_ONCE = 1 << 22  # weights of detections held at a time, which limits the memory
 Estimate = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The detections as AP ranks them: the image (N) of each, an index, the surest first; at each threshold the places
-    of those that are right, and how many of those that do not count come before each; the images of the instances
-    that count. Precision only matters where something right is found: its maximum to the right lies there."""
+    """The detections by descending score, as for AP: `image` (N) is the index of each one's image. For each threshold,
+    `right` and `uncounted` are the ranks of the correct and of the ignored detections, and `before` is how many ignored
+    ones precede each correct one. `truth` holds the images of the instances that count. Only correct detections need a
+    precision: the maxima that COCO interpolates with are there."""
 
     image: np.ndarray
     right: list[np.ndarray]
@@ -34,7 +35,7 @@ class Ranking:
 
     @classmethod
     def of(cls, found: Found, truth: Truth, matches: Matches, images: np.ndarray) -> "Ranking":
-        """`images` (I) are the sorted ids of the images that the weights are of."""
+        """`images` (I) are the sorted ids of the weighted images."""
         order = (-found.scores).argsort(kind="stable")
         order = order[~matches.ignored[order].all(1)]
         person, ignored = matches.person[order].T, matches.ignored[order].T
@@ -45,7 +46,7 @@ class Ranking:
         return cls(places, right, uncounted, before, images.searchsorted(truth.image[matches.counted]))
 
     def precision(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Precision (B, T, R), interpolated as COCO does, and the highest recall (B, T)."""
+        """Precision (B, T, R), interpolated as in COCO's evaluation, and the highest recall (B, T)."""
         of_all, total = weights[:, self.image], weights[:, self.truth].sum(1, keepdims=True)
         seen = of_all.cumsum(1)
         precision, recall = (
@@ -76,14 +77,14 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Ratios:
-    """Sums over images, `counts` (I, C), divided by sums `of` (I, C)."""
+    """Ratios of weighted sums over images: of `counts` (I, C) to `of` (I, C)."""
 
     counts: np.ndarray
     of: np.ndarray
 
     @classmethod
     def over(cls, image: np.ndarray, images: int, counts: np.ndarray, of: np.ndarray) -> "Ratios":
-        """Of values (M, C) that belong to the images (M) of these indices."""
+        """From values (M, C) and the image index (M) of each."""
         sums = [np.zeros((images, values.shape[1])) for values in (counts, of)]
         for total, values in zip(sums, (counts, of), strict=True):
             np.add.at(total, image, values)
@@ -100,7 +101,7 @@ def resamples(images: int, number: int, seed: int = 0) -> np.ndarray:
 
 
 def drawn(estimate: Estimate, weights: np.ndarray) -> np.ndarray:
-    """The estimate of each resample (B, …), a few at a time."""
+    """The estimate for each resample (B, …), computed a few at a time."""
     if not len(weights):
         return estimate(np.ones((1, weights.shape[1])))[:0]
     parts = 1 + weights.size * MAX_DETECTIONS // AT_ONCE
@@ -108,7 +109,7 @@ def drawn(estimate: Estimate, weights: np.ndarray) -> np.ndarray:
 
 
 def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the middle `PERCENT` of the draws (B, …) lie; NaN without a draw that is a number."""
+    """The interval of the middle `PERCENT` of the draws (B, …); NaN if all draws are NaN."""
     tail = (100 - PERCENT) / 2
     some = np.isfinite(draws).any(0) if len(draws) else np.zeros(draws.shape[1:], bool)
     low, high = np.nanpercentile(np.where(some, draws, 0), (tail, 100 - tail), axis=0) if some.any() else (some, some)

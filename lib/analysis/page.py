@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no other, for a desk, a phone and paper."""
+"""The report as one self-contained HTML file, for screens, phones and print."""
 
 import base64
 import html
@@ -19,10 +19,10 @@ CASE_TITLES = {
     "swap": "Swaps: a keypoint of another instance",
     "miss": "Misses",
     "jitter": "Jitter",
-    "misranked": "Scores: a worse detection of this instance is surer",
-    "background": "Detections that are similar to nobody",
-    "not found": "Instances that nobody found",
-    "moved": "Images that moved most",
+    "misranked": "Scores: a worse detection of this instance has a higher score",
+    "background": "Detections similar to no instance",
+    "not found": "Instances that no detection found",
+    "moved": "Images whose OKS changed most",
 }
 STYLE = """
 :root { color-scheme: light; }
@@ -67,7 +67,7 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A case and its picture, BGR, under the heading `kind`; what the network attended to in it, where it was asked."""
+    """A case and its picture, BGR, under the heading `kind`, with the network's attention if a model was given."""
 
     kind: str
     picture: np.ndarray
@@ -76,7 +76,7 @@ class Shown:
 
 
 def describe(case: Case, name: str, skeleton: Skeleton) -> str:
-    """A case in words; `name` is the image's file."""
+    """A case in words; `name` is the image's file name."""
     parts = [name]
     if case.keypoints:
         parts += [", ".join(words(skeleton.names[k]) for k in case.keypoints), f"OKS −{case.loss:.2f}"]
@@ -84,7 +84,7 @@ def describe(case: Case, name: str, skeleton: Skeleton) -> str:
 
 
 def page(report: dict[str, Any], plots: dict[str, str], shown: Sequence[Shown], skeleton: Skeleton) -> str:
-    """`plots` are SVG by their titles; `skeleton` names the keypoints."""
+    """The HTML; `plots` are SVG texts by title; `skeleton` names the keypoints."""
     parts = [
         f"<h1>{_escaped(report['results'])}</h1>",
         f'<p class="note">{report["instances"]:,} instances in {report["images"]:,} images of '
@@ -109,7 +109,7 @@ def page(report: dict[str, Any], plots: dict[str, str], shown: Sequence[Shown], 
 
 
 def summary(report: dict[str, Any]) -> str:
-    """AP, and what costs most of it."""
+    """AP, and the errors that cost most of it."""
     ap, steps = report["metrics"]["AP"], sorted(report["steps"], key=lambda step: -(step["gain"]["value"] or 0))
     if ap["value"] is None:
         return "No instance counts, so there is no AP."
@@ -123,18 +123,19 @@ def summary(report: dict[str, Any]) -> str:
 
 
 NOTES = """<h2 id="notes">How to read this</h2>
-<p>A labelled keypoint of an instance that is found is <b>good</b> if its similarity to its annotated place is .85 or
-more, which is about as exact as human annotators are; a <b>jitter</b> from .5; an <b>inversion</b> or a <b>swap</b> if
-the keypoint of the other side, or of another instance, is nearer; a <b>miss</b> if nothing is near. Similarity is OKS
-of one keypoint. The taxonomy: Ronchi and Perona, <i>Benchmarking and Error Diagnosis in Multi-Instance Pose
-Estimation</i>, ICCV 2017.</p>
-<p>Corrections: a wrong keypoint moves to its annotated place; of the detections of one instance, the better get the
-higher scores; a false positive is removed; an instance that nobody found is left out. A gain is the most that
-correcting could bring, and depends on the order.</p>
-<p>Pictures: annotated at the left, found at the right; blue is the instance's left side, orange its right. A pink line
-leads from a wrong keypoint to its place. Below an inversion or a swap, where a model was given: what the place where
-the keypoint was found (pink ring) attends to in the last layer. A white ring marks the annotated place. The numbers
-are the attention near the one and near the other (similarity .5), in brackets what it would be if spread evenly.</p>"""
+<p>Each labelled keypoint of an instance that was found is <b>good</b> if its similarity to the annotated place is .85
+or more, which is about the precision of human annotators; a <b>jitter</b> if it is .5 or more; an <b>inversion</b> or a
+<b>swap</b> if it is nearer to the keypoint of the other side, or of another instance; a <b>miss</b> if it is near none
+of these. Similarity is the OKS of one keypoint. The taxonomy is from Ronchi and Perona, <i>Benchmarking and Error
+Diagnosis in Multi-Instance Pose Estimation</i>, ICCV 2017.</p>
+<p>Corrections: a wrong keypoint moves to its annotated place; among the detections of one instance, the better ones get
+the higher scores; a false positive is removed; an instance that was not found is ignored. A gain is the most that the
+correction could bring, and depends on the order of the corrections.</p>
+<p>Pictures: left is the annotation, right the detection; blue is the instance's left side, orange its right side. A
+pink line connects a wrong keypoint with its annotated place. If a model was given, the pictures below an inversion or a
+swap show what the wrong place (pink ring) attends to in the last layer; a white ring marks the annotated place. The
+numbers are the attention near each place (similarity .5 or more); the numbers in brackets are those of evenly spread
+attention.</p>"""
 
 
 def _escaped(text: Any) -> str:

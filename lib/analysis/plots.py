@@ -1,4 +1,4 @@
-"""The report's plots, by matplotlib, as SVG that is legible on a phone: as wide as one, and with text as text."""
+"""The report's plots, by matplotlib, as SVG that can be read on a phone: narrow, and with text kept as text."""
 
 import io
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 WIDTH = 4.1  # inches, at 96 pixels each
 LINE = 0.19
 PAGE_STYLE: Any = STYLE | {"svg.fonttype": "none"}
-# Okabe and Ito's, told apart by colour-blind eyes.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = dict(zip(SHARES, ("#009e73", "#56b4e9", "#e69f00", "#cc79a7", "#d55e00", "#bbbbbb"), strict=True))
 STEP_COLOURS = COLOURS | {"score": "#0072b2", "false positive": "#f0e442", "false negative": "#bbbbbb"}
 
 
 def plots(analysis: Analysis, report: dict[str, Any]) -> dict[str, str]:
-    """Title -> SVG. Raises UserError where matplotlib is not installed."""
+    """Title -> SVG. Raises UserError if matplotlib is not installed."""
     with needs("matplotlib", extra="explain").rc_context(PAGE_STYLE):
         made = {
             "What each correction would bring": _steps(report),
@@ -56,7 +56,7 @@ def _svg(figure: "Figure") -> str:
 
 
 def _rows(place: "Axes", labels: Sequence[str]) -> None:
-    """Names of horizontal rows, the first on top."""
+    """The names of the horizontal bars, the first on top."""
     place.set_yticks(range(len(labels)), labels)
     place.set_ylim(len(labels) - 0.4, -0.6)
     place.spines["left"].set_visible(False)
@@ -66,7 +66,7 @@ def _rows(place: "Axes", labels: Sequence[str]) -> None:
 
 
 def _steps(report: dict[str, Any]) -> "Figure":
-    """What is reached, and the gain of each step upon it."""
+    """A bar for the AP, and one for the gain of each correction."""
     figure, place = _figure(0.6 + LINE * 1.2 * (len(STEPS) + 1))
     reached = report["metrics"]["AP"]["value"] or 0
     place.barh(0, reached, color="#666666", height=0.7)
@@ -119,7 +119,7 @@ def _shares(report: dict[str, Any]) -> "Figure":
 
 
 def _pck(report: dict[str, Any]) -> "Figure":
-    """All keypoints, and in colours the best and the worst of them."""
+    """A curve for each keypoint; the best and the worst are coloured."""
     figure, place = _figure(2.6)
     curves = [(words(k["name"]), np.array(k["PCK"], float)) for k in report["keypoints"] if k["labelled"]]
     curves.sort(key=lambda curve: -curve[1].mean())

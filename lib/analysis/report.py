@@ -1,4 +1,4 @@
-"""The error report of a results file: every number with its bootstrap interval, as plain values and as a table.
+"""The error report of a results file: all numbers with their bootstrap intervals, as plain values.
 
 N detections, G annotated instances, K keypoints, I images. Errors are in image pixels.
 """
@@ -33,20 +33,20 @@ from .taxonomy import KINDS, MISS, NONE, STEPS, Diagnosis, diagnose
 
 SHARES = (*KINDS, "not found")  # of all labelled keypoints of instances that count
 AP_NAMES = ("AP", "AP .5", "AP .75", "AR", "AR .5", "AR .75")
-PCK_AT: np.ndarray = np.linspace(0, 0.2, 41)  # shares of the longer side of the box
+PCK_AT: np.ndarray = np.linspace(0, 0.2, 41)  # fractions of the longer side of the box
 PCK_SHOWN = (0.05, 0.1, 0.2)
-RIGHT = 0.5  # OKS of a keypoint from which it is right, without a calibration that says so
+RIGHT = 0.5  # OKS of a right keypoint, if there is no calibration that defines it
 DETECTION_ERRORS = ("misranked", "duplicate", "background", "not found")
 Follow = Callable[[list], Iterable]
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Results beside their annotations: what is found, what is wrong with it, and the estimates of the report.
+    """Results matched with their annotations: the errors, and the estimates of the report.
 
-    `images` (I) are the sorted ids; `errors` (G, K) the distances to the annotated places, NaN where nothing is
-    labelled or the instance is not found; `scores` (G, K) those of the same keypoints; `estimates` are named by section
-    and row.
+    `images` (I) are the sorted ids; `errors` (G, K) are the distances to the annotated places, NaN for unlabelled
+    keypoints and instances that are not found; `scores` (G, K) are those of the same keypoints; `estimates` are named
+    by section and row.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Analysis:
 
 
 def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations, skeleton: Skeleton) -> Analysis:
-    """`results` are the columns of the file at `path` (`evaluation.results`); annotations hold ground truth."""
+    """Match `results`, the columns of the file at `path` (`evaluation.results`), with the annotations."""
     sigmas = np.asarray(skeleton.sigmas)
     found = Found.of(results["image_id"], results["score"], results["keypoints"][..., :2])
     truth = Truth.of(annotations)
@@ -100,7 +100,7 @@ def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations
         analysis.rank(("step", step), state.found, state.truth, match(*state))
     for part in slices(truth, found, annotations.sizes[truth.place]):
         group = part.group, part.label
-        if part.group == "size":  # COCO's own AP (M) and AP (L) look anew for whom a detection finds
+        if part.group == "size":  # COCO's own AP (M) and AP (L) match detections again for each size
             within = match(found, truth.ignoring(~part.inside), pairs, similarity, part.outside)
         else:
             within = matches.within(part.inside, part.outside)
@@ -108,7 +108,7 @@ def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations
         _add_shares(analysis, group, analysis.counted & part.inside, slice(None))
     to_boxes = similarities_to_boxes(found, truth, pairs, sigmas)
     for k, name in enumerate(skeleton.names):
-        # As if nothing else were annotated; a detection claims no keypoint that it scores 0.
+        # AP as if only this keypoint were annotated; a detection that scores it 0 does not count.
         squared = ((found.points[pairs.detection, k] - truth.keypoints[pairs.person, k, :2]) ** 2).sum(1)
         near = keypoint_similarities(squared[:, None], truth.areas[pairs.person], sigmas[[k]])[:, 0]
         near = np.where(truth.labelled[pairs.person, k], near, to_boxes)
@@ -121,7 +121,7 @@ def analyse(path: Path, results: dict[str, np.ndarray], annotations: Annotations
 
 
 def _add_shares(analysis: Analysis, name: tuple[str, str], instances: np.ndarray, joints: slice) -> None:
-    """What became of the labelled keypoints of some instances."""
+    """The shares of each kind of error among the labelled keypoints of some instances."""
     truth, kind = analysis.truth, analysis.diagnosis.kind[instances, joints]
     image, labelled = analysis.images.searchsorted(truth.image[instances]), truth.labelled[instances, joints]
     counts = np.stack([(kind == code).sum(1) for code in range(MISS + 1)] + [(labelled & (kind == NONE)).sum(1)], 1)
@@ -131,8 +131,8 @@ def _add_shares(analysis: Analysis, name: tuple[str, str], instances: np.ndarray
 
 
 def _add_detection_errors(analysis: Analysis) -> None:
-    """Per instance that counts: duplicates surer than a better detection, all duplicates, detections on the
-    background, and instances that nobody found."""
+    """Per instance that counts: duplicates with a higher score than a better detection, all duplicates, detections on
+    the background, and instances that are not found."""
     diagnosis, images = analysis.diagnosis, len(analysis.images)
     duplicate = diagnosis.duplicate
     of_found = np.stack([diagnosis.misranked, duplicate, diagnosis.false & ~duplicate], 1)
@@ -145,16 +145,16 @@ def _add_detection_errors(analysis: Analysis) -> None:
 
 
 def draws_of(analysis: Analysis, weights: np.ndarray, follow: Follow = iter) -> dict[tuple[str, str], np.ndarray]:
-    """Every estimate of each resample (B, …); `follow` sees the estimates' names go by."""
+    """Every estimate for each resample (B, …); `follow` iterates over the estimates' names, to show progress."""
     return {name: drawn(analysis.estimates[name], weights) for name in follow(list(analysis.estimates))}
 
 
 def measure(
     analysis: Analysis, draws: dict[tuple[str, str], np.ndarray], calibration: Calibration | None = None
 ) -> dict[str, Any]:
-    """The report as plain values: numbers with the `low` and `high` of their intervals, None where there is none.
+    """The report as plain values: each number with the `low` and `high` of its interval, None if there is none.
 
-    `calibration` turns the keypoints' scores into the confidence that is reported beside them.
+    `calibration` gives the confidence that is reported beside the scores.
     """
     diagnosis, truth, errors = analysis.diagnosis, analysis.truth, analysis.errors
     ones = np.ones((1, len(analysis.images)))
@@ -227,8 +227,8 @@ def measure(
 
 
 def _reliability(analysis: Analysis, calibration: Calibration | None) -> dict[str, Any]:
-    """Curves of the labelled keypoints of found instances, by what is taken for a keypoint's probability of being
-    right; none where there is no such keypoint."""
+    """Reliability curves of the labelled keypoints of found instances: for the raw score and, with a calibration, the
+    confidence; empty if there is no such keypoint."""
     similarity = calibration.similarity if calibration else RIGHT
     seen = analysis.counted[:, None] & ~np.isnan(analysis.errors)
     distances = analysis.errors / np.sqrt(np.maximum(analysis.truth.areas, 1))[:, None]
@@ -248,8 +248,9 @@ def compare(
     draws: tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]],
     number: int,
 ) -> dict[str, Any]:
-    """The second less the first, with paired intervals: both are computed of the same resamples. `better` is the share
-    of resamples in which the second is. The images whose instances' OKS moved most, at most `number`."""
+    """The second results minus the first, with paired intervals: both are computed from the same resamples. `better` is
+    the share of resamples in which the second is better. `moved` lists at most `number` images, those whose instances'
+    OKS changed most."""
     ones = np.ones((1, len(first.images)))
     rows = dict.fromkeys(AP_NAMES, ("AP of all", "")) | {
         f"AP ({letter})": ("AP of size", size) for size, letter in (("medium", "M"), ("large", "L"))
@@ -297,7 +298,7 @@ def _quantiles(errors: np.ndarray) -> dict[str, float | None]:
 
 
 def _pck(relative: np.ndarray) -> list[float | None]:
-    """Share of errors at each of PCK_AT; those of instances that are not found are infinite."""
+    """The share of errors within each of PCK_AT; errors of instances that are not found are infinite."""
     errors = np.sort(relative[~np.isnan(relative)])
     if not len(errors):
         return [None] * len(PCK_AT)

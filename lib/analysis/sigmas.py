@@ -1,8 +1,8 @@
-"""OKS sigmas of keypoints that several people annotated on the same images.
+"""OKS sigmas of keypoints, measured on images that several people annotated.
 
-COCO's definition (https://cocodataset.org/#keypoints-eval): sigma^2 = E[d^2 / area], d the distance in image pixels of
-an annotated keypoint from its true place. The mean of the annotators stands for that place, with one degree of freedom
-less. F annotation files, N instances, K keypoints.
+COCO's definition (https://cocodataset.org/#keypoints-eval): sigma^2 = E[d^2 / area], where d is the distance in image
+pixels between an annotated keypoint and its true place. The mean of the annotators is used for the true place, at the
+cost of one degree of freedom. F annotation files, N instances, K keypoints.
 """
 
 import logging
@@ -25,15 +25,15 @@ from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
-MIN_OVERLAP = 0.5  # IoU from which two annotators' boxes show the same instance
-MIN_INSTANCES = 10  # of a keypoint; an interval from fewer means nothing
-LEVEL = 0.95  # of the intervals
+MIN_OVERLAP = 0.5  # smallest IoU of two annotators' boxes of the same instance
+MIN_INSTANCES = 10  # with this keypoint; fewer give no meaningful interval
+LEVEL = 0.95  # confidence level of the intervals
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Instances that several files annotate: keypoints (F, N, K, 2) in image pixels; labelled (F, N, K), False where a
-    file lacks the instance; areas (N), in square pixels, the mean of the annotators'; names (N) for a report."""
+    """Instances that several files annotate: keypoints (F, N, K, 2) in image pixels; labelled (F, N, K), False if a
+    file lacks the instance; areas (N) in square pixels, the annotators' mean; names (N) for messages."""
 
     keypoints: np.ndarray
     labelled: np.ndarray
@@ -43,8 +43,8 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Sigmas:
-    """What `estimate` finds for each keypoint (K): the sigma, its interval, how many instances it comes from, the
-    largest distance of an annotator from the mean, in image pixels, and the instance of that (index into N)."""
+    """For each keypoint (K): the sigma, its interval, the number of instances behind it, the largest distance of an
+    annotator from the mean in image pixels, and the instance (index into N) that has it."""
 
     values: np.ndarray
     low: np.ndarray
@@ -55,7 +55,7 @@ class Sigmas:
 
 
 def match(files: Sequence[coco.Annotations]) -> Repeated:
-    """The instances of the first file, each with the one of every other file whose box overlaps it most.
+    """The instances of the first file, each matched with the instance of every other file whose box overlaps it most.
 
     Images are matched by their names. Raises UserError for a file that shares no instance with the first.
     """
@@ -69,7 +69,7 @@ def match(files: Sequence[coco.Annotations]) -> Repeated:
         mine, theirs = _pairs(first, other, taken)
         if not len(mine):
             raise UserError(
-                f"{other.path}: no annotated box overlaps one of {first.path} by an IoU of {MIN_OVERLAP:g} in an image "
+                f"{other.path}: no annotated box has an IoU of {MIN_OVERLAP:g} with one of {first.path} in an image "
                 "of the same file_name; give files in which several people annotated the same images"
             )
         logger.info("%s: %d of the %d instances of %s", other.path, len(mine), len(taken), first.path.name)
@@ -83,7 +83,7 @@ def match(files: Sequence[coco.Annotations]) -> Repeated:
 
 
 def _pairs(first: coco.Annotations, other: coco.Annotations, taken: np.ndarray) -> tuple[list[int], list[int]]:
-    """Places in `taken`, and the other file's annotations of the same instances; the best overlap is paired first."""
+    """Indices into `taken`, and those of the other file's matching annotations; the best overlap is matched first."""
     mine: list[int] = []
     theirs: list[int] = []
     candidates = np.flatnonzero(other.taken)
@@ -104,13 +104,13 @@ def _pairs(first: coco.Annotations, other: coco.Annotations, taken: np.ndarray) 
 
 
 def estimate(repeated: Repeated, names: Sequence[str]) -> Sigmas:
-    """The sigma of each keypoint, named in `names`, with intervals of `LEVEL`.
+    """The sigma of each keypoint, named in `names`, with intervals at `LEVEL`.
 
-    sigma^2 = sum_i S_i / A_i / sum_i (m_i - 1): of instance i, which m_i files label, S_i is the sum of squared
-    distances from their mean, and A_i the area. The interval is that of a ratio's logarithm (delta method, Student's
-    t): of 15 to 100 instances it held the sigma in 94 % of draws with Gaussian errors, in 88 % with Student's t of 4
-    degrees of freedom. Raises UserError for a keypoint that too few instances have twice, or that is at the same place
-    in all files.
+    sigma^2 = sum_i S_i / A_i / sum_i (m_i - 1), where m_i files label instance i, S_i is the sum of the squared
+    distances from their mean, and A_i is its area. The interval is that of the logarithm of a ratio (delta method,
+    Student's t). In simulations with 15 to 100 instances it contained the sigma in 94 % of draws with Gaussian errors,
+    and in 88 % with errors from Student's t with 4 degrees of freedom. Raises UserError for a keypoint that too few
+    instances have in two files, or that is at the same place in all files.
     """
     weights = repeated.labelled.astype(float)[..., None]
     m = weights.sum(0)
@@ -123,11 +123,11 @@ def estimate(repeated: Repeated, names: Sequence[str]) -> Sigmas:
     for name, count, total in zip(names, counts.tolist(), squares.sum(0).tolist(), strict=True):
         if count < MIN_INSTANCES:
             raise UserError(
-                f"keypoint {name}: {count} instances are labelled by two or more files; {MIN_INSTANCES} are needed at "
-                "least, and a narrow interval takes a hundred"
+                f"keypoint {name}: {count} instances are labelled in two or more files; at least {MIN_INSTANCES} are "
+                "needed, and a hundred for a narrow interval"
             )
         if not total:
-            raise UserError(f"keypoint {name}: all files have it at the same places; are they copies of one another?")
+            raise UserError(f"keypoint {name}: it is at the same places in all files; are they copies of each other?")
     variance = squares.sum(0) / freedom.sum(0)
     residual = ((squares - variance * freedom) ** 2).sum(0) * counts / (counts - 1)
     reach = np.array([_student(count - 1) for count in counts]) * np.sqrt(residual) / freedom.sum(0) / variance
@@ -149,12 +149,12 @@ def _student(freedom: float) -> float:
 
 
 def tolerance(sigmas: Sequence[float] | np.ndarray, similarity: float) -> np.ndarray:
-    """How far off (K) a keypoint may be for this similarity, in roots of the area: sigma sqrt(-8 ln similarity)."""
+    """The error (K) at which a keypoint has this similarity, relative to √area: sigma sqrt(-8 ln similarity)."""
     return np.asarray(sigmas) * math.sqrt(-8 * math.log(similarity))
 
 
 def table(found: Sigmas, repeated: Repeated, names: Sequence[str]) -> list[str]:
-    """Lines for the console: the sigmas, and what OKS .5 and .75 mean in pixels of an instance of median area."""
+    """Lines for the console: the sigmas, and the errors of OKS .5 and .75 in pixels, for the median area."""
     area = float(np.median(repeated.areas))
     half, three_quarters = (tolerance(found.values, similarity) * math.sqrt(area) for similarity in (0.5, 0.75))
     width = max(len("keypoint"), *map(len, names))
@@ -165,13 +165,13 @@ def table(found: Sigmas, repeated: Repeated, names: Sequence[str]) -> list[str]:
             f"  {half[k]:5.1f} px  {three_quarters[k]:4.1f} px  {found.largest[k]:.1f} px, "
             f"{repeated.names[found.where[k]]}"
         )
-    return [*lines, f"OKS .5 and .75: how far off every keypoint may be, for the median area of {area:.0f} px²"]
+    return [*lines, f"OKS .5 and .75: the error in pixels that gives this OKS, at the median area of {area:.0f} px²"]
 
 
 def write(path: Path, skeleton: Skeleton, values: np.ndarray, overwrite: bool = False) -> None:
-    """Put sigmas of three digits into the skeleton's yaml at `path`; the rest of the text stays as it is.
+    """Write the sigmas, with three digits, into the skeleton's yaml at `path`; its other text is unchanged.
 
-    Raises UserError if it gives sigmas already, unless they are to be overwritten.
+    Raises UserError if the file has sigmas already, unless `overwrite`.
     """
     sigmas = [float(f"{value:.3g}") for value in values]
     text, line = path.read_text(encoding="utf-8"), f"sigmas: {sigmas}"
@@ -181,10 +181,10 @@ def write(path: Path, skeleton: Skeleton, values: np.ndarray, overwrite: bool = 
     if old is None:
         text = f"{text.rstrip()}\n{line}\n"
     elif not overwrite:
-        raise UserError(f"{path}: gives `sigmas` already; pass --overwrite to replace them")
+        raise UserError(f"{path}: has `sigmas` already; pass --overwrite to replace them")
     else:
         key, value = old
-        # A block's end is where the next key begins: comments in between are not the block's.
+        # A block ends at the next key; comments in between do not belong to it.
         block = isinstance(value, yaml.SequenceNode) and not value.flow_style
         end = value.value[-1].end_mark if block else value.end_mark
         text = text[: key.start_mark.index] + line + text[end.index :]

@@ -1,7 +1,7 @@
-"""Parts of the annotated instances, by what makes them hard.
+"""Groups of the annotated instances, by properties that make them hard.
 
-G annotated instances. Boxes and areas are in image pixels. Crowding and the numbers of keypoints are grouped as in
-Ronchi and Perona (ICCV 2017): others whose box overlaps by an IoU of .1, and 5, 10, 15 of 17 keypoints.
+G annotated instances. Boxes and areas are in image pixels. Crowding and numbers of keypoints are grouped as in Ronchi
+and Perona (ICCV 2017): by the number of boxes that overlap with an IoU of .1, and at 5, 10 and 15 of 17 keypoints.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import numpy as np
 
 from ..evaluation.coco_eval import PARAMS, Found, Pairs, Truth
 
-OVERLAP = 0.1  # IoU from which another box crowds
-EDGE = 2.0  # pixels from the image's edge within which a box is cut off
+OVERLAP = 0.1  # smallest IoU with another box that counts as crowding
+EDGE = 2.0  # a box within so many pixels of the image's edge is cut off
 MANY, MOST, ALL_BUT_FEW = 0.3, 0.6, 0.9  # of the keypoints: 5, 10 and 15 of COCO's 17
 VISIBLE = 2  # COCO's flag; 1 is labelled but hidden
 SMALL = (0.0, PARAMS.areaRng[1][0])
@@ -22,7 +22,7 @@ SIZES = {"small": SMALL} | dict(zip(PARAMS.areaRngLbl[1:], map(tuple, PARAMS.are
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The instances (G, bool) of a group, and the detections (N, bool) that do not count where they find nobody."""
+    """The instances (G, bool) of a group, and the unmatched detections (N, bool) that are ignored for it."""
 
     group: str
     label: str
@@ -31,10 +31,10 @@ class Slice:
 
 
 def slices(truth: Truth, found: Found, sizes: np.ndarray) -> Iterator[Slice]:
-    """Those that hold an instance that counts; `sizes` (G, 2) are widths and heights of the instances' images.
+    """The groups with at least one instance that counts; `sizes` (G, 2) are the widths and heights of their images.
 
-    By size, detections of another size do not count, as in COCO's AP (M) and AP (L); else those of images without
-    such an instance.
+    For groups by size, detections of another size are ignored, as in COCO's AP (M) and AP (L); for other groups, those
+    in images without an instance of the group.
     """
     for label, limits in SIZES.items():
         inside = (truth.areas >= limits[0]) & (truth.areas <= limits[1])
@@ -68,7 +68,7 @@ def _by_number(number: np.ndarray, most: int) -> dict[str, np.ndarray]:
 
 
 def overlapping(truth: Truth) -> np.ndarray:
-    """(G) how many other instances of the image, but no crowd, have a box that overlaps by `OVERLAP` or more."""
+    """(G) the number of other instances in the image, without crowds, whose box has an IoU of `OVERLAP` or more."""
     pairs = Pairs.of(truth, truth)
     one, other = truth.boxes[pairs.detection], truth.boxes[pairs.person]
     start, end = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])

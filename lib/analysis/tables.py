@@ -1,4 +1,4 @@
-"""The report's tables, as text: for the console, a markdown file, and the page."""
+"""The report's tables as text, for the console, the markdown file and the page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ STEP_NAMES = {
     "false negative": "instances not found",
 }
 DETECTION_NAMES = {
-    "misranked": "a worse detection of the same instance is surer (scoring error)",
-    "duplicate": "a surer detection found the same instance",
-    "background": "the detection is similar to nobody",
-    "not found": "nobody found the instance",
+    "misranked": "a worse detection of the same instance has a higher score (scoring error)",
+    "duplicate": "a detection with a higher score found the same instance",
+    "background": "the detection is similar to no instance",
+    "not found": "no detection found the instance",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under their heads; the first column names the row."""
+    """Rows of text below column heads; the first column names the row."""
 
     title: str
     heads: Sequence[str]
@@ -40,7 +40,7 @@ class Table:
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """Of a report (`report.measure`), without its comparison."""
+    """The tables of a report (`report.measure`), except its comparison."""
     yield Table(
         "COCO's numbers",
         ("", "value", "95 % interval"),
@@ -55,7 +55,7 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
         "What each correction would bring",
         ("corrected", "AP", "95 % interval", "gain", "95 % interval"),
         rows,
-        "Each row keeps the corrections above it. What is then missing to 1 lies within the error of human annotators.",
+        "Each row includes the corrections above it. The rest to 1 is within the error of human annotators.",
     )
     yield Table(
         "Detections and instances",
@@ -82,18 +82,18 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
             for k in report["keypoints"]
         ],
         "AP and AR as if only this keypoint were annotated. PCK: the share of labelled keypoints whose error is at "
-        "most this part of the box's longer side; those of instances that nobody found are wrong.",
+        "most this part of the box's longer side; those of instances that are not found count as wrong.",
     )
     heads = ("instances", "number", "AP", "95 % interval", "AR", *SHARES)
     rows = []
     for part in report["slices"]:
         name, number = f"{part['group']}: {part['label']}", f"{part['instances']:,}"
         rows.append((name, number, *_with_interval(part["AP"]), _text(part["AR"]["value"]), *_shares(part["shares"])))
-    yield Table("Slices", heads, rows, "What became of the keypoints is in %.")
+    yield Table("Slices", heads, rows, "The kinds of errors are in % of the keypoints.")
     found = report["reliability"]
     yield Table(
         "How sure a keypoint is",
-        ("taken for the probability", "calibration error"),
+        ("used as the probability", "calibration error"),
         [(name, _text(error, 1, 4)) for name, error in found["calibration_error"].items()],
         f"Of the {found['keypoints']:,} labelled keypoints of instances that are found; right is an OKS of "
         f"{found['similarity']:g} or more. Ten bins of equal width (Guo et al., ICML 2017).",
@@ -101,12 +101,12 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
 
 
 def comparison_tables(report: dict[str, Any]) -> Iterator[Table]:
-    """Of a report's comparison, if it has one."""
+    """The tables of a report's comparison, if it has one."""
     if "comparison" not in report:
         return
     comparison = report["comparison"]
     yield Table(
-        f"{comparison['results']} less these results",
+        f"{comparison['results']} minus these results",
         ("", "difference", "95 % interval, paired", "better in"),
         [
             (name, *_with_interval(v, signed=True), _text(v["better"], 100, 0) + " %")
@@ -116,11 +116,11 @@ def comparison_tables(report: dict[str, Any]) -> Iterator[Table]:
             (f"{name} (% of keypoints)", *_with_interval(v, 100, 1, signed=True), "")
             for name, v in comparison["shares"].items()
         ],
-        "Paired: both are computed of the same resamples of the images. Better in: the share of resamples.",
+        "Paired: both are computed from the same resamples of the images. Better in: the share of resamples.",
     )
     yield Table(
-        "Images that moved most",
-        ("image", "instances", "change of their OKS, summed"),
+        "Images whose OKS changed most",
+        ("image", "instances", "sum of the changes of OKS"),
         [(str(m["image_id"]), str(m["instances"]), f"{m['OKS']:+.3f}") for m in comparison["moved"]],
     )
 

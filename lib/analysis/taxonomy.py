@@ -1,4 +1,4 @@
-"""What is wrong with each keypoint and each detection, and the AP that correcting it would bring.
+"""The kind of error of each keypoint and detection, and the AP that correcting it would bring.
 
 Ronchi and Perona, Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation, ICCV 2017 (arXiv 1707.05388).
 N detections, G annotated instances, K keypoints, M detections that found an instance, P pairs of a detection and an
@@ -18,21 +18,21 @@ from ..pose.skeleton import Skeleton
 
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
-NONE = -1  # of a keypoint that is not labelled, or whose instance is not found
-FOUND_FROM = 0.1  # OKS from which a detection is of an instance at all
+NONE = -1  # kind of a keypoint that is not labelled, or whose instance is not found
+FOUND_FROM = 0.1  # smallest OKS of a detection that belongs to an instance
 NEAR, WITHIN_HUMAN_ERROR = 0.5, 0.85  # keypoint similarities
-# The paper's order; each step keeps the corrections before it.
+# In the paper's order; each step includes the corrections before it.
 STEPS = ("miss", "swap", "inversion", "jitter", "score", "false positive", "false negative")
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """Who finds whom (`who_finds`), and what is wrong with it.
+    """The matches of detections and instances (`who_finds`), and their errors.
 
-    `detection` (G) found the instance, -1: nobody did; `similarity` (G) is its OKS, `kind` (G, K) of each keypoint as
-    in KINDS or NONE, `taken` (G, K) the instance whose keypoint stands there. `false` (N, bool) are detections that
-    found nobody, and `best` (N) the OKS of the instance, `nearest` (N), that each is most similar to (-1: there is
-    none in the image).
+    For each instance, `detection` (G) is the one that found it (-1: none) and `similarity` (G) its OKS; `kind` (G, K)
+    is an index into KINDS, or NONE, and `taken` (G, K) the instance whose keypoint is at that place. `false` (N, bool)
+    marks detections that found no instance; `nearest` (N) is the instance each is most similar to (-1: the image has
+    none), and `best` (N) that OKS.
     """
 
     detection: np.ndarray
@@ -45,12 +45,12 @@ class Diagnosis:
 
     @property
     def duplicate(self) -> np.ndarray:
-        """(N, bool): false, but similar to an instance that a surer detection found. The others are background."""
+        """(N, bool): false, but similar to an instance that a higher-scored detection found. The rest is background."""
         return self.false & (self.best >= FOUND_FROM)
 
     @property
     def misranked(self) -> np.ndarray:
-        """(N, bool): a duplicate more similar to its instance than the surer detection that found it."""
+        """(N, bool): a duplicate that is more similar to its instance than the higher-scored one that found it."""
         found = np.where(self.nearest >= 0, self.similarity[self.nearest] if len(self.similarity) else 0, np.inf)
         return self.duplicate & (self.best > found)
 
@@ -87,7 +87,7 @@ def diagnose(found: Found, truth: Truth, pairs: Pairs, similarity: np.ndarray, s
 
 
 def most_similar(found: Found, pairs: Pairs, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest OKS (N) of each detection, and the instance (N) that it is of: 0 and -1 in an image without any."""
+    """Each detection's highest OKS (N) and the instance (N) that has it: 0 and -1 in an image without instances."""
     order = np.lexsort((-similarity, pairs.detection))
     with_any, first = np.unique(pairs.detection[order], return_index=True)
     most, nearest = np.zeros(len(found.image)), np.full(len(found.image), -1)
@@ -98,8 +98,8 @@ def most_similar(found: Found, pairs: Pairs, similarity: np.ndarray) -> tuple[np
 def who_finds(found: Found, truth: Truth, pairs: Pairs, similarity: np.ndarray) -> np.ndarray:
     """The instance (N) that each detection finds, -1 for none.
 
-    As in COCO's evaluation at an OKS of .5, then at .1 those that are similar (.5) to nobody. The paper matches at .1
-    alone, where a duplicate takes the instance of its neighbour.
+    Matched as in COCO's evaluation at an OKS of .5; detections that reach .5 with no instance are then matched at .1.
+    The paper matches at .1 only, where a duplicate can take a neighbouring instance.
     """
     person = match(found, truth, pairs, similarity, thresholds=np.array([NEAR])).person[:, 0]
     settled = (person >= 0) | (most_similar(found, pairs, similarity)[0] >= NEAR)
@@ -137,7 +137,7 @@ def _nearness(
 
 
 class State(NamedTuple):
-    """What is matched: `similarity` (P) is OKS."""
+    """The detections, instances and pairs to match; `similarity` (P) is OKS."""
 
     found: Found
     truth: Truth
@@ -148,12 +148,12 @@ class State(NamedTuple):
 def corrections(
     found: Found, truth: Truth, pairs: Pairs, diagnosis: Diagnosis, skeleton: Skeleton
 ) -> Iterator[tuple[str, State]]:
-    """Each of STEPS, and what is there after it.
+    """Each of STEPS, and the state after it.
 
-    A corrected keypoint stands at its annotated place, so a gain is the most that correcting can bring (the paper's
-    own code moves a jitter to a similarity of .85 and a miss to .5). Of the detections most similar to one instance,
-    the better get the higher scores (the paper makes OKS the score, which raises duplicates too). Then detections that
-    find nobody are removed, and instances that nobody finds are ignored.
+    A corrected keypoint is at its annotated place, so a gain is the most that the correction can bring (the paper's
+    code moves a jitter to a similarity of .85 and a miss to .5). Among the detections most similar to one instance, the
+    better ones get the higher scores (the paper uses OKS as the score, which raises duplicates too). Then detections
+    that find no instance are removed, and instances that are not found are ignored.
     """
     sigmas = np.asarray(skeleton.sigmas)
     similarity = similarities(found, truth, pairs, sigmas)

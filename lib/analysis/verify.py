@@ -1,7 +1,7 @@
-"""Does this code reproduce a published table? Sums of the inputs, one test after another, and a report to publish.
+"""Check whether this code reproduces a published table: checksums of the inputs, the tests, and a report.
 
-A verification goes on where it was interrupted: what is done stands in a file, with the sums of the inputs that it was
-done with.
+An interrupted verification continues where it stopped: a file keeps the finished tests, with the checksums of their
+inputs.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from ..errors import UserError
 from ..evaluation.coco_eval import METRICS
 from ..runtime.files import checksum, write_text
 
-TOLERANCE = 0.001  # of AP: the ±0.1 points within which the published one is reproduced
+TOLERANCE = 0.001  # of AP: ±0.1 points
 STATE, REPORT = "verification.json", "report.md"
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, or a folder of files, that the tests read; `source` says where it comes from, and `published` is the
-    publisher's sum, as "md5:…" or "sha256:…", if there is one."""
+    """A file, or a folder of files, that the tests read; `source` says where to get it, and `published` is the
+    published checksum, as "md5:…" or "sha256:…", if there is one."""
 
     path: Path
     source: str
@@ -31,7 +31,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Test:
-    """A model on a kind of boxes, and what is published of it: AP, or all of `METRICS`."""
+    """A model and a kind of boxes, with the published numbers: AP, or all of `METRICS`."""
 
     model: str
     boxes: str
@@ -43,7 +43,7 @@ class Test:
 
 
 def refuse_missing(inputs: Sequence[Input]) -> None:
-    """Raise UserError that lists what is missing, and where each comes from."""
+    """Raise UserError that lists the missing inputs, and where to get each."""
     missing = [entry for entry in inputs if not entry.path.exists()]
     if missing:
         listed = "; ".join(f"{entry.path} (from {entry.source})" for entry in missing)
@@ -51,9 +51,9 @@ def refuse_missing(inputs: Sequence[Input]) -> None:
 
 
 def checksums(entry: Input) -> dict[str, Any]:
-    """An input's size, its sha256, and whether it agrees with the published sum (None: there is none).
+    """An input's size, its sha256, and whether it agrees with the published checksum (None: there is none).
 
-    A folder's sum is that of its `sha256sum` lines, "<sum>  <name>\\n", in the order of the names.
+    A folder's checksum is that of its `sha256sum` lines, "<checksum>  <name>\\n", in the order of the names.
     """
     files = sorted(file for file in entry.path.iterdir() if file.is_file()) if entry.path.is_dir() else [entry.path]
     sums = [checksum(file) for file in files]
@@ -77,24 +77,24 @@ def verify(
     run: Callable[[Test], tuple[str, dict[str, float]]],
     progress: Callable[[str], None] = print,
 ) -> tuple[str, bool]:
-    """The report (markdown) of all tests, and whether each AP is within `TOLERANCE` and each published sum agrees.
+    """The report (markdown) of all tests, and whether each AP is within `TOLERANCE` and each checksum agrees.
 
-    `run` does a test: what was measured, in words, and the ten numbers. Each result is kept in `folder` at once.
-    Raises UserError if an input is missing, or is another than that which the folder's results were measured with.
+    `run` does a test and returns a description of the measurement and the ten numbers. Each result is saved in `folder`
+    at once. Raises UserError if an input is missing, or differs from the one that the folder's results were made with.
     """
     refuse_missing(inputs)
     state = _read(folder / STATE)
     for entry in inputs:
         name = entry.path.name
-        progress(f"sum of {entry.path}")
+        progress(f"checksum of {entry.path}")
         found = checksums(entry)
         if state["inputs"].setdefault(name, found) != found:
             raise UserError(
-                f"{entry.path}: not what the results in {folder} were measured with (its sha256 is {found['sha256']}); "
+                f"{entry.path}: not what the results in {folder} were made with (its sha256 is {found['sha256']}); "
                 "name another folder with --out, or pass --overwrite to start again"
             )
         if found["agrees"] is False:
-            progress(f"{entry.path}: its sum is not the published one, {entry.published}")
+            progress(f"{entry.path}: its checksum is not the published one, {entry.published}")
     for test in tests:
         if test.name not in state["tests"]:
             progress(test.name)
@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
             return state
     except (ValueError, TypeError, LookupError, AttributeError):
         pass
-    raise UserError(f"{path}: damaged, or not a verification; pass --overwrite to start again")
+    raise UserError(f"{path}: damaged, or not a file of verify-coco; pass --overwrite to start again")
 
 
 def reproduced(test: Test, metrics: dict[str, float]) -> bool:
@@ -127,14 +127,14 @@ def reproduced(test: Test, metrics: dict[str, float]) -> bool:
 
 
 def _verdict(test: Test, metrics: dict[str, float]) -> tuple[str, ...]:
-    """AP as published and as measured, their difference, in points, and a word."""
+    """The published AP, the measured one, their difference in points, and the verdict."""
     published, found = 100 * test.published[0], 100 * metrics["AP"]
     word = "pass" if reproduced(test, metrics) else "**fail**"
     return f"{published:.1f}", f"{found:.2f}", f"{found - published:+.2f}", word
 
 
 def _report(tests: Sequence[Test], inputs: Sequence[Input], state: dict[str, Any]) -> str:
-    """Markdown: the verdicts, all ten numbers where they are published, the protocol, and the inputs."""
+    """Markdown: the verdicts, all ten numbers if they are published, the protocol, and the inputs."""
     done = state["tests"]
     passed = sum(reproduced(test, done[test.name]["metrics"]) for test in tests)
     lines = [
@@ -154,9 +154,9 @@ def _report(tests: Sequence[Test], inputs: Sequence[Input], state: dict[str, Any
         lines.append(f"| published | {' | '.join(f'{value:.3f}' for value in test.published)} |")
         lines.append(f"| measured | {' | '.join(f'{metrics[name]:.4f}' for name in METRICS)} |")
     lines += ["", "## Protocol", "", *(f"- {test.name}: {done[test.name]['measured']}" for test in tests)]
-    lines += ["", "## Inputs", "", "| input | files | bytes | sha256 | published sum |", "|---|---|---|---|---|"]
+    lines += ["", "## Inputs", "", "| input | files | bytes | sha256 | published checksum |", "|---|---|---|---|---|"]
     for entry in inputs:
         found = state["inputs"][entry.path.name]
         says = {None: "none", True: "agrees", False: f"**differs**: {entry.published}"}[found["agrees"]]
         lines.append(f"| {entry.path.name} | {found['files']:,} | {found['bytes']:,} | `{found['sha256']}` | {says} |")
-    return "\n".join([*lines, "", "A folder's sum is that of the lines of `sha256sum *`.", ""])
+    return "\n".join([*lines, "", "A folder's checksum is that of the lines of `sha256sum *`.", ""])

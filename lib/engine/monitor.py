@@ -1,4 +1,4 @@
-"""TensorBoard's scalars and, on request, pictures of crops and heatmaps."""
+"""TensorBoard scalars and, on request, pictures of crops and heatmaps."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures are wanted, of annotations (`gt`) and predictions (`pred`); none of them by default."""
+    """Which pictures to save, of annotations (`gt`) and predictions (`pred`); none by default."""
 
     images_gt: bool = False
     images_pred: bool = False
@@ -36,7 +36,7 @@ class Pictures:
 
 
 class Monitor:
-    """Writes scalars to TensorBoard, and pictures both there and as JPEG files; nothing at all without a `log_dir`."""
+    """Writes scalars to TensorBoard, and pictures both there and as JPEG files; without a `log_dir`, nothing."""
 
     def __init__(self, log_dir: Path | None, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
         try:
@@ -46,14 +46,14 @@ class Monitor:
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
     def _writes(self) -> bool:
-        """Whether TensorBoard's thread is alive: a full disk ends it, and writing to it would then block for ever."""
+        """Whether TensorBoard's thread is alive: a full disk ends it, and then writing to it would block forever."""
         return self.writer is not None and self.writer.file_writer.event_writer._worker.is_alive()
 
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
         if not self._writes():
             return
         for name, value in numbers.items():
-            # TensorBoard would replace characters that a tag may not have by underscores.
+            # TensorBoard would replace other characters by underscores.
             tag = re.sub(r"[^0-9A-Za-z.]+", "_", name).strip("_")
             self.writer.add_scalar(f"{prefix}/{tag}", value, step)
 
@@ -79,7 +79,7 @@ class Monitor:
             self._picture(f"{prefix}_hm_pred", sheets.heatmaps(crops, output.float().cpu().numpy(), guess), step)
 
     def attention(self, network: TransPose, crops: TopDownDataset, options: TestOptions, step: int) -> None:
-        """The dependency areas of some persons of the test set, always the same, evenly spread."""
+        """The dependency areas of some persons of the test set: evenly spread, and the same each time."""
         if not self.wanted.attention or not self._writes():
             return
         training = network.training

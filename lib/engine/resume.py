@@ -1,4 +1,4 @@
-"""A run's folder: which run owns it, and the training state to resume from."""
+"""A run's folder: its lock, and the training state to resume from."""
 
 import logging
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class OptimizerState(TypedDict):
 
 
 class State(TypedDict):
-    """What a run goes on from; what is NotRequired was not saved by version 0.1."""
+    """A training state. Version 0.1 did not save the NotRequired fields."""
 
     config: dict[str, Any]
     state_dict: dict[str, Tensor]
@@ -42,7 +42,7 @@ class State(TypedDict):
 
 
 def claim_folder(folder: Path, regardless: bool) -> None:
-    """Lock the run's folder for the first process. Raises UserError if another run has it, unless `regardless`."""
+    """Lock the run's folder in the first process. Raises UserError if another run has it, unless `regardless`."""
     if distributed.rank() == 0 and lock.claim(folder, regardless):
         remove_leftovers(folder)
 
@@ -50,27 +50,27 @@ def claim_folder(folder: Path, regardless: bool) -> None:
 def saved_state(
     folder: Path, resume: bool, changes: Callable[[dict], list[str]], accept_changes: bool
 ) -> dict[str, Any] | None:
-    """The training state that a run in this folder goes on from, None for a new run.
+    """The training state to resume from in this folder; None for a new run.
 
-    `changes(config)` lists how the configuration differs from the saved one. Raises UserError for a used folder
-    that is not to be resumed, a file that is no training state, changes that were not accepted, and processes that do
-    not see the same file.
+    `changes(config)` lists how the configuration differs from the saved one. Raises UserError if the folder is in use
+    and resuming is off, if the file is not a training state, if changes were not accepted, and if the processes do not
+    see the same file.
     """
     used = [name for name in (CHECKPOINT, PREVIOUS, BEST, FINAL) if (folder / name).exists()]
     if used and not resume:
         raise UserError(
-            f"{folder} holds a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
+            f"{folder} contains a run already ({', '.join(used)}): continue it with AUTO_RESUME True, "
             "choose another folder with --model-dir, or move it away"
         )
     if used and not {CHECKPOINT, PREVIOUS} & set(used):
         raise UserError(
-            f"{folder} holds weights ({', '.join(used)}) but no {CHECKPOINT} to go on from: move them away, "
+            f"{folder} contains weights ({', '.join(used)}) but no {CHECKPOINT} to resume from: move them away, "
             "or choose another folder with --model-dir"
         )
     path, saved = _newest_whole(folder) if used else (folder / CHECKPOINT, None)
     states = distributed.gather(saved and [saved.get(name) for name in ("epoch", "step")])
     if any(state != states[0] for state in states):
-        raise UserError(f"{folder}: the processes read different states; it must be one folder for all of them")
+        raise UserError(f"{folder}: the processes read different states; all of them must use the same folder")
     if saved is None:
         return None
     try:
@@ -90,13 +90,13 @@ def saved_state(
     if changed:
         logger.info("resuming with a changed configuration: %s", "; ".join(changed))
     if path.name == PREVIOUS and distributed.rank() == 0 and (folder / CHECKPOINT).exists():
-        # Otherwise it would replace the good one when the next state is saved.
+        # Removed, or it would replace the good one when the next state is saved.
         (folder / CHECKPOINT).replace(folder / SET_ASIDE)
     return saved
 
 
 def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The last training state, or the one before where that is damaged or missing; and its file."""
+    """The last training state, or the one before if that is damaged or missing; and its path."""
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS
     trouble = f"{newest} is missing"
     if newest.exists():
@@ -117,6 +117,6 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def describe_best(best: dict[str, Any]) -> str:
-    """A training state's `best` for the log."""
+    """The `best` of a training state, for the log."""
     (metric,) = best.keys() - {"epoch"}
     return f"best {metric} {best[metric]:.4f}"

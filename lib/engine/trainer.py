@@ -36,13 +36,13 @@ BROKEN_STEPS = "broken_steps.jsonl"
 
 
 def _signature(groups: list[dict[str, Any]]) -> list[tuple[bool, int]]:
-    """What must agree for an optimizer's state to fit: Adam's family or not, and how many parameters."""
+    """The properties that an optimiser's state must share to fit: Adam's family or not, and the parameter count."""
     return [("betas" in group, len(group["params"])) for group in groups]
 
 
 @dataclass
 class Trainer:
-    """All that a run is made of; `config` (nested dicts) is saved with its state. Epochs count from 0."""
+    """A training run; `config` (nested dicts) is saved with its state. Epochs count from 0."""
 
     name: str
     folder: Path
@@ -59,7 +59,7 @@ class Trainer:
     device: torch.device
     options: TrainOptions
     epoch: int = 0
-    epoch_step: int = 0  # optimiser steps done in this epoch
+    epoch_step: int = 0  # optimiser steps finished in this epoch
     step: int = 0  # and in the whole run
     skipped: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
@@ -77,7 +77,7 @@ class Trainer:
 
     @property
     def title(self) -> str:
-        """What the log calls the epoch that is being trained."""
+        """The current epoch's name in the log."""
         return f"epoch {self.epoch + 1}/{self.options.epochs}"
 
     @property
@@ -89,7 +89,7 @@ class Trainer:
         return self.averaged.module
 
     def run(self) -> int | None:
-        """Train the epochs that are left, then write the final weights; returns the signal that stopped it, if any did.
+        """Train the remaining epochs, then write the final weights. Returns the signal that stopped the run, or None.
 
         Raises UserError for a loss or gradient that is NaN or infinite, and for files that cannot be written.
         """
@@ -123,9 +123,9 @@ class Trainer:
             if self.epoch_step < self.plan.steps:
                 self._train(wrapped)
                 if validate:
-                    self._save()  # so that the epoch is not lost if the validation ends early
+                    self._save()  # so that the epoch is not lost if the validation is interrupted
             if validate:
-                # All processes stop or none does: one that stays would wait for the others.
+                # All processes stop together: one that went on would wait for the others.
                 if any(distributed.gather(self.interruption.signal is not None)):
                     raise Interrupted
                 with self.interruption.at_once():
@@ -135,7 +135,7 @@ class Trainer:
         logger.info("final weights: %s; %s", self.folder / FINAL, describe_best(self.best))
 
     def _train(self, wrapped: nn.Module) -> None:
-        """The steps of this epoch that are left."""
+        """The remaining steps of this epoch."""
         options = self.options
         self._set_learning_rate()
         self.plan.epoch, self.plan.first = self.epoch, self.epoch_step
@@ -175,7 +175,7 @@ class Trainer:
             group["lr"] = self.learning_rate(self.epoch) * group["lr_scale"]
 
     def _report(self, meter: Meter, seconds: float) -> str:
-        """Log the meter's numbers; `seconds` have passed since the epoch began, or went on. Returns them as a line."""
+        """Log the meter's numbers and return them as a line; `seconds` since the epoch began, or was resumed."""
         numbers, rate = meter.read(), self.learning_rate(self.epoch)
         left = self.plan.steps * (self.options.epochs - self.epoch) - self.epoch_step
         remaining = timedelta(seconds=round(seconds / (self.epoch_step - self.plan.first) * left))
@@ -189,22 +189,22 @@ class Trainer:
         return line
 
     def _refuse_broken(self, taken: list[Step], number: int) -> None:
-        """Raise UserError if one of the steps that were taken, up to that number, was broken in any process."""
+        """Raise UserError if one of the steps up to that number was broken in any process."""
         broken = distributed.total(torch.stack([step.broken for step in taken])).tolist() if taken else []
         for step in (step for step, is_broken in zip(taken, broken, strict=True) if is_broken):
             raise UserError(
-                f"{self._write_down(step)}: the training has diverged; train again, or continue the last state with "
+                f"{self._write_down(step)}: the training has diverged; train again, or resume the last state with "
                 f"TRAIN.RESUME_CHANGED True, with a smaller TRAIN.LR, the rate here is "
                 f"{self.learning_rate(self.epoch):g}, with TRAIN.CLIP_GRAD, or with TRAIN.SKIP_NONFINITE True"
             )
         if self.scaler.get_scale() < 1:
             raise UserError(
-                f"{self.title} step {number + 1}: float16 has no scale at which the gradients are finite: "
+                f"{self.title} step {number + 1}: no loss scale makes float16's gradients finite: "
                 "the training has diverged; train with TRAIN.PRECISION bfloat16 or a smaller TRAIN.LR"
             )
 
     def _write_down(self, step: Step) -> str:
-        """Add a broken step's samples to the list in the run's folder; returns what is broken and where the list is."""
+        """Add a broken step's samples to the list in the run's folder; returns the fault and the list's path."""
         own = [(float(loss), samples.tolist()) for loss, samples in zip(step.losses, step.samples, strict=True)]
         batches = [batch for part in distributed.gather(own) for batch in part]
         path, norm = self.folder / BROKEN_STEPS, float(step.norm)
@@ -257,10 +257,10 @@ class Trainer:
     def _save(self) -> None:
         if distributed.rank() > 0:
             return
-        # First: a checkpoint that says that the run is finished must have final weights beside it.
+        # First: beside a checkpoint of a finished run there must be final weights.
         if self.epoch == self.options.epochs:
             checkpoint.save(self.folder / FINAL, self.result.state_dict())
-        self._set_learning_rate()  # of the epoch that the state goes on with
+        self._set_learning_rate()  # of the epoch to resume
         state = {
             "epoch": self.epoch,
             "epoch_step": self.epoch_step,
@@ -278,7 +278,7 @@ class Trainer:
         checkpoint.save(self.folder / CHECKPOINT, state, keep=self.folder / PREVIOUS)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        """The states of optimiser, scaler and moving average; raises anything if one does not fit."""
+        """Load the states of optimiser, scaler and moving average; raises any exception if one does not fit."""
         groups = self.optimizer.state_dict()["param_groups"]
         if _signature(saved["optimizer"]["param_groups"]) != _signature(groups):
             raise ValueError("other groups of parameters")
@@ -295,18 +295,18 @@ class Trainer:
             self.averaged.load_state_dict(saved.get("averaged", self.averaged.state_dict()))
 
     def resume(self, saved: dict[str, Any]) -> None:
-        """Go on from a state that `_save` wrote. Raises UserError if it is not this network's or optimiser's."""
+        """Resume from a state that `_save` wrote. Raises UserError if it does not fit the network or the optimiser."""
         path = self.folder / CHECKPOINT
         for remark in weights.load_weights(self.model, saved["state_dict"], source=str(path)):
             raise UserError(f"{path}: {remark}: a run keeps its MODEL.IMAGE_SIZE; train again with another --model-dir")
         found, self.best_seal = checkpoint.seal_of(self.folder / BEST), saved.get("best_seal", "")
         if saved["best"]["epoch"] > 0 and (not found or self.best_seal not in ("", found)):
             logger.warning(
-                "%s is missing, or not the file that this run wrote after epoch %d; only a better epoch writes another",
+                "%s is missing, or was changed after epoch %d; it is written again at the next better epoch",
                 *(self.folder / BEST, saved["best"]["epoch"]),
             )
         if (self.folder / FINAL).exists():
-            logger.warning("%s is from the shorter run until this one is finished", self.folder / FINAL)
+            logger.warning("until this run is finished, %s holds the weights of the shorter run", self.folder / FINAL)
         try:
             self._load(saved)
         except Exception as error:
@@ -316,10 +316,10 @@ class Trainer:
                 f"({root_cause(error)})"
             ) from None
         self.epoch, self.step, self.best = saved["epoch"], saved["step"], saved["best"]
-        # What follows is missing in a state of version 0.1.
+        # A state of version 0.1 does not have the following.
         self.epoch_step, self.skipped = saved.get("epoch_step", 0), saved.get("skipped", 0)
         if self.epoch_step and saved["epoch_steps"] != self.plan.steps:
-            logger.warning("the number of steps in an epoch has changed: epoch %d starts again", self.epoch + 1)
+            logger.warning("the number of steps per epoch has changed: epoch %d starts again", self.epoch + 1)
             self.step, self.epoch_step = self.step - self.epoch_step, 0
         logger.info(
             "resumed %s: %d epochs and %d steps done, step %d, %s",

@@ -184,7 +184,7 @@ class Page:
                     add(gr.HTML, "maps", js_on_load=None)
                     add(gr.Markdown, "asked")
                     mode = add(gr.Radio, "mode", choices=list(MODES), value="dependency", label="Map")
-                    below = "Leave out weights below this percentage of a map's largest"
+                    below = "Leave out weights below this share of a map's largest (%)"
                     share = add(gr.Slider, "share", minimum=0, maximum=95, step=1, value=0, label=below)
                     typed = add(gr.Textbox, "typed", label="Box: X,Y,W,H and Enter", max_lines=1)
             for event, given, function in (

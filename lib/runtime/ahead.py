@@ -1,4 +1,4 @@
-"""Stages that work at the same time: one makes items while the next uses those before."""
+"""Stages that run in parallel: one makes the next items while another uses the last ones."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,9 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item], most: int = 8) -> Iterator[Item]:
-    """The items in their order, made in a thread of their own, up to `most` before they are asked for.
+    """The items in order, made in a separate thread, at most `most` ahead.
 
-    An exception comes after the items before it.
+    An exception is raised after the items before it.
     """
     iterator, end = iter(items), object()
     executor = ThreadPoolExecutor(1)

@@ -14,26 +14,26 @@ from . import plain_pickle
 from .files import open_to_read, root_cause, write_atomically
 
 SAFETENSORS = ".safetensors"
-SEAL = b"sha256:"  # and 64 digits: the comment at the end of our zip files, the sum of all bytes before it
+SEAL = b"sha256:"  # and 64 digits: the zip comment of files written here, the checksum of all bytes before it
 SEAL_LENGTH = len(SEAL) + 64
 
 
 class Damaged(UserError):
-    """A file that is truncated or has wrong bytes."""
+    """The file is truncated or has wrong bytes."""
 
 
 def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
     """Write tensors, numbers, text, lists and dicts as a .pth file with a checksum inside; named tensors as a
     .safetensors if the name ends so. `keep`: see write_atomically."""
     if path.suffix == SAFETENSORS:
-        # It refuses tensors that share memory, as tied weights do.
+        # safetensors refuses tensors that share memory, such as tied weights.
         alone = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in content.items()}
         whole = safetensors.torch.save(alone)
         return write_atomically(path, lambda file: file.write(whole), keep)
-    # In memory first: torch's own writer hides the disk's errors.
+    # Into memory first: torch's own writer hides disk errors.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    # A zip ends with the length of its comment, which torch leaves empty and every reader skips.
+    # A zip ends with a comment, which torch leaves empty and readers skip.
     buffer.seek(-2, io.SEEK_END)
     buffer.write(struct.pack("<H", SEAL_LENGTH))
     buffer.write(_seal(buffer.getbuffer()))
@@ -75,7 +75,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         otherwise = "no .safetensors file" if is_safetensors else "no checkpoint at all"
         raise Damaged(f"{path}: the checkpoint is truncated or {otherwise} ({root_cause(error)})") from None
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: not a checkpoint: it holds a {type(loaded).__name__}, not a state dict")
+        raise UserError(f"{path}: not a checkpoint: it contains a {type(loaded).__name__}, not a state dict")
     return loaded
 
 
@@ -84,12 +84,12 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def seal_of(path: Path) -> str:
-    """The checksum that a file of ours ends with; "" for a file that is missing."""
+    """The checksum at the end of a file written here; "" if the file is missing."""
     return path.read_bytes()[-SEAL_LENGTH:].decode("ascii", "replace") if path.exists() else ""
 
 
 def _is_as_sealed(content: bytes, required: bool) -> bool:
-    """Whether a file's checksum matches its bytes. Only ours have one, so that it may be missing unless `required`."""
+    """Whether a file's checksum matches its bytes. Other programs' files have none: allowed unless `required`."""
     if not required and (content[-2:] == b"\0\0" or not content.startswith(plain_pickle.ZIP)):
         return True
     return _seal(memoryview(content)[:-SEAL_LENGTH]) == content[-SEAL_LENGTH:]

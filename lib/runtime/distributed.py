@@ -1,4 +1,4 @@
-"""The processes of a run: this one's rank and device, and what all of them exchange. One alone needs no set-up."""
+"""The processes of a run: rank, device and communication. A single process needs no set-up."""
 
 import os
 import sys
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# A gloo group beside the one that carries gradients: what it exchanges waits for no GPU.
+# A gloo group beside the one for gradients: its messages do not wait for a GPU.
 _control: Any = None
-MAX_WAIT = timedelta(days=1)  # of the others while the first one decodes images or evaluates
+MAX_WAIT = timedelta(days=1)  # the other processes wait while the first one decodes images or evaluates
 
 
 def world() -> int:
@@ -26,7 +26,7 @@ def rank() -> int:
 
 
 def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
-    """Those of the configured GPU numbers that this machine has. Raises UserError if it has others only."""
+    """The configured GPU numbers that this machine has. Raises UserError if it has none of them."""
     count = torch.cuda.device_count()
     usable = [gpu for gpu in gpus if gpu < count]
     if count and not usable:
@@ -35,31 +35,31 @@ def usable_gpus(gpus: tuple[int, ...]) -> list[int]:
 
 
 def processes_for(gpus: tuple[int, ...]) -> int:
-    """How many processes a plain start should become: the most usable GPUs whose number divides the configured ones."""
+    """How many processes to start: the largest number of usable GPUs that divides the number of configured ones."""
     usable = len(usable_gpus(gpus))
     return max(n for n in range(1, max(usable, 1) + 1) if len(gpus) % n == 0)
 
 
 def start_one_process_per_gpu(gpus: tuple[int, ...]) -> None:
-    """Restart under torchrun if this is a plain start on a machine with several of the configured GPUs."""
+    """Restart under torchrun if this process was started without it and several configured GPUs are here."""
     processes = processes_for(gpus)
     if "RANK" not in os.environ and processes > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        # A file of a clone's tools, or "transpose train", which the installed package answers to as a module.
+        # A file in tools/, or "transpose train": then the installed package is started as a module.
         program = [sys.argv[0]] if os.path.exists(sys.argv[0]) else ["-m", *sys.argv[0].split()]
         os.execv(sys.executable, [sys.executable, *launch, *program, *sys.argv[1:]])
 
 
 def start(gpus: tuple[int, ...]) -> torch.device:
-    """Join the other processes if there are any; returns this process's device.
+    """Join the other processes, if any; returns this process's device.
 
-    Raises UserError, with the option to type, if the number of processes does not divide the number of GPUS.
+    Raises UserError, with the option to use, if the number of processes does not divide the number of GPUS.
     """
     if len(gpus) % world():
         fitting = [n for n in range(1, len(gpus) + 1) if len(gpus) % n == 0]
         raise UserError(
             f"torchrun started {world()} processes, which does not divide the {len(gpus)} entries of GPUS: "
-            f"type --nproc_per_node {' or '.join(map(str, fitting))}, or list another number of GPUS"
+            f"use --nproc_per_node {' or '.join(map(str, fitting))}, or list another number of GPUS"
         )
     usable = usable_gpus(gpus)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -68,7 +68,7 @@ def start(gpus: tuple[int, ...]) -> torch.device:
         if here > len(usable):
             raise UserError(
                 f"torchrun started {here} processes on this machine, which has {len(usable)} of the GPUS {gpus}: "
-                f"type --nproc_per_node {processes_for(gpus)}"
+                f"use --nproc_per_node {processes_for(gpus)}"
             )
         device = torch.device("cuda", usable[int(os.environ.get("LOCAL_RANK", 0))])
         torch.cuda.set_device(device)
@@ -88,7 +88,7 @@ def gather(part: Any) -> list[Any]:
     """Every process's `part`, in the order of their ranks, on every process."""
     if world() == 1:
         return [part]
-    # Python handles signals in this loop, but not while torch waits.
+    # Python handles signals in this loop, but not inside torch's wait.
     barrier = torch.distributed.all_reduce(torch.zeros(1), group=_control, async_op=True)
     while not barrier.is_completed():
         time.sleep(0.01)
@@ -113,7 +113,7 @@ def total(part: Tensor) -> Tensor:
 
 
 class Poll:
-    """Whether any process says yes. All call it once a step and get the last step's answer, so that none waits."""
+    """Whether any process says yes. Each calls it once per step and gets the last step's answer, without waiting."""
 
     def __init__(self) -> None:
         self._previous: tuple[torch.distributed.Work, Tensor] | None = None

@@ -1,4 +1,4 @@
-"""Files from the network, transferred by pooch: over https only, and checked before they get their name."""
+"""Download files with pooch: over https only, and checked before they are moved to their path."""
 
 import os
 import re
@@ -16,7 +16,7 @@ SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # PyTorch's way: resnet
 
 
 def cached_place(in_clone: Path) -> Path:
-    """A file of the clone if it is there, else its place in the cache: TRANSPOSE_HOME, else torch.hub's folder."""
+    """A file of the clone if it is there, else its path in the cache: TRANSPOSE_HOME, else torch.hub's folder."""
     cache = Path(os.environ.get("TRANSPOSE_HOME") or f"{torch.hub.get_dir()}/checkpoints").expanduser()
     return in_clone if in_clone.exists() else cache / in_clone.name
 
@@ -24,9 +24,9 @@ def cached_place(in_clone: Path) -> Path:
 def fetch(url: str, path: Path, sha256: str = "") -> Path:
     """The file at `path`, downloaded from `url` if it is not there, and checked either way; returns `path`.
 
-    `sha256` is the sum in hexadecimal, or its beginning; without it the file's name may hold one, else `<path>.sha256`,
-    which the first download writes, as sha256sum does, if no sum is known. Raises UserError if the url is not https,
-    the network or the disk fails, or the bytes are not the expected ones.
+    `sha256` is the checksum in hexadecimal, or its beginning. Without it, the checksum in the file's name is used, or
+    that in `<path>.sha256`, which the first download writes (in sha256sum's format) if no checksum is known. Raises
+    UserError if the url is not https, the network or the disk fails, or the checksum differs.
     """
     record, in_name = path.with_name(f"{path.name}.sha256"), "".join(SUM_IN_NAME.findall(path.name))
     sums = {"its publisher": sha256.lower(), "its name": in_name, str(record): _recorded(record)}
@@ -54,29 +54,30 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
 
 
 def _recorded(record: Path) -> str:
-    """The sum in a file as sha256sum writes it, "" if there is none."""
+    """The checksum in a file written by sha256sum, "" if there is none."""
     content = record.read_bytes() if record.exists() else b""
     if content and not re.match(rb"[0-9a-f]{64}\b", content):
-        raise UserError(f"{record}: not a sha256 sum in the form of sha256sum; move it away to record a new one")
+        raise UserError(f"{record}: not a checksum file of sha256sum; move it away to record a new one")
     return content[:64].decode()
 
 
 def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
-    """Write what `url` gives to a file; `known`: a sum will show whether all of it came."""
+    """Download `url` to a file; `known`: a checksum will show whether it is complete."""
     import pooch
     from requests import RequestException
 
-    otherwise = f"if it cannot be downloaded, get the file another way and put it at {path}"
+    otherwise = f"if the download fails again, get the file another way and put it at {path}"
 
     def check(answer: Any, **_: Any) -> None:
-        """Called with the head of every answer, before a redirection is followed or a body is read."""
+        """Called with the headers of every response, before a redirect is followed or a body is read."""
         length = answer.headers.get("Content-Length")
         if answer.is_redirect:
             _refuse_insecure(urljoin(answer.url, answer.headers["Location"]))
         elif answer.status_code != 200:
             raise UserError(f"{url}: the server answers {answer.status_code} {answer.reason}; {otherwise}")
         elif not (known if length is None else length.isdecimal()):
-            raise UserError(f"{url}: the server does not say how long the file is, and no sum of it is known: refused")
+            why = "the server does not state the file's length and no checksum is known"
+            raise UserError(f"{url}: refused, because {why}")
 
     _refuse_insecure(url)
     trusted = os.environ.get("SSL_CERT_FILE") or True
@@ -89,4 +90,4 @@ def _transfer(url: str, file: IO[bytes], path: Path, known: bool) -> None:
 
 def _refuse_insecure(url: str) -> None:
     if not url.lower().startswith("https://"):
-        raise UserError(f"{url}: refused, files are downloaded over https only")
+        raise UserError(f"{url}: refused, because files are downloaded over https only")

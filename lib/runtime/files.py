@@ -1,4 +1,4 @@
-"""Files: written completely or not at all, read if they are regular, their checksums; and the cause of an error."""
+"""Write files completely or not at all, read regular files only, and compute checksums; and the cause of an error."""
 
 import contextlib
 import csv
@@ -19,11 +19,11 @@ PART = ".part"  # ends the names of files that are being written
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Path | None = None) -> None:
-    """Let `write` fill a file that takes the place of `path` once it is whole on the disk.
+    """Let `write` fill a new file that replaces `path` once it is completely on the disk.
 
-    The file that was at `path` moves to `keep`, if that is given: a crash may then leave no `path`, but never no file
-    at all. A symbolic link at `path` is replaced, not followed. Raises UserError when the folder cannot be written;
-    both files then stay as they were.
+    With `keep`, the old file moves there: after a crash `path` may be missing, but one of the two is always there. A
+    symbolic link at `path` is replaced, not followed. Raises UserError if the folder cannot be written; then both files
+    are unchanged.
     """
     temporary, then = None, "an existing file is unchanged"
     try:
@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
         aside = temporary.with_suffix(f".old{PART}")
         before = [(keep, aside), (path, keep)] if keep is not None and path.exists() else []
         _move_all([*(move for move in before if move[0].exists()), (temporary, path)])
-        then = "the new file is there, but a power failure may lose it"
+        then = "the new file is there, but may be lost in a power failure"
         aside.unlink(missing_ok=True)
         _sync(path.parent)
     except OSError as error:
@@ -50,12 +50,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_atomically` a text, as UTF-8."""
+    """Write a text as UTF-8, by `write_atomically`."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _move_all(moves: list[tuple[Path, Path]]) -> None:
-    """Rename files from one path to another; where one fails, all go back."""
+    """Rename files from one path to another; if one fails, all are moved back."""
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
@@ -68,9 +68,9 @@ def _move_all(moves: list[tuple[Path, Path]]) -> None:
 
 
 def remove_leftovers(folder: Path, min_age: float = 0) -> None:
-    """Remove, from a folder and those in it, what processes that were killed had begun to write.
+    """Remove the unfinished files of killed processes from a folder and its subfolders.
 
-    Nobody else may be writing there, or `min_age` (seconds) must be more than a file takes.
+    If others may be writing there, `min_age` (seconds) must be longer than writing a file takes.
     """
     for part in folder.rglob(f".*{PART}"):
         with contextlib.suppress(FileNotFoundError):
@@ -79,26 +79,26 @@ def remove_leftovers(folder: Path, min_age: float = 0) -> None:
 
 
 def open_to_read(path: Path) -> io.BufferedReader:
-    """A regular file. Raises OSError for anything else: a pipe or a device may never end."""
+    """Open a regular file. Raises OSError for anything else: a pipe or a device may never end."""
     if stat.S_ISREG(path.stat().st_mode) or path.is_dir():
-        return path.open("rb")  # which says what a folder is
+        return path.open("rb")  # whose message is clear for a folder
     raise OSError(errno.EINVAL, "Not a regular file")
 
 
 def checksum(path: Path, kind: str = "sha256") -> str:
-    """A file's sum in hexadecimal. Raises OSError as `open_to_read` does."""
+    """A file's checksum in hexadecimal. Raises OSError as `open_to_read`."""
     with open_to_read(path) as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
 def open_to_append(path: Path) -> io.TextIOWrapper:
-    """A text file to add lines to. Raises OSError if it is a symbolic link: another user may have put it there."""
+    """Open a text file to append to. Raises OSError for a symbolic link: another user may have put it there."""
     no_link = getattr(os, "O_NOFOLLOW", 0)
     return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def _sync(folder: Path) -> None:
-    """Write a folder's list of names to the disk."""
+    """Write the folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -114,7 +114,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def make_writable(folder: Path, option: str) -> None:
-    """Make a folder. Raises UserError that names the `option` to choose another with, if it cannot be written."""
+    """Make a folder. Raises UserError if it cannot be written; the message names the `option` that chooses another."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,7 +124,7 @@ def make_writable(folder: Path, option: str) -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """The class and the text, in one line, of the error that another library's error began with."""
+    """The class and text, in one line, of the first error in a chain of another library's errors."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     text = " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -1,6 +1,6 @@
 """One run at a time in a folder.
 
-Needs filelock 3.30: before, a forked child, such as a loading process, kept the lock of a process that was killed.
+Needs filelock 3.30: with older versions a forked child, such as a loading process, keeps a killed process's lock.
 """
 
 import errno
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system has no locks
-_held: list[FileLock] = []  # a lock is released when its object goes; these live as long as the process
+_held: list[FileLock] = []  # a lock is released when its object is deleted; these live as long as the process
 
 
 def claim(folder: Path, regardless: bool) -> bool:
-    """Lock a folder for this process until it ends, in whatever way it ends; returns whether it is locked.
+    """Lock a folder until this process ends in any way; returns whether it is locked.
 
-    Raises UserError if another process has locked the folder, unless `regardless`.
+    Raises UserError if another process has locked it, unless `regardless`.
     """
     path = folder / LOCK
     lock = FileLock(path, fallback_to_soft=False)

@@ -15,7 +15,7 @@ from .files import open_to_append
 
 PACKAGE = "transpose"
 logger = logging.getLogger(PACKAGE)
-progress = logging.getLogger(f"{PACKAGE}.progress")  # lines that a progress bar replaces on a terminal
+progress = logging.getLogger(f"{PACKAGE}.progress")  # for lines that a progress bar replaces on a terminal
 
 _early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
 
@@ -29,7 +29,7 @@ class Console(logging.Handler):
 
 
 class File(logging.FileHandler):
-    """Lines in a file, until it cannot be written: a full disk must not fill the console with errors."""
+    """Lines in a file. After a write error it stops: a full disk must not fill the console with errors."""
 
     full = False
 
@@ -50,14 +50,14 @@ def on_terminal() -> bool:
 
 
 def start(quiet: bool = False) -> None:
-    """Log to the console, and keep the lines for the file that `to_file` opens later; `quiet` for ranks above 0."""
+    """Log to the console, and keep the lines for `to_file`, which may be called later; `quiet` for ranks above 0."""
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.propagate = False
     logger.handlers = [Console(), _early]
 
 
 def to_file(path: Path) -> None:
-    """Also log to a file, with the time in front of each line, from the run's first line on.
+    """Also log to a file, with a time stamp before each line, including the lines logged so far.
 
     Raises UserError if it cannot be written.
     """
@@ -77,14 +77,14 @@ def time_stamp() -> str:
 
 
 class Progress(tqdm):
-    """A bar on a terminal; nothing where output goes to a file or a pipe, which get lines."""
+    """A progress bar on a terminal; nothing if the output goes to a file or a pipe, which get lines."""
 
     def __init__(self, total: int | None, title: str, hidden: bool = False):
         hidden = hidden or not on_terminal()
         super().__init__(total=total, desc=title, disable=hidden, leave=False, file=sys.stderr)
 
     def follow(self, items: Iterable) -> Iterator:
-        """The items, each moving the bar by one."""
+        """The items; each one advances the bar."""
         for item in items:
             yield item
             self.update()

@@ -1,8 +1,8 @@
-"""What torch.save wrote, read without calling anything that the file names.
+"""Read files of torch.save without calling anything that the file names.
 
-torch.load with `weights_only` calls what is on its list (codecs, bytearray, NumPy's types, views of any size) with any
-arguments: a file of 500 bytes then takes gigabytes. Here a name in the file stands for a function of this module, and
-what all of them make is limited. Formats: PEP 307, and torch/serialization.py since PyTorch 0.1.10.
+torch.load with `weights_only` calls the functions on its list (codecs, bytearray, NumPy's types, views of any size)
+with any arguments: a file of 500 bytes can take gigabytes. Here each name in the file stands for a function of this
+module, and the size of all results is limited. Formats: PEP 307, and torch/serialization.py since PyTorch 0.1.10.
 """
 
 import io
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_BYTES = 48 << 20  # of what is no tensor; a training state of the largest model takes 30 MB of them
-STEP_BYTES = 160  # what an instruction takes at most, besides its argument
-MAX_DEPTH = 50  # of lists in lists
-MAX_SHARED = 4  # bytes of all tensors, which may share memory, for each byte of the file
-MAX_PARTS = 50_000  # of a zip
-ZIP = b"PK\x03\x04"  # begins a file
+MAX_BYTES = 48 << 20  # bytes of all that is not a tensor; the training state of the largest model has 30 MB
+STEP_BYTES = 160  # most bytes per instruction, besides its argument
+MAX_DEPTH = 50  # depth of nested lists
+MAX_SHARED = 4  # bytes of all tensors, which may share memory, per byte of the file
+MAX_PARTS = 50_000  # files in a zip
+ZIP = b"PK\x03\x04"  # first bytes of a zip
 MAGIC = 0x1950A86A20F9469CFC6C  # the first value in a file from before PyTorch 1.6, which is no zip
 
 CONSTANTS = {
@@ -41,13 +41,13 @@ TYPES = {
 
 
 class Refused(Exception):
-    """What a file holds that is not read: the end of a sentence."""
+    """The file contains something that is not read; the message is the end of a sentence."""
 
 
 def read(content: bytes) -> Any:
     """The tensors, numbers, text, lists and dicts in a file's bytes; NumPy's scalars become Python's.
 
-    Raises Refused for anything else in it, and other exceptions for a file that is damaged.
+    Raises Refused for any other content, and other exceptions for a damaged file.
     """
     if content[257:262] == b"ustar":
         raise _no_plain_value("a tar file from before 2017")
@@ -76,7 +76,7 @@ def _read_zip(content: bytes) -> Any:
         if f"{root}constants.pkl" in names:
             raise _no_plain_value("a TorchScript program")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise Refused("it was written on a computer with another order of bytes; save it again on one like this")
+            raise Refused("it was written on a machine with another byte order; save it again on one like this")
 
         def numbers(key: str, dtype: torch.dtype, count: int) -> Tensor:
             part = archive.getinfo(f"{root}data/{key}")
@@ -88,7 +88,7 @@ def _read_zip(content: bytes) -> Any:
 
 
 def _read_old(content: bytes) -> Any:
-    """The numbers lie behind the pickle with their tensors, and behind a list of their keys."""
+    """A file of before PyTorch 1.6: the pickle, then a list of keys, then the numbers of each key."""
     file = io.BytesIO(content)
     unpickler = _Unpickler(len(content), lambda key, dtype, count: torch.empty(count, dtype=dtype))
     if unpickler.load(file) != MAGIC:
@@ -108,7 +108,7 @@ def _tensor_of(raw: bytes, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """In place of a tensor that is no plain array."""
+    """Stands for a tensor that is not a plain array."""
 
     kind: str
 
@@ -135,13 +135,13 @@ class _NumpyType:
         raw = data.encode("latin1") if isinstance(data, str) else data
         scalar = np.frombuffer(raw, dtype)[0] if raw else dtype.type()
         plain = scalar.item()
-        if isinstance(plain, np.generic):  # of more bits than Python's
+        if isinstance(plain, np.generic):  # more bits than Python's float
             plain = complex(plain) if dtype.kind == "c" else float(plain)
         return plain
 
 
 class _Unpickler:
-    """PEP 307's stack machine. `numbers(key, dtype, count)` gives what tensors are parts of; `length` is the file's."""
+    """PEP 307's stack machine. `numbers(key, dtype, count)` gives a storage; `length` is the file's size in bytes."""
 
     def __init__(self, length: int, numbers: Callable[[str, torch.dtype, int], Tensor]):
         self.numbers = numbers
@@ -170,7 +170,7 @@ class _Unpickler:
         }
 
     def load(self, file: IO[bytes]) -> Any:
-        """The value of the pickle that begins here; the file is left behind it."""
+        """The value of the pickle that begins at the current position, which moves to its end."""
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
@@ -228,7 +228,7 @@ class _Unpickler:
                     stack[-1] = stack[-1](*arguments)
                 case "BUILD":
                     state = stack.pop()
-                    if isinstance(stack[-1], _NumpyType):  # an OrderedDict's attributes do not count
+                    if isinstance(stack[-1], _NumpyType):  # the attributes of an OrderedDict are ignored
                         stack[-1].set_state(state)
                 case "BINPERSID":
                     stack.append(self._storage(*stack.pop()))
@@ -244,10 +244,10 @@ class _Unpickler:
     def _spend(self, count: int) -> None:
         self.bytes_left -= count
         if self.bytes_left < 0:
-            raise Refused(f"what is no tensor in it takes more than {MAX_BYTES >> 20} MB")
+            raise Refused(f"its content besides tensors takes more than {MAX_BYTES >> 20} MB")
 
     def _refuse_many(self, value: Any) -> None:
-        """Raise Refused for lists that are in others so often that a walk through them would not end."""
+        """Raise Refused for lists nested so often that a walk through them would not end."""
         depth, level = 0, [value]
         while level:
             depth, inner = depth + 1, list[Any]()
@@ -257,10 +257,10 @@ class _Unpickler:
                     inner += item.values() if isinstance(item, dict) else item
             level = inner
             if depth > MAX_DEPTH:
-                raise Refused(f"lists lie in lists more than {MAX_DEPTH} deep in it")
+                raise Refused(f"its lists are nested more than {MAX_DEPTH} deep")
 
     def _named(self, name: str) -> Any:
-        """The function, the type, or the type of a storage that the file names."""
+        """The function, type or storage type that the file names."""
         name = name.replace("builtins ", "__builtin__ ").replace("numpy._core", "numpy.core")
         module, _, last = name.partition(" ")
         if name in self.functions:
@@ -279,7 +279,7 @@ class _Unpickler:
         return text.encode(codec)
 
     def _pairs(self, pairs: Iterable) -> Iterator[tuple[Any, Any]]:
-        """A dict's items, each of which must be one that is read."""
+        """The items of a dict, after checking that each can be read."""
         for key, value in pairs:
             self._spend(STEP_BYTES)
             if not isinstance(key, str | int | float):
@@ -295,7 +295,7 @@ class _Unpickler:
         if key not in self.storages:
             self.stored_left -= count * dtype.itemsize
             if self.stored_left < 0:
-                raise ValueError("more numbers than the file has bytes")
+                raise ValueError("a storage with more numbers than the file has bytes")
             self.storages[key] = self.numbers(key, dtype, count)
         storage = self.storages[key]
         return storage if view is None else storage[view[1] : view[1] + view[2]]

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one waits until the state is saved, a second one ends the process at once."""
+"""Signals that stop a run: after the first the state is saved; a second ends the process at once."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# Seconds in which, under torchrun, a further signal repeats the first: a scheduler signals every process, and torchrun
-# passes the signal on once more.
+# Under torchrun, a second signal within so many seconds is taken for a copy of the first: a scheduler signals every
+# process, and torchrun forwards the signal too.
 REPEAT_SECONDS = 2.0
 
 
 class Interrupted(BaseException):
-    """Ends a run from anywhere; not an Exception, so that no `except Exception` catches it."""
+    """Stops a run from anywhere; not an Exception, so that `except Exception` does not catch it."""
 
 
 class SignalHandler:
-    """While entered, holds SIGTERM, SIGINT and SIGUSR1 back; `signal` is the first one that came."""
+    """A context that holds back SIGTERM, SIGINT and SIGUSR1; `signal` is the first one that came."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -47,7 +47,7 @@ class SignalHandler:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around code that may stop anywhere: a signal raises Interrupted, also one that came before."""
+        """For code that may be interrupted anywhere: a signal, even an earlier one, raises Interrupted."""
         self._raises = True
         try:
             if self.signal is not None:

@@ -149,16 +149,16 @@ def other_images(content: dict) -> None:
 
 BAD = {
     "one file": (lambda a, b: [a], "give at least two annotation files"),
-    "copies": (lambda a, b: [a, a], "all files have it at the same places; are they copies"),
-    "other images": (lambda a, b: [a, edit(b, other_images)], "b.json: no annotated box overlaps one of "),
+    "copies": (lambda a, b: [a, a], "it is at the same places in all files"),
+    "other images": (lambda a, b: [a, edit(b, other_images)], "b.json: no annotated box has an IoU of"),
     "another order": (
         lambda a, b: [a, edit(b, lambda c: c["categories"][0]["keypoints"].reverse())],
         "its keypoint 1 is 'nose', but ",
     ),
     "another category": (lambda a, b: [a, b, "--category", "cat"], "none is named 'cat'"),
-    "few": (lambda a, b: [a, edit(b, few)], "10 are needed at least"),
+    "few": (lambda a, b: [a, edit(b, few)], "at least 10 are needed"),
     "empty": (lambda a, b: [a, edit(b, lambda c: c.update(annotations=[]))], "b.json: its list 'annotations' is empty"),
-    "not asked": (lambda a, b: [a, b, "--write"], "gives `sigmas` already; pass --overwrite to replace them"),
+    "not asked": (lambda a, b: [a, b, "--write"], "has `sigmas` already; pass --overwrite to replace them"),
 }
 
 

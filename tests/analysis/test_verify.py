@@ -87,7 +87,7 @@ def test_a_sum_that_is_not_the_published_one_fails(inputs, tmp_path):
     said: list[str] = []
     text, passed = verify.verify(TESTS, inputs, tmp_path / "out", Runs(), said.append)
     assert not passed and "**differs**: md5:c30e" in text and "2 of 2 APs" in text
-    assert any("its sum is not the published one, md5:c30e" in line for line in said)
+    assert any("its checksum is not the published one, md5:c30e" in line for line in said)
     right = replace(inputs[1], published="md5:63f4f1e9b725370f459720575cd5f953")
     assert verify.checksums(right)["agrees"] is True
 
@@ -105,7 +105,7 @@ def test_it_goes_on_where_it_was_interrupted(inputs, tmp_path):
 def test_results_of_other_inputs_are_not_gone_on_with(inputs, tmp_path):
     verify.verify(TESTS, inputs[:1], tmp_path / "out", Runs(), quiet)
     (inputs[0].path / "a").write_text("another")
-    with pytest.raises(UserError, match=r"images: not what the results in .*out were measured with"):
+    with pytest.raises(UserError, match=r"images: not what the results in .*out were made with"):
         verify.verify(TESTS, inputs[:1], tmp_path / "out", Runs(), quiet)
 
 
@@ -113,7 +113,7 @@ def test_results_of_other_inputs_are_not_gone_on_with(inputs, tmp_path):
 def test_a_damaged_state_is_refused(text, inputs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / verify.STATE).write_text(text)
-    with pytest.raises(UserError, match=r"verification\.json: damaged, or not a verification; pass --overwrite"):
+    with pytest.raises(UserError, match=r"verification\.json: damaged, or not a file of verify-coco; pass --overwrite"):
         verify.verify(TESTS, inputs[:1], tmp_path / "out", Runs(), quiet)
 
 

@@ -576,7 +576,7 @@ def run_folder_is_not_writable(place: Place) -> list:
 def processes_do_not_divide_the_gpus(place: Place) -> list:
     place.config["GPUS"] = [0, 1]
     place.environment = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
-    return ["torchrun started 3 processes", "the 2 entries of GPUS", "type --nproc_per_node 1 or 2"]
+    return ["torchrun started 3 processes", "the 2 entries of GPUS", "use --nproc_per_node 1 or 2"]
 
 
 def continue_run(place: Place) -> Path:
@@ -944,7 +944,7 @@ def test_bytes_between_the_segments_of_a_jpeg(tmp_path: Path, between: bytes):
 NO_CHECKPOINTS = {
     "text": (lambda path: path.write_text("404: Not Found\n"), "truncated or no checkpoint at all"),
     "folder": (Path.mkdir, "Is a directory"),
-    "list": (lambda path: torch.save([torch.zeros(3)], path), "it holds a list"),
+    "list": (lambda path: torch.save([torch.zeros(3)], path), "it contains a list"),
     "old_format_truncated": (lambda path: cut(save_in_the_old_format(path)), "truncated or no checkpoint at all"),
     "object": (lambda path: torch.save({"model": torch.nn.Linear(2, 2)}, path), "refused"),
 }

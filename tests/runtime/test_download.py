@@ -179,7 +179,7 @@ def test_fewer_bytes_promised_than_sent(does, url, path):
 
 def test_no_length_is_refused_unless_the_sum_is_known(does, url, path):
     does.length = lambda true: None
-    with pytest.raises(UserError, match=r"does not say how long the file is, and no sum of it is known: refused"):
+    with pytest.raises(UserError, match=r"the server does not state the file's length"):
         fetch(url, path)
     assert files(path) == set()
     fetch(url, path, SUM)
@@ -198,7 +198,7 @@ def test_a_length_that_is_no_number(does, url, path):
 
 def test_only_https(does, url, path):
     for insecure in (url.replace("https", "http"), "file:///etc/hostname", "ftp://127.0.0.1/x"):
-        with pytest.raises(UserError, match="refused, files are downloaded over https only"):
+        with pytest.raises(UserError, match="refused, because files are downloaded over https only"):
             fetch(insecure, path)
     does.status = 302
     for does.location in (url.replace("https", "http"), "HTTP://127.0.0.1:9/x", "ftp://127.0.0.1/x"):
