@@ -32,7 +32,7 @@ from ..runtime.signals import leave_to_parent
 
 logger = logging.getLogger(__name__)
 
-MAX_WRITING = 60.0  # seconds that another run takes to write one decoded image
+MAX_WRITING = 60.0  # seconds, longer than another run takes to write a decoded image
 
 
 def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
@@ -57,9 +57,9 @@ def skeleton_of(cfg: CfgNode, annotations: coco.Annotations) -> Skeleton:
 
 
 def check_order(names: tuple[str, ...], source: str, annotations: coco.Annotations) -> None:
-    """Raise UserError if a keypoint that the annotated category also lists has another place there.
+    """Raise UserError if a keypoint has another position in the annotated category's list.
 
-    Other names are allowed, because annotation tools call keypoints 1, 2, 3.
+    Names that the category does not list are allowed, because annotation tools name keypoints 1, 2, 3.
     """
     listed = annotations.category.get("keypoints")
     if not isinstance(listed, list):
@@ -163,7 +163,7 @@ def test_images(cfg: CfgNode) -> tuple[coco.Annotations, ImageReader]:
 
 
 def annotated_test_set(cfg: CfgNode, with_images: bool) -> tuple[coco.Annotations, ImageReader | None]:
-    """As `test_images`, and fit for COCO's evaluation. Raises UserError where there is no ground truth."""
+    """As `test_images`, checked for COCO's evaluation. Raises UserError if there is no ground truth."""
     name = cfg.DATASET.TEST_SET
     if is_mpii(cfg):
         raise UserError("this reads COCO's format, and DATASET.DATASET is mpii")
@@ -175,14 +175,14 @@ def annotated_test_set(cfg: CfgNode, with_images: bool) -> tuple[coco.Annotation
 
 
 def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampler, persistent: bool) -> DataLoader:
-    """WORKERS processes serve all training processes together, and never more than there are processors."""
+    """This process's share of the WORKERS loading processes, of which there are at most as many as processors."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
     return Loader(
         crops,
         batch_sampler=batches,
         num_workers=workers,
         worker_init_fn=leave_to_parent,
-        generator=torch.Generator(),  # else each epoch would draw from the process's
+        generator=torch.Generator(),  # else each epoch would advance the process's own
         pin_memory=cfg.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=persistent and workers > 0,
     )
@@ -191,7 +191,9 @@ def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampl
 def _training_instances(cfg: CfgNode) -> tuple[Skeleton, coco.Instances]:
     """The training set's persons and their skeleton."""
     source = _read_annotations(cfg, cfg.DATASET.TRAIN_SET)
-    skeleton = skeleton_of(cfg, source)  # before the keypoints: a wrong number of joints is reported with its source
+    skeleton = skeleton_of(
+        cfg, source
+    )  # before the keypoints, so that a wrong number of joints is reported with its source
     instances = (mpii if is_mpii(cfg) else coco).annotated_instances(source)
     log_left_out(source.path, instances, skeleton)
     return skeleton, instances
@@ -203,7 +205,7 @@ def log_left_out(path: Path, instances: coco.Instances, skeleton: Skeleton) -> N
 
 
 def data_sums(cfg: CfgNode) -> dict[str, str]:
-    """SHA-256 of the files that say what a run is trained and validated on, by the keys that name them."""
+    """Key -> SHA-256 of the file that it names, for the files that define a run's data."""
     data, test = cfg.DATASET, cfg.TEST
     files = {f"DATASET.{key}": _annotation_file(cfg, data[key]) for key in ("TRAIN_SET", "TEST_SET")}
     if data.SKELETON:
@@ -212,7 +214,7 @@ def data_sums(cfg: CfgNode) -> dict[str, str]:
         files["TEST.COCO_BBOX_FILE"] = Path(test.COCO_BBOX_FILE)
     sums = {}
     for key, path in files.items():
-        with contextlib.suppress(OSError):  # a missing one is told where it is read
+        with contextlib.suppress(OSError):  # a missing file is reported when it is read
             sums[key] = checksum(path)
     return sums
 
@@ -287,7 +289,7 @@ def check_box_source(cfg: CfgNode) -> None:
 
 
 def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], Iterable[int]] = iter) -> Report:
-    """The findings about the sets and boxes that the configuration names; `number` images of each set are read."""
+    """The report on the sets and boxes of the configuration; `number` images of each set are read."""
     data, test = cfg.DATASET, cfg.TEST
     sets = [
         doctor.SetToCheck(

@@ -24,7 +24,7 @@ from ..runtime import checkpoint
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # beside a run's weights
+CONFIG_FILE, SKELETON_FILE = "config.yaml", "skeleton.yaml"  # files beside a run's weights
 
 
 def build_model(cfg: CfgNode) -> TransPose:
@@ -69,7 +69,7 @@ def build_model(cfg: CfgNode) -> TransPose:
 
 
 def check_start_weights(cfg: CfgNode) -> None:
-    """Raise UserError if the start weights are not there, before the data is read."""
+    """Raise UserError if the start weights are missing, before the data is read."""
     m = cfg.MODEL
     if m.INIT_FROM and not Path(m.INIT_FROM).is_file():
         raise UserError(f"{m.INIT_FROM}: the weights to start from (MODEL.INIT_FROM) are missing")
@@ -82,7 +82,7 @@ def check_start_weights(cfg: CfgNode) -> None:
 
 
 def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> None:
-    """Give a network that is to be trained its start weights: MODEL.INIT_FROM's, or those of the recipe."""
+    """Load the start weights of a training run: those of MODEL.INIT_FROM, or of the recipe."""
     m = cfg.MODEL
     if m.INIT_FROM:
         path = Path(m.INIT_FROM)
@@ -101,24 +101,24 @@ def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> 
 
 
 def _skeleton_of(weights_file: Path) -> Skeleton:
-    """What a checkpoint finds: the skeleton.yaml beside it, else COCO's."""
+    """A checkpoint's skeleton: the skeleton.yaml beside it, else COCO's."""
     beside = weights_file.parent / SKELETON_FILE
     return skeletons.read(beside) if beside.exists() else skeletons.COCO
 
 
 def refuse_other_order(weights_file: Path, tested: Skeleton, name: str) -> None:
-    """Raise UserError if the weights find the keypoints of the test set of that name in another order."""
+    """Raise UserError if the weights have the keypoints of the test set `name` in another order."""
     names = _skeleton_of(weights_file).names
     own, others = ([re.sub(r"\W|_", "", joint.lower()) for joint in joints] for joints in (names, tested.names))
     if own != others and sorted(own) == sorted(others):
         raise UserError(
-            f"{weights_file}: it finds the keypoints that {name} lists in another order, {', '.join(names)}: bring the "
+            f"{weights_file}: it has the keypoints of {name} in another order, {', '.join(names)}: bring the "
             "annotations into this order"
         )
 
 
 def freeze_parameters(cfg: CfgNode, network: TransPose) -> None:
-    """Keep the parameters that TRAIN.FREEZE names, and the statistics of their batch norms, as they are."""
+    """Freeze the parameters that TRAIN.FREEZE names, and the statistics of their batch norms."""
     for pattern in cfg.TRAIN.FREEZE:
         names = network.freeze(pattern)
         if not names:
@@ -145,7 +145,9 @@ def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
         )
     for name, entry in zoo.RELEASED.items():
         if path.name == entry.file and not path.exists():
-            raise UserError(f"{path}: the released weights are not there; python tools/download.py {name} gets them")
+            raise UserError(
+                f"{path}: the released weights are missing; download them with: python tools/download.py {name}"
+            )
     _load(network, path)
     return path
 
@@ -157,17 +159,17 @@ def _load(network: TransPose, path: Path) -> None:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, what it finds, and how its recipe tests it; by default as the published recipes do."""
+    """A trained network, its skeleton, and its recipe's test options (default: the published recipes')."""
 
     network: TransPose
     skeleton: Skeleton
-    weights: Path  # the file that they were read from
+    weights: Path  # the file of the weights
     options: TestOptions = field(default_factory=TestOptions)
     batch_size: int = 32
 
     @property
     def calibration(self) -> Calibration | None:
-        """What lies beside the weights, if it does. Raises UserError if it is damaged."""
+        """The calibration beside the weights, or None. Raises UserError if it is damaged."""
         return calibration.read(self.weights)
 
 
@@ -180,7 +182,7 @@ def read_trained_model(path: Path, yaml_file: Path | None = None) -> TrainedMode
     if path.is_dir():
         folder, path = path, path / FINAL
         if not (folder / CONFIG_FILE).exists():
-            raise UserError(f"{folder}: not a run's folder, it holds no {CONFIG_FILE}")
+            raise UserError(f"{folder}: not a run's folder: there is no {CONFIG_FILE} in it")
         if not path.exists():
             raise UserError(f"{folder}: this run is not finished; name one of its checkpoints, {folder / BEST} say")
     cfg = load_config(yaml_file or path.parent / CONFIG_FILE, report=False)

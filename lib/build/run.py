@@ -26,11 +26,11 @@ from .evaluation import build_evaluation
 from .model import CONFIG_FILE, SKELETON_FILE, build_model, check_start_weights, freeze_parameters, load_start_weights
 from .optim import build_criterion, build_learning_rate, build_optimizer, build_targets, build_train_options
 
-SUMS = "sums"  # of the data's files, beside the configuration in a training state
+SUMS = "sums"  # key of the data files' checksums in a training state
 
 
 def _run_place(cfg: CfgNode) -> Path:
-    """<dataset>/<model name>, under which a run's folders lie; of another category than person its name."""
+    """<dataset>/<model name>, or <category>/<model name> for a category other than person."""
     hybrid, category = cfg.DATASET.HYBRID_JOINTS_TYPE, cfg.DATASET.CATEGORY
     place = cfg.DATASET.DATASET
     if category not in ("", Skeleton.category):
@@ -51,9 +51,9 @@ def log_folder(cfg: CfgNode, name: str, stamp: str) -> Path:
 
 
 def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
-    """PyTorch's global switches, and the seed of the random initialisation and of what a user adds.
+    """Set PyTorch's global switches, and the seed of the random initialisation and of a user's own code.
 
-    With `deterministic` an operation that cannot give the same bits twice raises RuntimeError.
+    With `deterministic`, an operation without bit-identical results raises RuntimeError.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN.BENCHMARK
     torch.backends.cudnn.deterministic = cfg.CUDNN.DETERMINISTIC
@@ -70,7 +70,7 @@ def set_backends(cfg: CfgNode, deterministic: bool = False) -> None:
 
 
 def read_state(cfg: CfgNode, folder: Path) -> dict[str, Any] | None:
-    """Claim the run's folder, and read the state that the run goes on from, None for a new run.
+    """Claim the run's folder, and read the state to resume from (None for a new run).
 
     Raises UserError as `claim_folder` and `saved_state` do.
     """
@@ -79,8 +79,8 @@ def read_state(cfg: CfgNode, folder: Path) -> dict[str, Any] | None:
 
 
 def _changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
-    """How the configuration, or the content of a file that it names, differs from a training state's."""
-    sums = old.pop(SUMS, {})  # a state of before has none
+    """The differences of the configuration, and of the files that it names, from a training state's."""
+    sums = old.pop(SUMS, {})  # older states have none
     files = [f"the file of {key}" for key, value in data_sums(cfg).items() if sums.get(key, value) != value]
     return config_changes(old, cfg) + files
 
@@ -93,7 +93,7 @@ def build_trainer(
     saved: dict[str, Any] | None = None,
     logs: Path | None = None,
 ) -> Trainer:
-    """All of a run, begun anew or gone on with from a `saved` state.
+    """The trainer of a run, new or resumed from a `saved` state.
 
     The first process describes the run in `folder`, and writes TensorBoard's files into `logs` if that is given.
     """
@@ -154,7 +154,7 @@ def _build_monitor(cfg: CfgNode, skeleton: Skeleton, logs: Path | None, folder: 
 
 
 def describe_run(cfg: CfgNode, skeleton: Skeleton, folder: Path) -> None:
-    """Write the resolved configuration and the skeleton beside a run's weights."""
+    """Write the complete configuration and the skeleton beside a run's weights."""
     keypoints = yaml.safe_dump(skeletons.to_mapping(skeleton), sort_keys=False)
     write_text(folder / CONFIG_FILE, cfg.dump())
     write_text(folder / SKELETON_FILE, keypoints)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with failures.passing_over():
             pixels = reader.read(name, owner=f"image {image_id}")
             if contradiction := size_mismatch(pixels, images.sizes[i].tolist()):
-                log.logger.warning("%s: %s, as annotated: keypoints lie elsewhere", name, contradiction)
+                log.logger.warning("%s: %s, as annotated: its keypoints are misplaced", name, contradiction)
             image, to_cell = sheets.fit(pixels, CELL)  # scaled before drawing: else the lines would become thinner too
             found, scores = (results[key][persons[i]] for key in ("keypoints", "score"))
             rows: list[tuple] = [(f"{name}: found" if truth else name, found[..., :2], found[..., 2], scores)]

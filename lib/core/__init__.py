@@ -1,1 +1,1 @@
-"""Loss, one epoch of training, prediction, and evaluation."""
+"""Loss, one epoch of training, and prediction."""

@@ -19,15 +19,15 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TestOptions:
-    """How a trained network is tested and used; the defaults are the published recipes'."""
+    """The test options of a trained network; the defaults are the published recipes'."""
 
     flip_test: bool = True  # average with the prediction for the mirrored crop
     blur_kernel: int = 11  # odd width of DARK's smoothing, in heatmap pixels
-    score_threshold: float = 0.2  # keypoints above it count towards a person's score
+    score_threshold: float = 0.2  # keypoints with a higher score count towards a person's score
     rgb: bool = True  # the order of the channels that the network was trained on
 
 
-# Called with each batch, its heatmaps, and its keypoints in heatmap pixels.
+# Called with each batch, its heatmaps, and the decoded keypoints in heatmap pixels.
 Watch = Callable[[dict[str, Tensor], Tensor, Tensor], None]
 
 
@@ -44,7 +44,7 @@ class Predictions:
 
     @staticmethod
     def merge(parts: list["Predictions"]) -> "Predictions":
-        """Join parts of one dataset, given in any order, in the dataset's order; a part may be empty."""
+        """Join the predictions for parts of a dataset, in any order, in the dataset's order; a part may be empty."""
         parts = [part for part in parts if len(part.index)] or parts[:1]
         columns = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in Predictions.__dataclass_fields__
@@ -55,7 +55,7 @@ class Predictions:
 
 @cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (3, 1, 1), copied to the device once."""
+    """Mean and standard deviation (3, 1, 1), copied to the device once."""
     with torch.inference_mode(False):
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     return mean, std
@@ -72,7 +72,7 @@ def normalise(images: Tensor, device: torch.device) -> Tensor:
 def heatmaps_of(model: Callable[[Tensor], Tensor], images: Tensor, flip_order: Tensor | None) -> Tensor:
     """Heatmaps of normalised images; with `flip_order` (K) the mean with those of the mirrored images, not shifted.
 
-    A GPU takes both as one batch of 2B, which does not pay on a processor.
+    A GPU takes both as one batch of 2B; on a processor that is not faster.
     """
     if flip_order is None:
         return model(images)
@@ -119,7 +119,7 @@ def predict(
     flip_order: Tensor,
     watch: Watch | None = None,
 ) -> Predictions:
-    """Predict every person of the batches; there may be none for this process."""
+    """Predict every person of the batches; this process may have none."""
     none = np.zeros((0, 2), np.float32)
     nothing = Predictions(np.zeros(0, np.int64), none[:, None], none, none, none)
     predicted = partial(predict_batch, model, options=options, flip_order=flip_order, watch=watch)

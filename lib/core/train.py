@@ -1,4 +1,4 @@
-"""One epoch of training, on one screen."""
+"""One epoch of training."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ from .predict import normalise
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a network is trained, apart from data, loss and optimiser."""
+    """The options of training, apart from data, loss and optimiser."""
 
     epochs: int
     validate_every: int = 1  # epochs; the last one is always validated
@@ -31,16 +31,16 @@ class TrainOptions:
 
 @dataclass
 class Step:
-    """An optimiser step of an epoch, as this process took part in it; tensors stay on the device until they are read.
+    """This process's part of an optimiser step; tensors stay on the device until they are read.
 
-    `losses`, `samples` (indices into the dataset) and `counts` (PCK's) are those of its micro-batches.
+    `losses`, `samples` (indices into the dataset) and `counts` (of PCK) belong to its micro-batches.
     """
 
     number: int
     losses: list[Tensor]
     samples: list[Tensor]
     counts: list[tuple[Tensor, Tensor]]
-    waited: float  # seconds for data
+    waited: float  # seconds of waiting for data
     norm: Tensor  # of the whole gradient, before clipping
     broken: Tensor  # 1 if a loss or the gradient is NaN or infinite, else 0
     skipped: bool
@@ -64,7 +64,7 @@ class Meter:
             self.samples += sum(map(len, step.samples))
 
     def read(self) -> dict[str, float]:
-        """Mean loss, PCK and samples a second of all processes, and this one's share of time spent waiting for data."""
+        """Mean loss, PCK and samples per second of all processes; this one's share of time spent waiting for data."""
         loss = distributed.total(torch.stack(self.losses).sum())
         correct, counts = (distributed.total(torch.stack(part).sum(0)) for part in zip(*self.counts, strict=True))
         samples = int(distributed.total(torch.tensor(self.samples, device=loss.device)))
@@ -80,9 +80,9 @@ class Meter:
 
 
 def dropout_seed(seed: int, micro_batch: int, step: int) -> int:
-    """The seed of dropout in a micro-batch, by its number within the optimiser step and the step's in the run.
+    """The seed of dropout for a micro-batch, from its number in the step and the step's number in the run.
 
-    So a resumed run continues identically without a saved random state, and any number of processes draws the same.
+    So a resumed run continues identically without a saved random state, for any number of processes.
     """
     return ((seed * 1_000_003 + micro_batch) * 1_000_000_007 + step) % 2**63
 
@@ -95,11 +95,11 @@ def gradient_norm(parameters: list[nn.Parameter], bound: float) -> Tensor:
 
 
 class BatchNorms:
-    """The batch norms that training changes, kept independent of the number of processes.
+    """Makes the running statistics of batch norms independent of the number of processes.
 
-    After a turn, in which each process has taken a micro-batch, their statistics are those of one process that takes
-    these micro-batches in the order of the ranks: it keeps a part `keep` of a statistic and adds a part of the
-    micro-batch's each time. They are so but for rounding.
+    After a turn, in which each process takes one micro-batch, the statistics are (up to rounding) those of a single
+    process that takes these micro-batches in the order of the ranks, keeping the fraction `keep` of a statistic each
+    time.
     """
 
     def __init__(self, model: nn.Module):
@@ -111,7 +111,7 @@ class BatchNorms:
         return torch.cat([statistic.flatten() for statistic in self.statistics])
 
     def take_turns(self, before: Tensor) -> None:
-        """`before` are the values before the turn, the same in all processes."""
+        """Combine the statistics; `before` are the values before the turn, equal in all processes."""
         value = before
         for after in distributed.collect(self.values()):
             value = self.keep * value + (after - self.keep * before)
@@ -133,14 +133,14 @@ def train_epoch(
     options: TrainOptions,
     first_step: int,
 ) -> Iterator[tuple[Step, dict[str, Tensor], Tensor, Tensor]]:
-    """Train on one epoch of `plan`, whose micro-batches `loader` delivers; yields each step when it is done, and the
-    batch, output and target maps of its last micro-batch.
+    """Train on one epoch of `plan`, whose micro-batches come from `loader`; yields each finished step, with the batch,
+    output and target maps of its last micro-batch.
 
     `targets_of(batch)` makes the target maps (B, K, H, W) and weights (B, K) on the device, `criterion(output, target,
-    weight)` the loss; `first_step` is the epoch's first step, counted over the run. `scaler` keeps float16's gradients
-    from vanishing, and itself skips steps whose scaled gradient is too large. With `options.skip_broken` a step that is
-    broken in any process is left out by all; that makes every step wait for the device. Without it the step is taken,
-    and the caller must look at `Step.broken` before it saves or reports.
+    weight)` the loss; `first_step` is the number of the epoch's first step in the run. `scaler` keeps float16's
+    gradients from vanishing, and skips steps whose scaled gradient is too large. With `options.skip_broken` all
+    processes leave out a step that is broken in one of them, so that every step waits for the device. Without it the
+    step is taken, and the caller must check `Step.broken` before it saves or reports.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

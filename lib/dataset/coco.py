@@ -1,8 +1,8 @@
 """Annotations in COCO's format -> instances, held as arrays so that workers share them without copying.
 
 I images, N instances, K keypoints. Boxes are x, y, w, h in image pixels, keypoints x, y in image pixels.
-The format: https://cocodataset.org/#format-data. A file is read once into columns. One list of checks says what is
-wrong with them: the first finding that stops a tool is its error, the data's check reports all (`check/`).
+The format: https://cocodataset.org/#format-data. A file is read once into columns, which one list of checks examines:
+the tools raise the first finding that stops them, and the data check (`check/`) reports all.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table
 
 ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
 NUM_JOINTS = 17  # of COCO's persons
-SUSPICIOUS, FEW = 0.05, 5  # share of objects, and number, that show that a file's unit is another
-NOT_STATED = -1  # num_keypoints of an annotation that does not have it
+SUSPICIOUS, FEW = 0.05, 5  # share and number of objects from which a file's unit is called wrong
+NOT_STATED = -1  # num_keypoints of an annotation without this field
 
 IMAGE = {"id": WHOLE, "width": WHOLE, "height": WHOLE, "file_name": FILE_NAME}
 ANNOTATION = {
@@ -58,7 +58,7 @@ class Images:
     sizes: np.ndarray
 
     def find(self, table: Table) -> np.ndarray:
-        """Index (N) int32 of the images whose id the objects have; -1 where it is malformed or not listed."""
+        """Each object's image, as an index (N) int32; -1 if its id is malformed or not listed."""
         ids = table["image_id"]
         if not len(self.ids):
             return np.full(len(ids), -1, np.int32)
@@ -69,9 +69,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Instances:
-    """The instances to crop: ids (N) of the annotation or place in the detection file, image (N) index into `images`,
-    boxes (N, 4), scores (N) of the boxes, keypoints (N, K, 2), visible (N, K) as 0 or 1. `left_out` counts what else
-    the file has, by the reasons."""
+    """The instances to crop: ids (N) of annotations, or positions in the detection file; image (N), indices into
+    `images`; boxes (N, 4) and their scores (N); keypoints (N, K, 2); visible (N, K), 0 or 1. `left_out` counts the
+    file's other objects by reason."""
 
     images: Images
     ids: np.ndarray
@@ -94,8 +94,8 @@ COLUMNS = ("ids", "image", "boxes", "scores", "keypoints", "visible")  # of Inst
 
 @dataclass(frozen=True)
 class Annotations:
-    """An annotation file: its well-formed images, the category, the N annotations of that category as columns, how many
-    objects the file's lists have, and what is wrong with all but these columns."""
+    """An annotation file: its well-formed images, the category, the N annotations of the category as columns, the
+    lengths of the file's lists, and the findings about everything except these columns."""
 
     path: Path
     images: Images
@@ -111,14 +111,14 @@ class Annotations:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """(N, 2) width and height of each annotation's image, NaN if it is not listed."""
+        """(N, 2) width and height of each annotation's image; NaN if the image is not listed."""
         sizes = np.full((len(self.table), 2), np.nan)
         sizes[self.image >= 0] = self.images.sizes[self.image[self.image >= 0]]
         return sizes
 
     @property
     def keypoints(self) -> np.ndarray:
-        """(N, K, 3) x, y, visibility: 0 where there are none, NaN where they are malformed."""
+        """(N, K, 3) x, y, visibility: 0 if there are no keypoints, NaN if they are malformed."""
         return self.table["keypoints"].reshape(len(self.table), -1 if len(self.table) else 1, 3)
 
     @cached_property
@@ -133,7 +133,7 @@ class Annotations:
 
     @cached_property
     def wanted(self) -> np.ndarray:
-        """(N) bool: labelled and no crowd, so that training would use them."""
+        """(N) bool: labelled and not a crowd, so that training would use them."""
         return self.labelled & ~self.table["iscrowd"]
 
     @cached_property
@@ -144,7 +144,7 @@ class Annotations:
 
     @cached_property
     def left_out(self) -> dict[str, np.ndarray]:
-        """Why annotations are not cropped (N, bool); one with several reasons is listed under the first."""
+        """Reason -> the annotations (N, bool) that are not cropped for it; each has one, the first that applies."""
         return first_reasons(
             {
                 "as a crowd": self.table["iscrowd"],
@@ -163,18 +163,18 @@ class Annotations:
 
     @property
     def noun(self) -> str:
-        """What one of the category is called in messages."""
+        """The noun for an instance of the category in messages."""
         return "person" if self.category.get("name", "person") == "person" else "instance"
 
     def name(self, index: int) -> str:
-        """What a report calls an annotation: by its id and its image."""
+        """An annotation's name in a report: its id and image."""
         place = self.image[index]
         found = self.table.wrong["image_id"].get(index, self.table["image_id"][index])
         image = self.images.names[place] if place >= 0 else f"image {found}"
         return f"{self.table.name(index)} ({str(image)[:MAX_ID]})"
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """The annotations as pycocotools reads them, with what other tools leave out."""
+        """The annotations as pycocotools reads them, with defaults for fields that other tools leave out."""
         columns = {key: self.table[key] for key in ("id", "image_id", "area", "bbox", "keypoints")}
         columns["iscrowd"] = self.table["iscrowd"].astype(int)
         columns["num_keypoints"] = self.stated
@@ -184,7 +184,7 @@ class Annotations:
 
 
 def first_reasons(reasons: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The reasons (N, bool), each object marked only under its first."""
+    """The reasons (N, bool), each object marked for its first reason only."""
     left, first = np.array(True), {}
     for reason, which in reasons.items():
         first[reason] = which & left
@@ -193,7 +193,7 @@ def first_reasons(reasons: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def count_reasons(reasons: dict[str, np.ndarray], others: int = 0) -> str:
-    """How many objects each reason marks first, and how many are of other categories."""
+    """The number of objects per reason, and of other categories."""
     counts = {"of other categories": others} | {reason: int(which.sum()) for reason, which in reasons.items()}
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
 
@@ -288,13 +288,13 @@ def _category_of(categories: list, wanted: str) -> dict[str, Any]:
     if len(found) == 1:
         return found[0]
     listed = ", ".join(f"{category['id']} {category['name']}" for category in categories)
-    meant = f"none is named {wanted!r}" if wanted else "which one is meant is not clear"
+    meant = f"none is named {wanted!r}" if wanted else "it is not clear which one to use"
     raise UserError(f"its categories are {listed}: {meant}; set DATASET.CATEGORY to a name or an id")
 
 
 def check_annotations(source: Annotations, *, scored: bool) -> Findings:
-    """What is wrong with the annotations of the category. Training reads those that it may crop; COCO's evaluation, of
-    sets that are `scored`, all of them."""
+    """Findings about the annotations of the category. Training reads those that it may crop; COCO's evaluation (of sets
+    that are `scored`) reads all."""
     table, wanted, listed, areas = source.table, source.wanted, source.image >= 0, source.table["area"]
     findings = table.check(stops=None if scored else wanted & (listed | table.malformed("image_id")))
     level, why = (ERROR, "testing stops") if scored else (NOTE, "testing on this set would stop")
@@ -340,8 +340,8 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
 
 
 def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarray) -> None:
-    """Whether coordinates are fractions or percent of the image: `far` (N, 2) are the largest x and y of each object,
-    `sizes` (N, 2) the width and height of its image, 0 where they are not known."""
+    """Check whether coordinates are fractions or percent of the image: `far` (N, 2) are the largest x and y of each
+    object, `sizes` (N, 2) the width and height of its image, 0 if unknown."""
     known = ~np.isnan(far).any(1)
     within = known & (far > 0).any(1) & (far <= 1).all(1)
     remedy = "give them in pixels: multiply x by the image's width and y by its height"
@@ -394,7 +394,7 @@ def annotated_instances(source: Annotations) -> Instances:
 
 
 def centred(instances: Instances, aspect: float) -> np.ndarray:
-    """Which instances (N, bool) have their visible joints around the box's centre (SELECT_DATA, as in HRNet)."""
+    """Which instances (N, bool) have visible keypoints near the centre of the box (SELECT_DATA, as in HRNet)."""
     center, scale = geometry.boxes_to_crops(instances.boxes, aspect)
     count = instances.visible.sum(1)
     mean = (instances.keypoints * instances.visible[..., None]).sum(1) / np.maximum(count, 1)[:, None]

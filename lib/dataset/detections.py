@@ -1,6 +1,6 @@
 """A detector's boxes in COCO's format -> instances: https://cocodataset.org/#format-results
 
-N boxes, K keypoints. Boxes are x, y, w, h in image pixels. As with annotations, one list of checks says what is wrong.
+N boxes, K keypoints. Boxes are x, y, w, h in image pixels. As for annotations, there is one list of checks.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def parse_detections(path: Path, what: str = DETECTION_FILE) -> tuple[Table, Fin
 
 
 def check_detections(path: Path, source: Annotations, num_joints: int, threshold: float) -> tuple[Findings, Instances]:
-    """What is wrong with a detection file of any format, and the instances that are taken from it.
+    """The findings about a detection file of any format, and the instances that are used of it.
 
     Raises UserError for a file that is missing, no JSON or no list.
     """

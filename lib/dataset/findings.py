@@ -1,4 +1,4 @@
-"""What is wrong with a file: the first finding that stops a tool is its error, the data's check reports all."""
+"""Findings about a file: the tools raise the first one that stops them, the data check reports all."""
 
 import logging
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
-OK, NOTE, ERROR = "ok", "note", "error"  # an error stops a run or spoils its result, a note is worth knowing
+OK, NOTE, ERROR = "ok", "note", "error"  # an error stops a run or makes its result wrong; a note does neither
 MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, a few examples of it, and how to fix it; `error` is the sentence with which the tools that
-    read the file stop, and is empty where they go on."""
+    """The result of a check, a few examples, and how to fix it; `error` is the message with which the tools that read
+    the file stop, and is empty if they continue."""
 
     level: str
     check: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """About one file, in the order in which the checks ran."""
+    """The findings about one file, in the order of the checks."""
 
     def add(
         self, level: str, check: str, says: str, examples: Iterable[str] = (), remedy: str = "", error: str = ""
@@ -42,7 +42,7 @@ class Findings(list[Finding]):
                 raise UserError(f"{path}: {finding.error}")
 
     def warn(self, path: Path, check: str) -> None:
-        """Log what a check found and the tools that read the file go on with."""
+        """Log a check's findings that do not stop the tools."""
         for finding in self:
             if finding.check == check:
                 logger.warning("%s: %s", path, "; ".join(filter(None, (finding.says, finding.remedy))))

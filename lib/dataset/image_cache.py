@@ -1,4 +1,4 @@
-"""Images decoded once: pixels without JPEG, for sets where decoding bounds training."""
+"""A cache of decoded images on the disk, for training that is limited by JPEG decoding."""
 
 import hashlib
 from pathlib import Path
@@ -10,10 +10,10 @@ from .images import ImageReader
 
 
 class DecodedImages:
-    """Reads as `reader` does, and keeps what it decodes in `folder`, some 0.9 MB for each of COCO's images.
+    """Reads images as `reader` does, and keeps the decoded pixels in `folder`, about 0.9 MB for each of COCO's images.
 
-    An image has a file of its own, whose name changes with the image's, its length and its time of change (in a zip,
-    its checksum). A file that its own checksum shows to be damaged is written again.
+    Each image has a file, whose name depends on the image's name, length and time of change (in a zip, its checksum). A
+    file whose own checksum shows damage is written again.
     """
 
     def __init__(self, reader: ImageReader, folder: Path):
@@ -25,7 +25,7 @@ class DecodedImages:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return file["pixels"]
-        except Exception:  # there is none yet, or it is damaged in one of many ways
+        except Exception:  # missing, or damaged in any way
             pixels = self.reader.read(name, owner)
             write_atomically(path, lambda file: np.savez(file, pixels=pixels))
             return pixels

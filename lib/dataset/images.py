@@ -1,4 +1,4 @@
-"""Image files -> pixels: what is read, what is refused before it is decoded, and where it is looked for."""
+"""Read image files: find them, refuse some before decoding, and decode the others to pixels."""
 
 import io
 import os
@@ -22,28 +22,28 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag
-MAX_PIXELS = 2**27  # of an image; 400 MB decoded
-LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
-# Read by Pillow. AVIF and JPEG 2000 are not: their headers may say less than what is decoded.
+MAX_PIXELS = 2**27  # per image; 400 MB decoded
+LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # the name of the reader's limit in errors
+# Read by Pillow. AVIF and JPEG 2000 are left out: their headers may state a smaller size than is decoded.
 OTHER_FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of Pillow
-MAX_BYTES_A_PIXEL = 8  # of a file for each pixel it may have: uncompressed, 16 bits of red, green, blue and alpha
+MAX_BYTES_A_PIXEL = 8  # bytes of a file per allowed pixel: uncompressed RGBA of 16 bits
 
 
 class Reader(Protocol):
-    """Where an image's pixels come from: a folder or a file."""
+    """Reads images by name."""
 
     source: Path
 
     def read(self, name: str, owner: str) -> np.ndarray:
-        """Pixels (H, W, 3), BGR. `owner` says in an error whose image it is. Raises UserError if it cannot be read."""
+        """Pixels (H, W, 3), BGR. Errors name the instance `owner`. Raises UserError if the image cannot be read."""
 
 
 class ImageReader:
-    """Decodes images of a folder, or of a zip with members at its root, as uint8 BGR, EXIF orientation ignored.
+    """Decodes the images of a folder, or of a zip with the images at its root, as uint8 BGR, without EXIF rotation.
 
-    The images read last stay in memory up to `cache_bytes`, the very last always. One of more than `max_pixels` is
-    refused before it is decoded, and so is a name that leads out of the folder.
+    Recently read images stay in memory up to `cache_bytes`; the last one always does. An image of more than
+    `max_pixels` is refused before it is decoded, and so is a name that leads out of the folder.
     """
 
     def __init__(self, source: Path, cache_bytes: int = 0, max_pixels: int = MAX_PIXELS):
@@ -53,7 +53,7 @@ class ImageReader:
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._cached_bytes = 0
         self._zip: zipfile.ZipFile | None = None
-        self._opened_by = 0  # process that opened the zip: another one would share its file position
+        self._opened_by = 0  # process that opened the zip: a fork would share its file position
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_zip": None, "_cache": OrderedDict(), "_cached_bytes": 0}
@@ -77,11 +77,11 @@ class ImageReader:
         """The image's file. Raises UserError as `read` does."""
         where = f"{self.source / name} ({owner})"
         if leads_out(name):
-            raise UserError(f"{where}: the name {name!r} leads out of the images' folder, where nothing is read")
+            raise UserError(f"{where}: the name {name!r} leads out of the images' folder, and is refused")
         return self._bytes(name, where)
 
     def version(self, name: str) -> str:
-        """What changes when an image is replaced; empty for one that cannot be read."""
+        """A text that changes when the image is replaced; empty if the image cannot be read."""
         try:
             if self.source.suffix == ".zip":
                 member = self._archive().getinfo(name)
@@ -92,7 +92,7 @@ class ImageReader:
             return ""
 
     def missing(self, names: list[str]) -> np.ndarray:
-        """Which (N, bool) of the named images are missing; a name not in the folder's listing is also tried itself."""
+        """Which (N, bool) of the named images are missing; names that the folder does not list are tried too."""
         if self.source.suffix == ".zip":
             members = set(self._archive().namelist())
             return np.array([name not in members for name in names], bool)
@@ -114,7 +114,7 @@ class ImageReader:
             member = self._archive().getinfo(name)
             _refuse_bytes(member.file_size, where, self.max_pixels)
             with self._archive().open(member) as file:
-                # No more than the stated size: read() without a limit would unpack a zip bomb whole.
+                # No more than the stated size: read() without a limit would unpack a zip bomb.
                 return file.read(member.file_size)
         except OSError as error:
             raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
@@ -129,7 +129,7 @@ class ImageReader:
 
 
 def opened_zip(path: Path) -> zipfile.ZipFile:
-    """Raises UserError for a zip that is missing or damaged, whatever the library says."""
+    """Open a zip. Raises UserError if it is missing or damaged in any way."""
     try:
         return zipfile.ZipFile(path)
     except MemoryError:
@@ -139,7 +139,7 @@ def opened_zip(path: Path) -> zipfile.ZipFile:
 
 
 def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY) -> bytes:
-    """The bytes of an image file; `where` is what an error calls it, and `limit` what sets `max_pixels`.
+    """The bytes of an image file; errors call it `where`, and call the option that sets `max_pixels` `limit`.
 
     Raises UserError for anything but a regular file, and for a file larger than any image of `max_pixels`.
     """
@@ -156,7 +156,7 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str 
 def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT_KEY) -> None:
     if count > MAX_BYTES_A_PIXEL * max_pixels:
         raise UserError(
-            f"{where}: refused before reading, it has {count:,} bytes, more than any image of the {max_pixels:,} "
+            f"{where}: refused before reading: it has {count:,} bytes, more than any image of the {max_pixels:,} "
             f"pixels that {limit} allows"
         )
 
@@ -170,9 +170,9 @@ def decode_image(
 ) -> np.ndarray:
     """The pixels (H, W, 3), uint8 BGR, of an image file's content; `oriented` turns them as EXIF says.
 
-    Without `oriented` the pixels come as they are stored, in every format. Of values of 16 bits the upper 8 are taken.
-    `where` is what an error calls the file, and `limit` what sets `max_pixels`. Raises UserError if it is empty, cut
-    off, no image, or larger than `max_pixels`, which its header tells before anything is decoded.
+    Without `oriented` the pixels are as stored, in every format. Only the upper 8 of 16 bits are used. Errors call the
+    file `where`, and the option that sets `max_pixels` `limit`. Raises UserError if the file is empty, truncated, no
+    image, or has more than `max_pixels` by its header, before it is decoded.
     """
     if not content:
         raise UserError(f"{where}: the image file is empty")
@@ -180,7 +180,7 @@ def decode_image(
 
         def use(image: PIL.Image.Image) -> np.ndarray:
             if not oriented:
-                image.getexif().pop(ORIENTATION, None)  # Pillow turns TIFFs unasked
+                image.getexif().pop(ORIENTATION, None)  # Pillow rotates TIFFs by default
             return pixels_of(image, oriented)
 
         return _by_pillow(content, where, max_pixels, limit, use)
@@ -205,7 +205,7 @@ def orientation(content: bytes) -> int:
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content)) as image:
             return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # what a foreign library makes of damaged metadata
+    except Exception:  # damaged metadata can raise anything
         return 1
 
 
@@ -222,13 +222,13 @@ def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
 def _refuse_size(width: int, height: int, where: str, max_pixels: int, limit: str) -> None:
     if width * height > max_pixels:
         raise UserError(
-            f"{where}: refused before decoding, it is {width} x {height} and {limit} allows {max_pixels:,} pixels"
+            f"{where}: refused before decoding: it is {width} x {height}, but {limit} allows {max_pixels:,} pixels"
         )
 
 
 def _by_pillow(content: bytes, where: str, max_pixels: int, limit: str, use: Callable[[PIL.Image.Image], Any]) -> Any:
-    """What `use` makes of an image that Pillow opens and then decodes, so that the size that is looked at is the one
-    that is decoded. Raises UserError for whatever Pillow raises."""
+    """The result of `use` for an image that Pillow opens and then decodes, so that the checked size is the decoded one.
+    Raises UserError for any exception of Pillow."""
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -256,7 +256,7 @@ def pixels_of(image: PIL.Image.Image, oriented: bool) -> np.ndarray:
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in EIGHT_BIT:
-        raise ValueError(f"pixels of mode {image.mode} are no 8-bit colours; convert it to RGB")
+        raise ValueError(f"pixels of mode {image.mode} are not 8-bit colours; convert it to RGB")
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
 
 

@@ -1,4 +1,4 @@
-"""Lists of objects in JSON files -> columns; malformed values are kept aside for the error that names them.
+"""Lists of objects in JSON files -> columns; malformed values are kept apart, for errors that name them.
 
 N objects.
 """
@@ -21,17 +21,17 @@ import numpy as np
 from ..errors import UserError, shown
 from .findings import ERROR, Findings, many
 
-MAX_NUMBER = 2**63  # what the arrays' integers hold
-MAX_NAME = 4096  # characters of a file's name, as Linux has it
-MAX_ID = 60  # characters of an id in a sentence
+MAX_NUMBER = 2**63  # range of the arrays' integers
+MAX_NAME = 4096  # longest file name on Linux
+MAX_ID = 60  # characters of an id in a message
 NUMBERS = {int, float}
-TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # of values that need no closer look
-NO_JSON = re.compile(rb"[\[:,]\s*(NaN|-?Infinity)\b")  # what Python's json module writes all the same
-MISSING: Any = object()  # the value of a field that an object does not have
+TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # the usual types, which need no further check
+NO_JSON = re.compile(rb"[\[:,]\s*(NaN|-?Infinity)\b")  # not JSON, but written by Python's json module
+MISSING: Any = object()  # stands for a missing field
 
 
 def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
-    """The file's content; `form` is the type that says which fields are read.
+    """The file's content; `form` is a type with the fields to read.
 
     A file of another form is read as `otherwise`. Raises UserError if that is None, and for a file that is missing or
     not valid JSON.
@@ -71,7 +71,7 @@ def list_of(fields: Iterable[str]) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether the arrays here can hold a value."""
+    """Whether an array can hold the value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
@@ -80,7 +80,7 @@ def is_file_name(value: Any) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name of a file in a folder leads to somewhere else."""
+    """Whether a file name leads out of its folder."""
     return os.path.isabs(name) or (".." in name and ".." in Path(name).parts)
 
 
@@ -90,10 +90,9 @@ def is_pairs(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field must hold: a value of `dtype`, or a list of the `shape` (length) or (pairs, 2).
+    """The values that a field may have: a value of `dtype`, or a list of the `shape` (length) or (pairs, 2).
 
-    `instead` replaces a malformed value in the column, NaN in lists; `default` replaces a missing value and an empty
-    list.
+    In the column, `instead` replaces a malformed value (NaN in lists), and `default` a missing value or an empty list.
     """
 
     wanted: str
@@ -122,13 +121,13 @@ class Kind:
         return np.array(values, self.dtype), wrong
 
     def fault(self, value: Any) -> str:
-        """What an error says about a malformed value, after the field's name."""
+        """The text about a malformed value, which follows the field's name in an error."""
         if self.shape:
             if not isinstance(value, list) or (len(self.shape) > 1 and not is_pairs(value)):
                 return f"must list {self.wanted}, not {shown(value)}"
             if len(value) != self.shape[0]:
                 return f"must list {self.wanted}, not {len(value)}"
-            return "holds something that is no number, or one too large"
+            return "has a value that is not a number, or too large"
         if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
             return f"is too large: {shown(value)}"
         if self is FILE_NAME and isinstance(value, str) and leads_out(value):
@@ -139,7 +138,7 @@ class Kind:
 NUMBER = Kind("a number")
 WHOLE = Kind("a whole number", lambda value: isinstance(value, int) and is_number(value), np.int64, 0)
 ANYTHING = Kind("anything", lambda value: value is not MISSING, object)
-FILE_NAME = Kind("the name of a file", is_file_name, object, "")  # np.str_ would make all as wide as the longest
+FILE_NAME = Kind("the name of a file", is_file_name, object, "")  # np.str_ would make all texts as long as the longest
 
 
 def listing(length: int, hint: str = "", default: Any = MISSING) -> Kind:
@@ -148,11 +147,13 @@ def listing(length: int, hint: str = "", default: Any = MISSING) -> Kind:
 
 
 def _rows(values: list, length: int) -> np.ndarray:
-    """Lists of `length` numbers as (N, length) float64; anything else becomes a row with NaN in it."""
+    """Lists of `length` numbers as (N, length) float64; anything else becomes a row with NaN."""
     if set(map(type, values)) <= {list} and set(map(len, values)) <= {length}:
         with contextlib.suppress(OverflowError):
             found = np.zeros((len(values), length))
-            some = [i for i, value in enumerate(values) if value.count(0) < length]  # not all, with COCO's keypoints
+            some = [
+                i for i, value in enumerate(values) if value.count(0) < length
+            ]  # not for all values, as with COCO's keypoints
             listed = [values[i] for i in some]
             if set(map(type, chain.from_iterable(listed))) <= NUMBERS:
                 flat = np.fromiter(chain.from_iterable(listed), np.float64, length * len(some))
@@ -175,9 +176,9 @@ def _values(objects: list[dict], key: str, default: Any) -> list:
 
 @dataclass(frozen=True)
 class Table:
-    """The objects of a list as columns. `what` is an object's name in a sentence, such as "annotation"; `places` (N)
-    are their places in the file's list, `strays` what in it is no object, and `wrong` each column's malformed values,
-    by their indices."""
+    """The objects of a list as columns. `what` is the noun for an object, such as "annotation"; `places` (N) are the
+    positions in the file's list, `strays` its values that are not objects, and `wrong` the malformed values of each
+    column, by index."""
 
     what: str
     places: np.ndarray
@@ -217,7 +218,7 @@ class Table:
         return f"{self.what} with id {str(found)[:MAX_ID]}"
 
     def name(self, index: int) -> str:
-        """The same, as short as a report has it."""
+        """The same, shortened for a report."""
         return self.label(index).replace(" with id ", " ")
 
     def check(self, *keys: str, stops: np.ndarray | None = None) -> Findings:

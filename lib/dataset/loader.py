@@ -1,4 +1,4 @@
-"""A DataLoader whose processes never outlive the program."""
+"""A DataLoader whose processes end with the program."""
 
 import atexit
 import multiprocessing
@@ -8,18 +8,18 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-MAX_WAIT = 60  # seconds until a death is noticed
+MAX_WAIT = 60  # seconds until a dead process is noticed
 
 
 class Loader(DataLoader):
     """A DataLoader that kills its processes when the program ends.
 
-    Those that ignore SIGTERM, as a training's do, would block the exit for ever.
+    Processes that ignore SIGTERM, as in training, would block the exit forever.
     """
 
     def __iter__(self) -> Any:
         batches = super().__iter__()
-        # The last function to be registered is the first to run: before PyTorch waits for its processes.
+        # The function registered last runs first: before PyTorch waits for its processes.
         atexit.unregister(_end)
         atexit.register(_end)
         try:
@@ -30,6 +30,6 @@ class Loader(DataLoader):
 
 
 def _end() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # their end is no failure
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ended on purpose: not a failure
     for process in multiprocessing.active_children():
         process.kill()

@@ -1,4 +1,4 @@
-"""MPII's annotations, in HRNet's JSON files -> the instances that COCO's give.
+"""MPII's annotations, in HRNet's JSON files -> instances, as from COCO's files.
 
 I images, N instances, K keypoints. The files count pixels from 1, as Matlab does; instances count from 0.
 A record is a person: `image` (file name), `center` (x, y), `scale` (height / 200 pixels), `joints` (K pairs x, y) and
@@ -16,12 +16,12 @@ from .findings import ERROR, Findings, many
 from .json_fields import FILE_NAME, NUMBER, Kind, Table, listing, read_json
 
 DROP = 15.0  # pixels per unit of `scale` that a crop lies below the annotated centre, so that feet are not cut off
-NOT_ANNOTATED = -1  # x of such a centre: its crop is neither dropped nor padded
+NOT_ANNOTATED = -1  # x of a missing centre, whose crop is neither moved nor padded
 PLACE = {"center": listing(2), "scale": NUMBER}
 
 
 def read_annotations(path: Path, num_joints: int) -> Annotations:
-    """Read a file of records. Images are numbered in the order of the file, which does not tell their sizes (0, 0).
+    """Read a file of records. Images are numbered in the order of the file; their sizes are unknown (0, 0).
 
     Raises UserError for a file that is missing, no JSON, or not in this format.
     """
@@ -40,7 +40,7 @@ def parse_annotations(path: Path, num_joints: int) -> Annotations:
     table = Table.read(records, "record", {"image": FILE_NAME, **PLACE, **joints})
     findings = table.check("image")
     if not records:
-        says = "it lists no person"
+        says = "its list of persons is empty"
         findings.add(ERROR, "format", says, error=f"not an MPII annotation file: {says}")
     unique = list(dict.fromkeys(table["image"][~table.malformed("image")].tolist()))
     images = Images(np.arange(len(unique)), np.array(unique, object), np.zeros((len(unique), 2), np.int64))
@@ -64,9 +64,9 @@ def check_annotations(source: Annotations, with_joints: bool = True) -> Findings
 
 
 def annotated_instances(source: Annotations, with_joints: bool = True) -> Instances:
-    """All persons in the order of the file, which the ground truth of PCKh shares.
+    """All persons in the order of the file, which is also that of PCKh's ground truth.
 
-    `with_joints` false is for a set without ground truth, whose persons get no visible joint.
+    Without `with_joints`, for a set without ground truth, no keypoint is visible.
     Raises UserError that names the malformed record.
     """
     findings = check_annotations(source, with_joints)

@@ -1,4 +1,4 @@
-"""Which samples make which batch: the same for any number of processes, also when a run is resumed."""
+"""Samplers of batches that do not depend on the number of processes, nor on whether a run was resumed."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from torch.utils.data import Sampler
 class TrainSampler(Sampler):
     """Micro-batches of (epoch, sample) for one process.
 
-    An optimiser step takes `micro_batches` times `micro_batch` samples of a permutation that (seed, epoch) determine.
-    There is a micro-batch for each GPU of the recipe; process `rank` of `world` gets every `world`-th of them. The last
-    step of an epoch takes the samples that are left, in equal micro-batches; fewer than `micro_batches` are left out of
-    this epoch. `epoch` is the one to iterate over, `first` its step to begin with.
+    An optimiser step takes `micro_batches` x `micro_batch` samples from a permutation that (seed, epoch) determine. The
+    recipe has one micro-batch per GPU; process `rank` of `world` gets every `world`-th of them. The last step of an
+    epoch takes the remaining samples, in equal micro-batches; fewer than `micro_batches` samples are left out of the
+    epoch. `epoch` is the epoch to iterate over, and `first` its first step.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class TrainSampler(Sampler):
 
 
 class EvalSampler(Sampler):
-    """Each sample once, those of one image next to each other, so that it is decoded once.
+    """Each sample once, grouped by image, so that each image is decoded once.
 
-    `image` (N) is each sample's image. Process `rank` gets every `world`-th batch.
+    `image` (N) is the image of each sample. Process `rank` gets every `world`-th batch.
     """
 
     def __init__(self, image: np.ndarray, size: int, *, rank: int = 0, world: int = 1):

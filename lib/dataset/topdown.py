@@ -1,6 +1,6 @@
-"""One sample per instance: sample the augmentation, warp the crop.
+"""One sample per instance: draw its augmentation and warp its crop.
 
-It hands out uint8 pixels and keypoints; normalisation and target maps are made batched on the device.
+Samples are uint8 pixels and keypoints; normalisation and target maps are computed in batches on the device.
 K keypoints; sizes are (width, height); coordinates are image pixels unless named otherwise.
 """
 
@@ -20,7 +20,7 @@ from .images import Reader, size_mismatch
 
 logger = logging.getLogger(__name__)
 
-# OpenCV's threads do not survive the fork of a loading process, and the process would wait for them for ever.
+# OpenCV's threads do not survive a fork, and a loading process would wait for them forever.
 cv2.setNumThreads(0)
 
 ROTATION_PROBABILITY = 0.6
@@ -29,7 +29,7 @@ HALF_BODY_PADDING = 1.5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training samples for each instance; `rotation` in degrees, the rest factors and probabilities."""
+    """The random augmentation of training; `rotation` is in degrees, the rest are factors and probabilities."""
 
     flip: bool = True
     scale: float = 0.35
@@ -58,7 +58,7 @@ def crop_instance(
     heatmap_size: tuple[int, int],
     rgb: bool = True,
 ) -> dict[str, np.ndarray]:
-    """What the network is given of one instance in an image (H, W, 3), uint8 BGR, and the way back to the image.
+    """The network's input for one instance in an image (H, W, 3), uint8 BGR, and the map back to the image.
 
     `center` (2) in image pixels, `scale` (2) and `rotation` (degrees) are those of `geometry.crop_to_output`; with
     `flip` the image is mirrored first, and `center` with it. Returns image (h, w, 3), uint8, RGB unless `rgb` is false;
@@ -102,7 +102,9 @@ class TopDownDataset(Dataset):
         self.rgb, self.augmentation, self.seed = rgb, augmentation, seed
         self.aspect = input_size[0] / input_size[1]
         self.center, self.scale = geometry.boxes_to_crops(instances.boxes, self.aspect)
-        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # once, whichever loading process sees it first
+        self._warned = torch.zeros(
+            1, dtype=torch.bool
+        ).share_memory_()  # warn once, in whichever loading process sees it first
         refuse_without_crop(instances, self.center, self.scale)
 
     def __len__(self) -> int:
@@ -113,7 +115,7 @@ class TopDownDataset(Dataset):
         return self._sample(index, *self.sample_augmentation(epoch, index))
 
     def mirrored(self, index: int) -> dict[str, np.ndarray]:
-        """The sample flipped, and not augmented otherwise."""
+        """The sample, mirrored but not augmented otherwise."""
         return self._sample(index, self.center[index], self.scale[index], 0.0, flip=True)
 
     def sample_augmentation(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
@@ -121,7 +123,7 @@ class TopDownDataset(Dataset):
         center, scale = self.center[index], self.scale[index]
         if self.augmentation is None:
             return center, scale, 0.0, False
-        # Zero is the epoch's permutation (dataset/samplers.py).
+        # 0 is used for the epoch's permutation (dataset/samplers.py).
         draw = np.random.default_rng((self.seed, epoch, 1 + index))
         keypoints, visible = self.instances.keypoints[index], self.instances.visible[index]
         return self._augment(draw, self.augmentation, center, scale, keypoints, visible)
@@ -137,7 +139,7 @@ class TopDownDataset(Dataset):
     def labels(
         self, index: int, center: np.ndarray, scale: np.ndarray, rotation: float, flip: bool, width: int
     ) -> dict[str, np.ndarray]:
-        """A sample's keypoints and visibility; with `flip`, `center` lies in the mirrored image of that `width`."""
+        """A sample's keypoints and visibility; with `flip`, `center` is in the mirrored image, `width` pixels wide."""
         keypoints, visible = self.instances.keypoints[index], self.instances.visible[index]
         if flip:
             order = self.skeleton.flip_order
@@ -150,7 +152,7 @@ class TopDownDataset(Dataset):
         }
 
     def image(self, index: int) -> np.ndarray:
-        """The whole image (H, W, 3), BGR, of an instance. Warns of the first whose size is not the stated one."""
+        """The image (H, W, 3), BGR, of an instance. Warns about the first whose size is not the annotated one."""
         images, place = self.instances.images, self.instances.image[index]
         name, stated = str(images.names[place]), images.sizes[place].tolist()
         pixels = self.reader.read(name, owner=f"{self.skeleton.noun} {self.instances.ids[index]}")
@@ -158,7 +160,7 @@ class TopDownDataset(Dataset):
         if contradiction and not self._warned:
             self._warned.fill_(True)
             logger.warning(
-                "%s: %s, as annotated: boxes and keypoints lie elsewhere; tools/check_data.py finds all such images",
+                "%s: %s, as annotated: boxes and keypoints are misplaced; tools/check_data.py lists all such images",
                 *(self.reader.source / name, contradiction),
             )
         return pixels
@@ -178,7 +180,7 @@ class TopDownDataset(Dataset):
             half = half_body_crop(keypoints, visible, self.skeleton, self.aspect, prefer_upper)
             center, scale = half or (center, scale)
         factor = min(max(1 + chosen.scale * draw.standard_normal(), 1 - chosen.scale), 1 + chosen.scale)
-        scale = scale * np.float64(factor)  # the product is float64, as published
+        scale = scale * np.float64(factor)  # float64, as published
         rotation = 0.0
         if draw.random() <= ROTATION_PROBABILITY:
             bound = 2 * chosen.rotation
@@ -187,12 +189,12 @@ class TopDownDataset(Dataset):
 
 
 def mirror_image(image: np.ndarray, center: np.ndarray, half_extent: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) mirrored as far as a crop around `center` (2, in the mirrored image) reaches, else undefined.
+    """An image (H, W, 3), mirrored only where a crop around `center` (2, in the mirrored image) shows it.
 
-    A crop shows a small part of most images, so that mirroring only this part is several times as fast.
+    A crop shows a small part of most images, so that this is several times as fast.
     """
     height, width = image.shape[:2]
-    # Two pixels more than what interpolation between pixel centres asks for.
+    # Two pixels more than interpolation needs.
     left, top = np.maximum(np.floor(center - half_extent) - 2, 0).astype(int)
     right, bottom = np.minimum(np.ceil(center + half_extent) + 3, (width, height)).astype(int)
     mirror = np.empty_like(image)

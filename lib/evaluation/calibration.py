@@ -1,9 +1,9 @@
-"""What a keypoint's score and heatmap say about its error, once fitted on annotated instances.
+"""Calibration: a keypoint's confidence and the covariance of its error, from its score and heatmap.
 
 Confidence is the probability that a keypoint is right: that its own OKS is `similarity` or more
 (https://cocodataset.org/#keypoints-eval). It is a monotone function of the score, by the pool-adjacent-violators
-algorithm (Zadrozny and Elkan, KDD 2002). The covariance of the error is the second moments of the heatmap, scaled by a
-power of the score, and once more where decoding left the keypoint at a whole pixel. N keypoints.
+algorithm (Zadrozny and Elkan, KDD 2002). The covariance of the error is the heatmap's matrix of second moments, times a
+power of the score, and times a factor if decoding left the keypoint at a whole pixel. N keypoints.
 """
 
 import json
@@ -23,10 +23,12 @@ from ..runtime.files import checksum, write_text
 logger = logging.getLogger(__name__)
 
 LEVELS = (0.68, 0.95)  # of the ellipses
-GAUSSIAN = tuple(math.sqrt(-2 * math.log(1 - level)) for level in LEVELS)  # their radii in standard deviations
-MIN_KEYPOINTS = 200  # to fit on
-BINS = 20  # of equally many keypoints, in which the probability is counted
-MIN_SCORE = 1e-3  # below it a score's logarithm says nothing
+GAUSSIAN = tuple(
+    math.sqrt(-2 * math.log(1 - level)) for level in LEVELS
+)  # radii of a Gaussian's ellipses in standard deviations
+MIN_KEYPOINTS = 200  # keypoints needed for a fit
+BINS = 20  # bins with equally many keypoints, whose shares give the probability
+MIN_SCORE = 1e-3  # lower scores are raised to it before taking the logarithm
 
 
 @dataclass(frozen=True)
@@ -45,46 +47,48 @@ class Labelled:
         return len(self.scores)
 
     def select(self, keep: np.ndarray) -> "Labelled":
-        """Those that `keep` (N, bool) marks."""
+        """The keypoints that `keep` (N, bool) selects."""
         return Labelled(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `fit` finds, and what it holds for: the file of the weights and how it is tested."""
+    """The result of `fit`, and what it is valid for: the weights file and the test options."""
 
     similarity: float
     scores: tuple[float, ...]  # ascending; between them the probability is interpolated
     probabilities: tuple[float, ...]
     spread: tuple[float, float, float]  # logarithm of the covariance's scale: constant, per log score, at whole pixels
-    radii: tuple[float, float]  # of the ellipses of `LEVELS`, in standard deviations of the covariance
-    keypoints: int  # that it was fitted on
+    radii: tuple[float, float]  # radii of the ellipses of `LEVELS`, in standard deviations of the covariance
+    keypoints: int  # keypoints of the fit
     weights_sha256: str
     flip_test: bool
     blur_kernel: int
 
     def confidence(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities (…) of being right, float32, of scores (…)."""
+        """Probabilities (…) of being right, float32, for scores (…)."""
         return np.interp(scores, self.scores, self.probabilities).astype(np.float32)
 
     def covariance(self, moments: np.ndarray, scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        """(…, 2, 2) float32 in the units of `moments` (…, 2, 2), for scores (…) and whole (…) as in `Labelled`."""
+        """Covariances (…, 2, 2), float32, in the units of `moments` (…, 2, 2); scores, whole (…) as in `Labelled`."""
         return (moments * np.exp(_features(scores, whole) @ np.array(self.spread))[..., None, None]).astype(np.float32)
 
     def holds_for(self, options: TestOptions) -> bool:
-        """Whether the scores are made as those that it was fitted on."""
+        """Whether scores with these test options are comparable with those of the fit."""
         return (self.flip_test, self.blur_kernel) == (options.flip_test, options.blur_kernel)
 
 
 def fit(data: Labelled, similarity: float, weights_sha256: str, options: TestOptions) -> Calibration:
-    """Raises UserError for fewer than `MIN_KEYPOINTS`.
+    """Fit a calibration. Raises UserError for fewer than `MIN_KEYPOINTS`.
 
     The scale of the covariance is a least-squares fit to the logarithm of the squared Mahalanobis distances, which a
-    few large errors do not move; the radii are these distances' quantiles, so that they cover what they say whatever
-    the errors' distribution. In units in which the smaller ellipse is a Gaussian's.
+    few large errors hardly change. The radii are quantiles of these distances, so that the coverage is right for any
+    distribution of errors; they are scaled so that the smaller ellipse is that of a Gaussian.
     """
     if len(data) < MIN_KEYPOINTS:
-        raise UserError(f"{len(data)} labelled keypoints are too few to fit a calibration: {MIN_KEYPOINTS} at least")
+        raise UserError(
+            f"{len(data)} labelled keypoints are too few to fit a calibration; it needs at least {MIN_KEYPOINTS}"
+        )
     features, squares = _features(data.scores, data.whole), mahalanobis(data.errors, data.moments)
     spread = np.linalg.lstsq(features, np.log(np.maximum(squares, 1e-9)))[0]
     radii = np.sqrt(np.quantile(squares / np.exp(features @ spread), LEVELS))
@@ -110,16 +114,16 @@ def mahalanobis(errors: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def _features(scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(…, 3): what the logarithm of the covariance's scale is linear in."""
+    """(…, 3): the terms of the covariance's log scale, which is linear in them."""
     return np.stack([np.ones(np.shape(scores)), np.log(np.maximum(scores, MIN_SCORE)), whole], -1, dtype=np.float64)
 
 
 def _monotone(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean scores and shares of right keypoints, both ascending, of bins that are joined until they ascend.
+    """Mean scores and shares of right keypoints per bin; bins are merged until both are ascending.
 
     A share is (right + 1/2) / (count + 1): never 0 or 1, which no finite sample shows.
     """
-    pooled: list[np.ndarray] = []  # each the sums of scores and of right keypoints, and their count
+    pooled: list[np.ndarray] = []  # per bin: sum of the scores, number of right keypoints, number of keypoints
     for part in np.array_split(np.argsort(scores, kind="stable"), BINS):
         pooled.append(np.array([scores[part].sum(dtype=np.float64), right[part].sum(), len(part)]))
         while len(pooled) > 1 and _share(pooled[-2]) >= _share(pooled[-1]):
@@ -135,7 +139,7 @@ def _share(sums: np.ndarray) -> float:
 
 
 def place(weights: Path) -> Path:
-    """Where the calibration of a weights file lies."""
+    """The path of the calibration of a weights file."""
     return weights.parent / f"{weights.stem}_calibration.json"
 
 
@@ -145,7 +149,7 @@ def write(path: Path, calibration: Calibration) -> None:
 
 
 def from_mapping(content: Mapping[str, Any], where: str) -> Calibration:
-    """A calibration from plain values. Raises UserError if they are none."""
+    """A calibration from plain values. Raises UserError if they are malformed."""
     kinds: dict[str, Callable[[Any], Any]] = {
         name: lambda values: tuple(float(value) for value in values)
         for name in ("scores", "probabilities", "spread", "radii")
@@ -163,7 +167,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Calibration:
 def read(weights: Path) -> Calibration | None:
     """The calibration beside a weights file, None if there is none.
 
-    One of other weights is not used, and the log says so. Raises UserError for a damaged file.
+    A calibration of other weights is ignored with a warning. Raises UserError for a damaged file.
     """
     path = place(weights)
     if not path.exists():
@@ -174,6 +178,8 @@ def read(weights: Path) -> Calibration | None:
         raise UserError(f"{path}: the calibration is not valid JSON ({error})") from None
     found = from_mapping(content, str(path))
     if found.weights_sha256 != checksum(weights):
-        logger.warning("%s: not used, it was made for other weights than %s; run tools/calibrate.py", path, weights)
+        logger.warning(
+            "%s: ignored, because it was made for other weights than %s; run tools/calibrate.py", path, weights
+        )
         return None
     return found

@@ -1,8 +1,8 @@
 """COCO's keypoint evaluation: https://cocodataset.org/#keypoints-eval
 
 N detections, G annotated instances, K keypoints, P pairs of a detection and an annotated instance of the same image,
-T OKS thresholds. Points, boxes and areas are in image pixels. Similarities and matches are computed over all images at
-once and are pycocotools' own; pycocotools makes the ten numbers of them.
+T OKS thresholds. Points, boxes and areas are in image pixels. Similarities and matches are computed for all images at
+once, and equal those of pycocotools, which computes the ten numbers from them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..dataset.coco import Annotations
 from .oks import keypoint_similarities
 
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")
-MAX_DETECTIONS = 20  # detections of an image that count
+MAX_DETECTIONS = 20  # detections per image that count
 ALMOST_ONE = 1 - 1e-10  # pycocotools treats it as a similarity of 1
 PAIRS_AT_ONCE = 1 << 16  # limits the memory
 PARAMS = Params("keypoints")
@@ -43,7 +43,7 @@ class Truth:
 
     @classmethod
     def of(cls, annotations: Annotations) -> "Truth":
-        """Those in listed images."""
+        """The annotations in listed images."""
         table, image = annotations.table, annotations.table["image_id"]
         place = np.flatnonzero(annotations.image >= 0)
         place = place[image[place].argsort(kind="stable")]
@@ -58,11 +58,11 @@ class Truth:
         return self.keypoints[..., 2] > 0
 
     def ignoring(self, which: np.ndarray) -> "Truth":
-        """The same, with more instances (G, bool) ignored."""
+        """A copy in which these instances (G, bool) are ignored too."""
         return dataclasses.replace(self, ignored=self.ignored | which)
 
     def of_area(self, limits: tuple[float, float]) -> "Truth":
-        """The same, instances of another area ignored."""
+        """A copy in which instances of other areas are ignored too."""
         return self.ignoring((self.areas < limits[0]) | (self.areas > limits[1]))
 
 
@@ -78,33 +78,33 @@ class Found:
 
     @classmethod
     def of(cls, image: np.ndarray, scores: np.ndarray, points: np.ndarray) -> "Found":
-        """The best `MAX_DETECTIONS` of each image; of equal scores the earlier first."""
+        """The best `MAX_DETECTIONS` of each image; for equal scores, the earlier first."""
         order = np.lexsort((-scores, image))
         order = order[_places_within(image[order]) < MAX_DETECTIONS]
         return cls(image[order], order, scores[order], points[order])
 
     def select(self, which: np.ndarray, scores: np.ndarray) -> "Found":
-        """Some of them in another order, with their scores: the best of each image first."""
+        """Selected detections with new scores: the best of each image first."""
         return Found(self.image[which], self.place[which], scores, self.points[which])
 
     @cached_property
     def rank(self) -> np.ndarray:
-        """(N) place among the detections of the same image, from 0."""
+        """(N) the rank among the detections of the same image, from 0."""
         return _places_within(self.image)
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """(N) of the box around all keypoints."""
+        """(N) the area of the box around all keypoints."""
         return (self.points.max(1) - self.points.min(1)).prod(1)
 
     def outside(self, limits: tuple[float, float]) -> np.ndarray:
-        """Which (N, bool) do not count where nobody of an area beyond the limits does."""
+        """Which detections (N, bool) are outside the limits of area, and ignored if unmatched."""
         return (self.areas < limits[0]) | (self.areas > limits[1])
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Detection (P) and annotated instance (P) of each pair, in this order."""
+    """The detection (P) and the annotated instance (P) of each pair."""
 
     detection: np.ndarray
     person: np.ndarray
@@ -117,7 +117,7 @@ class Pairs:
         return cls(detection, np.arange(len(detection)) + np.repeat(first - (count.cumsum() - count), count))
 
     def parts(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Detections and instances of some pairs at a time, and which they are."""
+        """The pairs in parts: detections, instances, and the part's slice."""
         for start in range(0, len(self.person), PAIRS_AT_ONCE):
             part = slice(start, start + PAIRS_AT_ONCE)
             yield part, self.detection[part], self.person[part]
@@ -133,8 +133,8 @@ class Matches:
     counted: np.ndarray
 
     def within(self, inside: np.ndarray, outside: np.ndarray) -> "Matches":
-        """The same matches where only instances `inside` (G, bool) count, and detections that find nobody do not if
-        they are `outside` (N, bool)."""
+        """The same matches if only instances `inside` (G, bool) count, and unmatched detections that are `outside`
+        (N, bool) are ignored."""
         ignored = np.where(self.person >= 0, self.ignored | ~inside[self.person], outside[:, None])
         return Matches(self.person, ignored, self.counted & inside)
 
@@ -146,7 +146,7 @@ def _places_within(image: np.ndarray) -> np.ndarray:
 def similarities(found: Found, truth: Truth, pairs: Pairs, sigmas: np.ndarray) -> np.ndarray:
     """OKS (P): the mean similarity of the keypoints that are labelled.
 
-    For an instance without labelled keypoints, who is ignored, it is that to its surroundings.
+    For an instance without labelled keypoints, which is ignored, it is the similarity to its surroundings.
     """
     similarity = np.empty(len(pairs.person))
     blind = ~np.any(truth.labelled, axis=1)
@@ -178,15 +178,15 @@ def match(
     outside: np.ndarray | None = None,
     thresholds: np.ndarray = THRESHOLDS,
 ) -> Matches:
-    """Who finds whom: the best detection first, each takes the instance most similar (P) to it that is still free.
+    """Match detections and instances: each detection, the best first, takes the free instance most similar (P) to it.
 
-    It takes the last of equals, and an ignored one only if no other reaches the threshold; a crowd stays free.
-    Detections that find nobody do not count if they are `outside` (N, bool).
+    Among equals it takes the last, and an ignored instance only if no other reaches the threshold; a crowd stays free.
+    Unmatched detections are ignored if they are `outside` (N, bool).
     """
     thresholds = np.minimum(thresholds, ALMOST_ONE)
     able = np.flatnonzero(similarity >= thresholds.min())
     detection, person, value = pairs.detection[able], pairs.person[able], similarity[able]
-    # Detections of one rank are of different images: none takes another's.
+    # Detections of the same rank are in different images, so that they do not compete.
     order = np.lexsort((-person, -value, truth.ignored[person], detection, found.rank[detection]))
     detection, person, value = detection[order], person[order], value[order]
     matched = np.full((len(found.image), len(thresholds)), -1)
@@ -217,7 +217,7 @@ def average_precision(
         sigmas: (K), OKS's.
 
     Returns:
-        AP to AR (L) by the names in `METRICS`; all 0 without a detection, -1 where no person counts.
+        AP to AR (L) by the names in `METRICS`; all 0 without a detection, -1 if no instance counts.
     """
     if not detections:
         return dict.fromkeys(METRICS, 0.0)

@@ -43,7 +43,7 @@ def results(
     oks_threshold: float,
     soft_nms: bool = False,
 ) -> list[dict[str, Any]]:
-    """COCO results, one dict a person that OKS-NMS keeps, with the crop's center and scale beside the keypoints."""
+    """COCO results: one dict per person that OKS-NMS keeps, with keypoints and the crop's center and scale."""
     scores = nms.rescore(instances.scores[predictions.index], predictions.scores, score_threshold)
     areas = geometry.crop_areas(predictions.scale)
     image = instances.image[predictions.index]
@@ -66,13 +66,13 @@ def triplets(predictions: Predictions) -> np.ndarray:
 
 
 def as_dicts(columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Columns (N, …) -> one dict a person, of plain values."""
+    """Columns (N, …) -> one dict of plain values per person."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def refuse_broken(instances: Instances, predictions: Predictions) -> None:
-    """Raise UserError where a prediction is NaN or infinite."""
+    """Raise UserError if a prediction is NaN or infinite."""
     broken = ~np.isfinite(predictions.keypoints).all((1, 2)) | ~np.isfinite(predictions.scores).all(1)
     if broken.any():
         first = predictions.index[broken.argmax()]
@@ -84,7 +84,7 @@ def refuse_broken(instances: Instances, predictions: Predictions) -> None:
 
 
 def markdown_table(name: str, metrics: dict[str, float]) -> str:
-    """The table that HRNet prints too: one row, three decimals."""
+    """The table in HRNet's format: one row, three decimals."""
     heads = ["Arch", *metrics]
     cells = [name, *(f"{value:.3f}" for value in metrics.values())]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), cells))
@@ -98,23 +98,23 @@ class Evaluation(ABC):
     crops: TopDownDataset
     loader: DataLoader
     options: TestOptions
-    number: int  # in the names of the files
+    number: int  # number in the file names
     device: torch.device
-    backend: Backend  # what runs the network
+    backend: Backend  # runs the network
 
     main: ClassVar[str]  # the metric that chooses a run's best epoch
 
     @abstractmethod
     def describe(self) -> str:
-        """What is measured, in one line."""
+        """A description of the measurement, in one line."""
 
     def how_predicted(self) -> str:
-        """The part of `describe` that is the same for every data set."""
+        """The part of `describe` that all data sets share."""
         flip = "on" if self.options.flip_test else "off"
         return f"flip test: {flip}; decoder: DARK, blur {self.options.blur_kernel}; forward: {self.backend.describe()}"
 
     def predict(self, model: TransPose, watch: Watch | None = None) -> Predictions:
-        """All processes' predictions, on every process. Raises UserError if any is NaN or infinite."""
+        """The predictions of all processes, in every process. Raises UserError if any is NaN or infinite."""
         forward = self.backend(model)
         with Progress(len(self.loader), f"test {self.name}", hidden=distributed.rank() > 0) as progress:
             flip_order = torch.from_numpy(self.crops.skeleton.flip_order).to(self.device)
@@ -127,11 +127,11 @@ class Evaluation(ABC):
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:
         """Write the results file and return the metrics (None for a set without ground truth).
 
-        `weights` is what the summary beside the results calls the weights.
+        `weights` is the weights' name in the summary beside the results.
         """
 
     def write_results(self, folder: Path, results: list[dict[str, Any]]) -> tuple[Path, str]:
-        """Into the run's `folder`; returns the file, and the checksum of what this process wrote into it."""
+        """Write the results into the run's `folder`; returns the file, and the checksum of what was written."""
         path = folder / "results" / f"keypoints_{self.name}_results_{self.number}.json"
         content = msgspec.json.encode(results)
         write_atomically(path, lambda file: file.write(content))
@@ -139,7 +139,7 @@ class Evaluation(ABC):
         return path, hashlib.sha256(content).hexdigest()
 
     def write_summary(self, results: Path, checksum: str, weights: str, metrics: dict[str, float]) -> None:
-        """The metrics, what was measured, and the checksum of the `results`, beside their file."""
+        """Write the metrics, the description and the checksum of the `results` into a file beside them."""
         content = {"weights": weights, "measured": self.describe(), "metrics": metrics, "results_sha256": checksum}
         summary = json_tricks.dumps(content, indent=2)
         path = results.with_name(f"metrics_{self.name}_{self.number}.json")
@@ -148,7 +148,7 @@ class Evaluation(ABC):
 
 @dataclass
 class CocoEvaluation(Evaluation):
-    """Turns predictions into a COCO results file and, with ground truth, AP."""
+    """Writes predictions as a COCO results file and, with ground truth, computes AP."""
 
     boxes: str
     annotations: Annotations
@@ -184,7 +184,7 @@ class CocoEvaluation(Evaluation):
         )
 
     def metrics(self, detections: list[dict[str, Any]]) -> dict[str, float]:
-        """COCO's ten numbers of results for the annotated persons."""
+        """COCO's ten numbers for the results, against the annotated instances."""
         return average_precision(detections, self.annotations, self.sigmas)
 
     def evaluate(self, predictions: Predictions, folder: Path, weights: str) -> dict[str, float] | None:

@@ -1,7 +1,7 @@
-"""The variables of a .mat file, read in a process of its own.
+"""Read the variables of a .mat file in a separate process.
 
-SciPy's reader is not made for damaged files: it can end its process, or take any memory. This file is also the program
-of that process (python matlab_file.py FILE NAME…), which writes an .npz to its standard output.
+SciPy's reader can crash on damaged files, or exhaust the memory. This file is also the program of the process (python
+matlab_file.py FILE NAME…), which writes an .npz to its standard output.
 """
 
 import io
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 MAX_SECONDS = 60
-SPARE_BYTES = 64 << 20  # of the process, beyond eight times the file
-MAX_TEXTS = 1000  # in a cell array, of so many characters at most
+SPARE_BYTES = 64 << 20  # bytes of memory of the process, besides eight times the file's size
+MAX_TEXTS = 1000  # of a cell array: number of texts, characters per text
 
 
 class Unreadable(Exception):
@@ -29,9 +29,9 @@ def read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         ended = subprocess.run(command, capture_output=True, timeout=MAX_SECONDS)
     except subprocess.TimeoutExpired:
-        raise Unreadable(f"it takes more than {MAX_SECONDS} s") from None
+        raise Unreadable(f"reading it takes more than {MAX_SECONDS} s") from None
     if ended.returncode < 0:
-        raise Unreadable(f"SciPy's reader ended by signal {-ended.returncode}")
+        raise Unreadable(f"SciPy's reader crashed with signal {-ended.returncode}")
     if ended.returncode:
         raise Unreadable(ended.stderr.decode(errors="replace").strip().rpartition("\n")[2])
     with np.load(io.BytesIO(ended.stdout), allow_pickle=False) as found:
@@ -55,7 +55,7 @@ def _main() -> None:
             if value.dtype == object:
                 texts = [str(np.squeeze(item)).strip() for item in value.ravel()[: MAX_TEXTS + 1]]
                 if len(texts) > MAX_TEXTS or max(map(len, texts), default=0) > MAX_TEXTS:
-                    raise ValueError(f"{name} holds more than texts")
+                    raise ValueError(f"{name} contains other values than text")
                 variables[name] = np.array(texts, np.str_)
         np.savez(sys.stdout.buffer, **variables)
     except Exception as error:

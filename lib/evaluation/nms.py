@@ -1,4 +1,4 @@
-"""Rescoring, and OKS-NMS: of persons in one image whose keypoints nearly coincide, only the best stays.
+"""Rescoring and OKS-NMS: of persons in an image whose keypoints nearly coincide, only the best is kept.
 
 N persons, P pairs of them, K keypoints.
 """
@@ -7,7 +7,7 @@ import numpy as np
 
 from .oks import keypoint_similarities
 
-MAX_AFTER_SOFT = 20  # persons that soft OKS-NMS leaves in an image
+MAX_AFTER_SOFT = 20  # persons per image after soft OKS-NMS
 
 
 def rescore(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -31,12 +31,12 @@ def suppress(
     sigmas: np.ndarray,
     soft: bool = False,
 ) -> np.ndarray:
-    """Indices of the persons that stay, image by image (N: any numbers), the best first.
+    """Indices of the persons that are kept, by image (N, any numbers), the best first.
 
-    Each drops those of its image that are more similar to it than the threshold. With `soft` similar persons only move
-    back, by exp(-OKS^2 / threshold), and at most `MAX_AFTER_SOFT` of an image stay.
+    A person removes those in its image whose OKS with it is above the threshold. With `soft` it moves similar ones back
+    in the order instead, by the factor exp(-OKS^2 / threshold), and at most `MAX_AFTER_SOFT` per image are kept.
     """
-    order = np.lexsort((scores, -image))[::-1]  # of equal scores the later comes first, as published
+    order = np.lexsort((scores, -image))[::-1]  # for equal scores the later comes first, as published
     stays: list[int] = []
     for left in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
         remaining, most = scores[left], len(stays) + MAX_AFTER_SOFT

@@ -1,4 +1,4 @@
-"""PCKh: MPII's measure, the share of joints that lie within half a head of their place.
+"""PCKh, MPII's metric: the share of joints within half a head size of their annotated place.
 
 N persons, K keypoints. The ground truth's file and pred.mat count pixels from 1, as Matlab does.
 """
@@ -30,15 +30,19 @@ PCKH_COLUMNS = {
     "Knee": ("left_knee", "right_knee"),
     "Ankle": ("left_ankle", "right_ankle"),
 }
-MEANS = {"Mean": 0.5, "Mean@0.1": 0.1, "Mean@0.11": 0.11}  # heads; HRNet prints the last under the second's name
+MEANS = {
+    "Mean": 0.5,
+    "Mean@0.1": 0.1,
+    "Mean@0.11": 0.11,
+}  # thresholds in head sizes; HRNet prints the last under the second's name
 NOT_IN_MEANS = ("pelvis", "thorax")
-HEAD_SHARE = 0.6  # a head's size as a share of its box's diagonal
-NO_JOINT = -1.0  # a column of which no joint is annotated, as in COCO's numbers
+HEAD_SHARE = 0.6  # head size relative to the diagonal of the head box
+NO_JOINT = -1.0  # a column without annotated joints, as in COCO's numbers
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What PCKh compares with: joints (N, K, 2) in 1-based pixels, annotated (N, K) bool, head_sizes (N) in pixels."""
+    """PCKh's ground truth: joints (N, K, 2) in 1-based pixels, annotated (N, K) bool, head_sizes (N) in pixels."""
 
     joints: np.ndarray
     annotated: np.ndarray
@@ -51,7 +55,7 @@ def _matlab() -> Any:
 
 
 def _matlab_name(keypoint: str) -> str:
-    """What the ground truth's file calls a keypoint of `PCKH_COLUMNS`: head, lsho, relb …"""
+    """The ground truth file's name of a keypoint of `PCKH_COLUMNS`: head, lsho, relb …"""
     side, _, joint = keypoint.partition("_")
     return "head" if keypoint == "head_top" else side[0] + joint[:3]
 
@@ -84,7 +88,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
         found = content[key].shape
         if found != shape:
             raise UserError(
-                f"{path}: '{key}' has the shape {found} where {shape} fits the {persons} persons of the annotation "
+                f"{path}: '{key}' has the shape {found}, but {shape} fits the {persons} persons of the annotation "
                 f"file and {len(names)} keypoints; the two files do not belong together"
             )
     fields = {key: np.asarray(content[key], np.float64) for key in shapes if content[key].dtype.kind in "biuf"}
@@ -104,7 +108,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
 
 
 def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Raise UserError if the skeleton lacks a keypoint that PCKh names, or the file has them in another order."""
+    """Raise UserError if the skeleton lacks a keypoint of PCKh, or the file has another order."""
     theirs = [str(name).strip() for name in found.ravel()]
     for keypoint in (keypoint for column in PCKH_COLUMNS.values() for keypoint in column):
         if keypoint not in names:
@@ -118,19 +122,19 @@ def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
 
 
 def _in_means(names: Sequence[str]) -> np.ndarray:
-    """Which keypoints (K, bool) count in the means."""
+    """Which keypoints (K, bool) are included in the means."""
     return np.array([name not in NOT_IN_MEANS for name in names])
 
 
 def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str, float]:
-    """PCKh in percent, of keypoints (N, K, 2) in 0-based pixels: for each of `PCKH_COLUMNS` the mean of the two
-    sides at half a head, and over all annotated joints but pelvis and thorax, at the thresholds of `MEANS`."""
+    """PCKh in percent for keypoints (N, K, 2) in 0-based pixels: for each of `PCKH_COLUMNS`, the mean of both sides at
+    half a head; and over all annotated joints except pelvis and thorax, at the thresholds of `MEANS`."""
     one_based = np.asarray(keypoints, np.float64) + 1
     distances = np.linalg.norm(one_based - truth.joints, axis=2) / truth.head_sizes[:, None]
     count, counted = truth.annotated.sum(0), _in_means(names)
 
     def right(threshold: float) -> np.ndarray:
-        """Joints (K) that lie within the threshold."""
+        """The number of joints (K) within the threshold."""
         return ((distances <= threshold) & truth.annotated).sum(0)
 
     share = 100 * right(MEANS["Mean"]) / np.maximum(count, 1)
@@ -144,7 +148,7 @@ def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str,
 
 
 def results(instances: Instances, predictions: Predictions) -> list[dict[str, Any]]:
-    """One dict a person in the annotation file's order, in 0-based pixels, as far as it goes in COCO's format."""
+    """One dict per person, in the annotation file's order and 0-based pixels; COCO's format where possible."""
     image = instances.image[predictions.index]
     return as_dicts(
         {
@@ -160,14 +164,14 @@ def results(instances: Instances, predictions: Predictions) -> list[dict[str, An
 
 @dataclass
 class PckhEvaluation(Evaluation):
-    """Turns predictions on an MPII set into a results file, pred.mat and, with ground truth, PCKh."""
+    """Writes predictions on an MPII set as a results file and pred.mat and, with ground truth, computes PCKh."""
 
     truth: Truth | None  # None for a set whose annotations are withheld
 
     main: ClassVar[str] = "Mean"
 
     def __post_init__(self) -> None:
-        # Before hours of predicting, not after them.
+        # Checked before hours of prediction.
         _matlab()
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""Results files in COCO's format, read: https://cocodataset.org/#format-results"""
+"""Read results files in COCO's format: https://cocodataset.org/#format-results"""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ def read_results(path: Path, annotations: Annotations, num_joints: int) -> dict[
     """
     content = read_json(path, "results file", list[dict[str, Any]])
     if not content:
-        raise UserError(f"{path}: an empty list: it holds no result")
+        raise UserError(f"{path}: an empty list: there are no results")
     wanted = annotations.category["id"]
     places = [place for place, result in enumerate(content) if result.get("category_id", wanted) == wanted]
     if not places:

@@ -19,18 +19,18 @@ HOW_TO_SUBMIT = (
 
 
 def write(folder: Path, set_name: str, name: str, results: list[dict[str, Any]]) -> Path:
-    """Write `results` under the server's naming into `folder`, and as the zip that is uploaded; returns that.
+    """Write `results` into `folder` with the server's file name, and as a zip to upload; returns the zip's path.
 
-    The JSON has the four fields that the server reads. Raises UserError if it would not take them.
+    The JSON has the four fields that the server reads. Raises UserError if the server would refuse it.
     """
     path = folder / f"person_keypoints_{set_name}_{name}_results.json"
     if not results:
-        raise UserError(f"{path}: there would be no person in it; the server takes a list of one at least")
+        raise UserError(f"{path}: it would have no person; the server needs at least one")
     category, joints = results[0]["category_id"], len(results[0]["keypoints"]) // 3
     if (category, joints) != (PERSON, KEYPOINTS):
         raise UserError(
-            f"{path}: the server takes category {PERSON}, person, of {KEYPOINTS} keypoints, not category {category} "
-            f"of {joints}"
+            f"{path}: the server accepts category {PERSON}, person, with {KEYPOINTS} keypoints, not category "
+            f"{category} with {joints}"
         )
     content = msgspec.json.encode([{field: result[field] for field in FIELDS} for result in results])
     write_atomically(path, lambda file: file.write(content))

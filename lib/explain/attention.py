@@ -1,4 +1,4 @@
-"""The attention of a trained network, for chosen queries: rows, columns, and how they combine over the layers.
+"""The attention of a trained network for chosen queries: rows, columns, and their combination over the layers.
 
 B crops, L layers, M heads, N tokens (the encoder's grid H x W read row by row), D model width, Q queries.
 A token is a cell of `stride` x `stride` input pixels. All maps are float64.
@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from ..models.encoder import EncoderLayer
 from ..models.transpose import TransPose
 
-BLOCK_BYTES = 2 << 20  # of an attention matrix that are held at a time: H's 3,072 x 3,072 weights take 75 MB a head
+BLOCK_BYTES = 2 << 20  # rows of an attention matrix held at a time: H's 3,072 x 3,072 weights take 75 MB per head
 
-Block = tuple[slice, Tensor]  # which rows of an attention matrix, and these rows (B, M, rows, N)
+Block = tuple[slice, Tensor]  # a slice of rows of an attention matrix, and these rows (B, M, rows, N)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +42,15 @@ class Projections:
         return (slice(first, first + step) for first in range(0, tokens, step))
 
     def blocks(self) -> Iterator[Block]:
-        """The whole attention matrix, some of its rows at a time."""
+        """The whole attention matrix, a block of rows at a time."""
         return ((rows, self.weights(self.q[:, :, rows])) for rows in self.slices())
 
 
 class _Watched(TorchFunctionMode):
-    """Within it a network computes in float64, with no copy of its weights, and attends in blocks of queries.
+    """A context in which a network computes in float64, without a copy of its weights, in blocks of queries.
 
-    Saturated rows magnify the features' float32 rounding to 1e-5, and differently on every processor.
-    `mixed` (B, M, N, D / M) is what each attention gave.
+    In float32, saturated rows magnify the features' rounding errors to 1e-5, differently on every processor.
+    `mixed` (B, M, N, D / M) is the output of each attention.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Watched(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         layer = Projections(*args)
-        # What autograd would keep of a block is computed again instead.
+        # A block is computed again in the backward pass, to save memory.
         parts = [checkpoint(_mixed, layer.q[:, :, rows], layer, use_reentrant=False) for rows in layer.slices()]
         self.mixed.append(torch.cat(parts, 2))
         return self.mixed[-1]
@@ -79,13 +79,13 @@ def _in_float64(tensor: Tensor) -> Tensor:
 class Attention:
     """What each token of a batch of crops attends to, in the forward that gives `heatmaps` (B, K, 4-pixel cells).
 
-    Of the N x N weights only rows and columns that are asked for are ever returned, and no matrix is held whole.
+    Of the N x N weights only the requested rows and columns are returned, and no whole matrix is held in memory.
     Queries (B, Q) are tokens, counted row by row from the upper left one.
     """
 
     @torch.no_grad()
     def __init__(self, network: TransPose, images: Tensor):
-        """`images` (B, 3, h, w) are normalised; the network is one in eval mode, and is not changed."""
+        """`images` (B, 3, h, w) are normalised; the network must be in eval mode, and is not changed."""
         assert not network.training
         self.network, self.grid, self.stride = network, network.grid, network.stride
         self._encoder_layers = cast(Sequence[EncoderLayer], network.global_encoder.layers)
@@ -100,7 +100,7 @@ class Attention:
             self.heatmaps = self._head(x)
 
     def layer(self, i: int) -> Projections:
-        """The i-th layer's, computed again from its input: keeping those of all layers would take much memory."""
+        """The projections of layer i, computed again from its input, to save memory."""
         with _Watched():
             return Projections(*self._encoder_layers[i].self_attn.projections(self._inputs[i], self._positions(i)))
 
@@ -115,13 +115,13 @@ class Attention:
 
     @torch.no_grad()
     def dependency(self, queries: Tensor) -> Tensor:
-        """On which tokens the queries depend, their attention rows: (L, B, M, Q, H, W), each map summing to 1."""
+        """The tokens that the queries depend on, their attention rows: (L, B, M, Q, H, W); each map sums to 1."""
         rows = [layer.weights(_at(layer.q, queries)) for layer in map(self.layer, range(self.num_layers))]
         return self._as_maps(torch.stack(rows))
 
     @torch.no_grad()
     def affect(self, queries: Tensor) -> Tensor:
-        """Which tokens the queries' places influence, their attention columns: (L, B, M, Q, H, W)."""
+        """The tokens that depend on the queries, their attention columns: (L, B, M, Q, H, W)."""
         index = queries[:, None, None]
         columns = [
             torch.cat([block.gather(3, index.expand(*block.shape[:3], -1)) for _, block in layer.blocks()], 2)

@@ -1,4 +1,4 @@
-"""Figures of attention, by matplotlib: the paper's grid, single maps, and the figures of a whole set.
+"""Figures of attention, by matplotlib: the paper's grid, single maps, and the figures for a data set.
 
 R rows of maps, Q queries, H x W the encoder's grid, K keypoints, L layers. Lengths are inches unless said otherwise.
 """
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-# Endings, and the metadata that keeps time and program name out of such a file, so that it is the same each time.
+# Ending -> metadata without time and program name, so that equal figures give equal files.
 FIGURE_FORMATS: dict[str, dict[str, Any]] = {
     ".png": {"metadata": {"Software": None}},
     ".jpg": {"pil_kwargs": {"quality": 85}},
     ".svg": {"metadata": {"Date": None, "Creator": None}},
 }
 DPI = 200
-COLOUR_MAP = "inferno"  # perceptually uniform, legible in grey and to colour-blind eyes
-DIMMED = 0.5  # the image's brightness where there is no attention
-SOLID_FROM = 0.45  # of a map's largest weight, from which its colour hides nearly all of the image
+COLOUR_MAP = "inferno"  # perceptually uniform, readable in grey and for colour-blind readers
+DIMMED = 0.5  # brightness of the image without attention
+SOLID_FROM = 0.45  # fraction of a map's largest weight from which the colour hides nearly all of the image
 SOLID = 0.9
 WIDTH, WIDEST_CELL, GAP, MARGIN = 10.5, 1.3, 0.05, 0.1
 BAR, BAR_LABELS, LINE, LETTER, LEGEND = 0.13, 0.45, 0.14, 0.058, 0.25
 INK = "#333333"
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # included in matplotlib, so that a picture is the same everywhere
+    "font.family": "DejaVu Sans",  # part of matplotlib, so that figures are the same everywhere
     "font.size": 8,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "xtick.color": INK,
     "ytick.color": INK,
-    "svg.hashsalt": "transpose",  # or its ids would differ each time
+    "svg.hashsalt": "transpose",  # else the ids in the file would differ each time
 }
 
 
 def _matplotlib(module: str = "") -> Any:
-    """The package, or a module of it. Raises UserError if it is not installed."""
+    """Matplotlib, or a module of it. Raises UserError if it is not installed."""
     return needs(f"matplotlib{module}", extra="explain")
 
 
@@ -59,11 +59,11 @@ def _styled() -> Any:
 def check_name(path: Path) -> None:
     """Raise UserError if no picture can be written under this name."""
     if path.suffix not in FIGURE_FORMATS:
-        raise UserError(f"{path}: a picture ends in {', '.join(FIGURE_FORMATS)}")
+        raise UserError(f"{path}: the name of a picture must end in {', '.join(FIGURE_FORMATS)}")
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write the figure in the format that the file's name ends with: the same bytes for the same figure."""
+    """Write the figure in the format of the name's ending; equal figures give equal bytes."""
     path = Path(path)
     check_name(path)
     how = FIGURE_FORMATS[path.suffix] | {"format": path.suffix.removeprefix("."), "dpi": figure.dpi}
@@ -88,7 +88,7 @@ def _colours() -> "Colormap":
 
 
 def words(name: str) -> str:
-    """A keypoint's name, or another label, as text."""
+    """A keypoint's name, or another label, with spaces."""
     return name.replace("_", " ")
 
 
@@ -105,8 +105,8 @@ def overlay(
 ) -> np.ndarray:
     """The crop's picture (h, w, 3), uint8 RGB, in grey beneath a map (H, W) in the colours of `COLOUR_MAP`.
 
-    The brightest is the map's largest weight; weights below the threshold, or below a share of the largest, are left
-    out. Between the cells' centres colours are interpolated. `height` makes it smaller.
+    The brightest colour is the map's largest weight; weights below `threshold`, or below `share` of the largest, are
+    left out. Colours are interpolated between the cells' centres. `height` scales the picture down.
     """
     shown = kept(weights, threshold, share)
     picture = explanation.picture
@@ -120,14 +120,14 @@ def overlay(
 
 
 def _blended(heat: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
-    """Colours (..., 3) of heat (...) from 0 to 1 over a grey ground."""
+    """Colours (..., 3) for heat (...) from 0 to 1 over a grey background."""
     heat = np.clip(heat, 0, 1)
     weight = SOLID * np.minimum(heat / SOLID_FROM, 1)[..., None]
     return weight * _colours()(heat)[..., :3] + (1 - weight) * ground
 
 
 def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0, *, share: float = 0.0) -> "Figure":
-    """The paper's figure: rows of layers, columns of starred queries, the crop with its skeleton at the left.
+    """The paper's figure: a row per layer, a column per query (starred), the crop with its skeleton on the left.
 
     `threshold` and `share` leave out small weights, as in `overlay`.
 
@@ -159,7 +159,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0, *, share:
     figure = _figure(width, height)
 
     def axes(x: float, y: float, wide: float, high: float) -> "Axes":
-        """x and y are the upper left corner, down from the figure's."""
+        """x and y are the upper left corner, from the figure's upper left corner."""
         return figure.add_axes((x / width, 1 - (y + high) / height, wide / width, high / height))
 
     def write(x: float, y: float, text: str, **options: Any) -> None:
@@ -190,7 +190,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0, *, share:
 def single(
     explanation: Explanation, weights: np.ndarray, query: Query, threshold: float = 0.0, *, share: float = 0.0
 ) -> "Figure":
-    """One map (H, W) over the crop, with the query's star and nothing else."""
+    """One map (H, W) over the crop, with only the query's star."""
     height, width = explanation.picture.shape[:2]
     figure = _figure(width / DPI, height / DPI)
     with _styled():
@@ -209,7 +209,7 @@ def with_skeleton(explanation: Explanation, threshold: float = 0.2) -> np.ndarra
 
 
 def in_words(weight: float, mode: str) -> str:
-    """A weight of a map as text: a share of all attention, but for relevance, which has no unit."""
+    """A map's weight as text: in % of all attention, except relevance, which has no unit."""
     return f"{weight:.2g}" if mode == "gradient" else f"{100 * weight:.2g} %"
 
 
@@ -233,7 +233,7 @@ def _note(place: "Axes", text: str) -> None:
 
 
 def _colour_bar(place: "Axes") -> None:
-    """The colours from nothing to a map's largest weight, over a medium grey, as images have."""
+    """The colours from 0 to a map's largest weight, over medium grey."""
     steps = np.linspace(1, 0, 256)[:, None]
     place.imshow(_blended(steps, DIMMED * 0.4), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     place.set_xticks([])
@@ -250,7 +250,7 @@ def _colour_bar(place: "Axes") -> None:
 
 
 def measures(statistics: Statistics) -> "Figure":
-    """Distance, entropy and the share inside the box: a dot for each layer in each keypoint's line."""
+    """Distance, entropy and share inside the box: a line per keypoint, with a dot per layer."""
     joints, layers = len(statistics.names), len(statistics.distance)
     height = 0.95 + 0.19 * joints
     figure = _figure(WIDTH, height)
@@ -283,7 +283,7 @@ def measures(statistics: Statistics) -> "Figure":
 
 
 def pairs(statistics: Statistics) -> "Figure":
-    """A K x K matrix for each layer: how much the query of a keypoint (row) attends to another's place (column)."""
+    """A K x K matrix per layer: the attention of a keypoint's query (row) to another keypoint's place (column)."""
     joints, layers = len(statistics.names), len(statistics.pairs)
     rows = -(-layers // 4)
     columns = -(-layers // rows)
@@ -315,5 +315,5 @@ def pairs(statistics: Statistics) -> "Figure":
         colours.ax.minorticks_off()
         colours.ax.tick_params(length=0)
         colours.outline.set_visible(False)
-        colours.set_label("attention of row to column, in multiples of even", fontsize=7.5)
+        colours.set_label("attention of row to column, relative to even attention", fontsize=7.5)
     return figure

@@ -1,7 +1,7 @@
-"""Attention maps of one person: which places of the crop a keypoint, or any place, attends to.
+"""Attention maps of one person: the places in the crop that a keypoint, or any point, attends to.
 
-K keypoints, H x W the encoder's grid, Q queries, R rows of maps (a layer, or a head of one). Points are x, y; in crop
-pixels, unless said otherwise: those of the network's input, whatever the size at which the crop is shown.
+K keypoints, H x W the encoder's grid, Q queries, R rows of maps (a layer, or one of its heads). Points are x, y in crop
+pixels unless said otherwise. Crop pixels are those of the network's input, at whatever size the crop is shown.
 """
 
 import difflib
@@ -21,24 +21,24 @@ from ..pose import geometry, heatmap
 from ..pose.skeleton import Skeleton
 from .attention import Attention
 
-SHOWN_HEIGHT = 512  # pixels at least, of the picture of a crop
+SHOWN_HEIGHT = 512  # smallest height in pixels of a crop's picture
 Place = str | tuple[float, float]  # a keypoint's name, or a point in crop pixels
 
-# What a map of each mode is made of.
+# mode -> the meaning of its maps
 MODES = {
     "dependency": "attention that the starred place pays to others",
     "affect": "attention that others pay to the starred place",
     "rollout": "attention rollout from the starred place",
     "gradient": "relevance of others for the starred keypoint",
 }
-OVER_LAYERS = ("rollout", "gradient")  # which join all heads, and the layers up to one
+OVER_LAYERS = ("rollout", "gradient")  # these combine all heads, and the layers up to one
 
 
 @dataclass(frozen=True)
 class Query:
-    """The place whose attention is asked for: `token` counts the cells of the encoder's grid row by row.
+    """A place to explain: `token` is the index of its cell in the encoder's grid, row by row.
 
-    `label` is a keypoint's name, or where a point lies in the image, in its pixels.
+    `label` is a keypoint's name, or a point's coordinates in image pixels.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Maps (R, Q, H, W), float64, one for each of the `rows` and `queries`."""
+    """Maps (R, Q, H, W), float64, one for each row and query."""
 
     values: np.ndarray
     rows: tuple[str, ...]
@@ -58,13 +58,13 @@ class Maps:
 
 
 def kept(weights: np.ndarray, threshold: float = 0.0, share: float = 0.0) -> np.ndarray:
-    """A map's weights (H, W), with 0 for those below the threshold, or below a share of the map's largest."""
+    """A map's weights (H, W), with 0 for those below `threshold`, or below `share` of the map's largest."""
     return np.where(weights >= max(threshold, share * weights.max()), weights, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """One person of an image, as a network sees it without flip test.
+    """The attention of a network on one person of an image, without flip test.
 
     `picture` (h, w, 3), uint8 RGB, shows the crop, in more pixels than the network's `size` (width, height) has;
     `keypoints` (K, 2) in crop pixels and their `scores` (K) are decoded as in testing, `peaks` (K, 2) are the maxima
@@ -89,7 +89,7 @@ class Explanation:
 
     @property
     def factor(self) -> int:
-        """Pixels of the picture, in width and in height, for one of the crop."""
+        """Picture pixels per crop pixel, in width and height."""
         return self.picture.shape[0] // self.size[1]
 
     @property
@@ -118,13 +118,13 @@ class Explanation:
         return x, y
 
     def in_box(self) -> np.ndarray:
-        """Which cells (H, W, bool) have their centre inside the person's box."""
+        """The cells (H, W, bool) whose centre is inside the person's box."""
         corners = geometry.apply(self.to_crop, np.stack([self.box[:2] - 0.5, self.box[:2] + self.box[2:] - 0.5]))
         centers = cell_centers(self.attention.grid, self.attention.stride)
         return ((centers >= corners[0]) & (centers <= corners[1])).all(-1)
 
     def query(self, place: Place) -> Query:
-        """A keypoint, at the maximum of its heatmap, or a point. Raises UserError if there is no such place."""
+        """The query of a keypoint (at its heatmap's maximum) or of a point. Raises UserError if there is none."""
         if isinstance(place, str):
             keypoint = keypoint_index(place, self.skeleton)
             if self.scores[keypoint] <= 0:
@@ -147,15 +147,15 @@ class Explanation:
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
     ) -> Maps:
-        """The maps of some places (every keypoint `found`) in some layers (all), for each of `heads` or for their mean.
+        """The maps of `places` (default: every keypoint `found`) in `layers` (all), for each of `heads`, or their mean.
 
-        `mode` is a key of MODES; layers and heads count from 0. Rollout and gradient join all heads, and the layers
-        from the first up to the one named; gradient is for keypoints only. Raises UserError for what does not exist.
+        `mode` is a key of MODES; layers and heads count from 0. Rollout and gradient combine all heads, and the layers
+        from the first to the named one; gradient is for keypoints only. Raises UserError for unknown names and numbers.
         """
         if mode not in MODES:
-            raise UserError(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
+            raise UserError(f"there is no mode {mode!r}; choose from {', '.join(MODES)}")
         if mode in OVER_LAYERS and heads is not None:
-            raise UserError(f"{mode} joins all heads: leave out the heads, or take dependency or affect")
+            raise UserError(f"{mode} combines all heads: leave out the heads, or choose dependency or affect")
         layers = _counted("layer", layers, self.num_layers)
         queries = tuple(self.query(place) for place in (self.found() if places is None else places))
         if not queries:
@@ -179,9 +179,9 @@ class Explanation:
 def explain(
     network: TransPose, pixels: np.ndarray, box: np.ndarray, skeleton: Skeleton, options: TestOptions
 ) -> Explanation:
-    """The explanation of the person in a box (4: x, y, w, h) of an image (H, W, 3), uint8 BGR.
+    """Explain the person in a box (4: x, y, w, h) of an image (H, W, 3), uint8 BGR.
 
-    It is computed on the device of the network, which is in eval mode. Raises UserError if the heatmaps are not finite.
+    Computed on the device of the network, which must be in eval mode. Raises UserError if a heatmap is not finite.
     """
     width, height = size = input_size(network)
     heatmap_size = width // 4, height // 4
@@ -209,21 +209,21 @@ def explain(
 
 
 def explain_sample(network: TransPose, crops: TopDownDataset, index: int, options: TestOptions) -> Explanation:
-    """The explanation of instance `index` of a data set."""
+    """Explain instance `index` of a data set."""
     return explain(network, crops.image(index), crops.instances.boxes[index], crops.skeleton, options)
 
 
 def _picture(image: np.ndarray, to_crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The crop, RGB, out of the image (BGR) itself: a whole number of picture pixels to a crop pixel."""
+    """The crop (RGB), cut from the image (BGR), with a whole number of picture pixels per crop pixel."""
     factor = -(-SHOWN_HEIGHT // size[1])
-    # A crop pixel becomes factor x factor, so its centre moves.
+    # A crop pixel becomes factor x factor pixels, so that its centre moves.
     to_picture = factor * to_crop + np.array([[0, 0, (factor - 1) / 2]])
     shown = factor * size[0], factor * size[1]
     return cv2.cvtColor(cv2.warpAffine(image, to_picture, shown, flags=cv2.INTER_CUBIC), cv2.COLOR_BGR2RGB)
 
 
 def cell_centers(grid: tuple[int, int], stride: int) -> np.ndarray:
-    """(H, W, 2): x, y in crop pixels of the middle of each cell, which is `stride` pixels wide and high."""
+    """(H, W, 2): x, y in crop pixels of each cell's centre; a cell is `stride` pixels wide and high."""
     y, x = np.indices(grid)
     return np.stack([x, y], -1) * stride + (stride - 1) / 2
 
@@ -234,7 +234,7 @@ def token_at(x: float, y: float, grid: tuple[int, int], stride: int) -> int:
     Raises UserError for a point outside the crop.
     """
     height, width = grid
-    column, row = ((value + 0.5) // stride for value in (x, y))  # a pixel reaches half a pixel beyond its centre
+    column, row = ((value + 0.5) // stride for value in (x, y))  # a pixel extends half a pixel beyond its centre
     if not (0 <= column < width and 0 <= row < height):
         raise UserError(
             f"the point ({x:.1f}, {y:.1f}) is outside the crop, which is {width * stride} x {height * stride} "
@@ -254,7 +254,7 @@ def tokens_of_peaks(peaks: np.ndarray, heatmap_size: tuple[int, int], grid: tupl
 
 
 def keypoint_index(name: str, skeleton: Skeleton) -> int:
-    """Raises UserError that names the nearest keypoint if there is none of this name."""
+    """The index of a keypoint. Raises UserError that names the nearest one if there is none of this name."""
     if name not in skeleton.names:
         nearest = difflib.get_close_matches(name, skeleton.names, n=1, cutoff=0)[0]
         raise UserError(f"there is no keypoint {name!r}; the nearest is {nearest!r}")
@@ -263,12 +263,12 @@ def keypoint_index(name: str, skeleton: Skeleton) -> int:
 
 def _keypoint_of(query: Query) -> int:
     if query.keypoint is None:
-        raise UserError(f"gradient explains a keypoint's heatmap, and {query.label} is a point; take another mode")
+        raise UserError(f"gradient explains a keypoint's heatmap, but {query.label} is a point; choose another mode")
     return query.keypoint
 
 
 def _counted(what: str, chosen: Sequence[int] | None, number: int) -> list[int]:
-    """The chosen ones, all by default. Raises UserError if one is not there."""
+    """The chosen numbers, by default all. Raises UserError if one does not exist."""
     for i in chosen or ():
         if not 0 <= i < number:
             raise UserError(f"there is no {what} {i}: this network has {number}, counted from 0")

@@ -40,7 +40,7 @@ class Statistics:
     pairs: np.ndarray
 
     def to_csv(self) -> str:
-        """A line for each layer and keypoint."""
+        """CSV: a line for each layer and keypoint."""
         rows = [
             (label, name, int(self.persons[k]), *(f"{value:.4f}" for value in values[:, k]))
             for label, values in self._layers()
@@ -49,7 +49,7 @@ class Statistics:
         return csv_text([("layer", "keypoint", "persons", "distance", "entropy", "inside"), *rows])
 
     def pairs_to_csv(self) -> str:
-        """A line for each layer and two keypoints."""
+        """CSV: a line for each layer and pair of keypoints."""
         rows = [
             (layer, a, b, int(self.pair_persons[i, j]), f"{self.pairs[layer, i, j]:.4f}")
             for layer in range(len(self.pairs))
@@ -59,7 +59,7 @@ class Statistics:
         return csv_text([("layer", "of", "to", "persons", "times_even"), *rows])
 
     def to_markdown(self) -> str:
-        """A table of the keypoints, the layers side by side, and their means."""
+        """A markdown table: a line per keypoint, the layers side by side, and their means."""
         layers = self._layers()
         units = (("distance", "px", 1), ("entropy", "bits", 1), ("inside", "%", 100))
         heads = ["keypoint", "persons", *(f"{name} {label} ({unit})" for name, unit, _ in units for label, _ in layers)]
@@ -73,7 +73,7 @@ class Statistics:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def _layers(self) -> list[tuple[str, np.ndarray]]:
-        """Distance, entropy and share inside (3, K) of each layer, then of attention that is spread evenly."""
+        """Distance, entropy and share inside (3, K): for each layer, then for even attention."""
         layers = np.stack([self.distance, self.entropy, self.inside], 1)
         entropy = np.full(len(self.names), math.log2(self.tokens))
         even = np.stack([self.even_distance, entropy, self.even_inside])
@@ -81,7 +81,7 @@ class Statistics:
 
 
 def statistics(explanations: Iterable[Explanation], min_score: float = 0.2) -> Statistics:
-    """Raises UserError if no keypoint of any person is scored `min_score` or more."""
+    """Compute the statistics. Raises UserError if no keypoint of any person is scored `min_score` or more."""
     total: dict[str, np.ndarray] = {}
     names: tuple[str, ...] = ()
     tokens = 0
@@ -99,7 +99,7 @@ def statistics(explanations: Iterable[Explanation], min_score: float = 0.2) -> S
 
 
 def _of_person(explanation: Explanation, min_score: float) -> dict[str, np.ndarray]:
-    """What one person adds to the sums, zero for keypoints that were not found."""
+    """One person's contribution to the sums; zero for keypoints that are not found."""
     attention, joints, layers = explanation.attention, len(explanation.names), explanation.attention.num_layers
     found = np.flatnonzero(explanation.scores >= max(min_score, 1e-9))
     queries = explanation.tokens[found]

@@ -1,4 +1,4 @@
-"""Faster inference with a trained network: batch norm folded, a lower precision, another runtime.
+"""Faster inference with a trained network: folded batch norm, lower precision, other runtimes.
 
 The network and its checkpoints do not change: all of this is done to a copy.
 B batch, K keypoints, H x W the heatmap (a quarter of the input).
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Forward = Callable[[Tensor], Tensor]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# OpenVINO's hint, and what it calls the processor's ability.
+# Precision -> OpenVINO's hint, and its name of the processor's capability.
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 
 
@@ -40,11 +40,11 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def chosen_precision(wanted: str, device: torch.device, backend: str = "pytorch") -> str:
-    """`wanted`, but "auto" becomes bfloat16 where the device computes in it and float32 elsewhere, which is logged."""
+    """The precision; "auto" becomes bfloat16 if the device computes in it, else float32, which is logged."""
     if wanted != "auto":
         return wanted
     chosen = "bfloat16" if backend != "onnxruntime" and computes_bfloat16(device) else "float32"
-    logger.info("precision auto: %s, by what %s on this %s computes in", chosen, backend, device.type)
+    logger.info("precision auto: %s, chosen for %s on this %s", chosen, backend, device.type)
     return chosen
 
 
@@ -54,13 +54,13 @@ class Backend:
 
     precision: str = "float32"
     backend: str = "pytorch"  # a key of BACKENDS
-    compiled: bool = False  # by torch.compile; on a GPU also recorded as a CUDA graph
+    compiled: bool = False  # by torch.compile; on a GPU also as a CUDA graph
 
     def __post_init__(self) -> None:
-        """Raise UserError for an unknown precision or backend, and for two that do not go together."""
+        """Raise UserError for an unknown precision or backend, and for a pair that does not work together."""
         for what, value, known in (("precision", self.precision, PRECISIONS), ("backend", self.backend, BACKENDS)):
             if value not in known:
-                raise UserError(f"there is no {what} {value!r}; there are {', '.join(known)}")
+                raise UserError(f"there is no {what} {value!r}; choose from {', '.join(known)}")
         if self.backend == "onnxruntime" and self.precision != "float32":
             raise UserError(f"the backend onnxruntime computes in float32, not in {self.precision}; openvino does")
         if self.backend != "pytorch" and self.compiled:
@@ -70,7 +70,7 @@ class Backend:
         return BACKENDS[self.backend](model, self)
 
     def describe(self) -> str:
-        """For the log and the summary of a test."""
+        """A text for the log and the summary of a test."""
         return f"{self.backend}, {self.precision}{', compiled' if self.compiled else ''}"
 
 
@@ -101,7 +101,7 @@ def exported(network: nn.Module, example: Tensor, any_batch: bool = True) -> tor
     """
     shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
     if any_batch:
-        example = torch.cat([example, example])  # a size of 1 would be treated as fixed
+        example = torch.cat([example, example])  # a size of 1 would be exported as fixed
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=shapes)
 
@@ -119,7 +119,7 @@ def write_onnx(
     outputs: Sequence[str] = ("heatmaps",),
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a graph as an ONNX file with these names; `notes` become its metadata."""
+    """Write a graph as an ONNX file with these input and output names; `notes` become its metadata."""
     for package in ("onnx", "onnxscript"):
         needs(package, "onnxruntime")
     written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
@@ -129,9 +129,9 @@ def write_onnx(
 
 
 def openvino() -> Any:
-    """OpenVINO, without the package that tells an analytics host of each import and conversion."""
+    """Import OpenVINO without its telemetry package, which reports each import and conversion to a server."""
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("openvino_telemetry", None)  # importing it then fails, and OpenVINO goes on without it
+    modules.setdefault("openvino_telemetry", None)  # its import then fails, and OpenVINO works without it
     return needs("openvino", "openvino")
 
 
@@ -141,7 +141,7 @@ def openvino_model(program: torch.export.ExportedProgram) -> Any:
 
 
 def openvino_compiled(model: Any, precision: str = "float32") -> Any:
-    """An `openvino.Model`, or the path of one, made ready for the processor and as many threads as PyTorch has."""
+    """Compile an `openvino.Model`, or the file of one, for the processor, with PyTorch's number of threads."""
     runtime = openvino().Core()
     hint, capability = OPENVINO_PRECISIONS[precision]
     if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -151,7 +151,7 @@ def openvino_compiled(model: Any, precision: str = "float32") -> Any:
 
 
 def onnx_session(path: Path) -> Any:
-    """An ONNX file made ready for the processor and as many threads as PyTorch has."""
+    """Load an ONNX file for the processor, with PyTorch's number of threads."""
     runtime = needs("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -179,7 +179,7 @@ def _pytorch(model: TransPose, how: Backend) -> Forward:
 
 
 def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
-    """Make a runtime's function of arrays take and return tensors on any device."""
+    """Make a runtime's function on arrays take and return tensors on any device."""
     return lambda images: torch.from_numpy(run(images.contiguous().cpu().numpy())).to(images.device)
 
 

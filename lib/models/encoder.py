@@ -17,14 +17,14 @@ POSITIONS = ("sine", "learnable", "none")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The encoder's numbers and its tokens' positions, for both variants of TransPose."""
+    """The encoder's sizes and position encoding, for both variants of TransPose."""
 
     dim: int  # D
     heads: int  # M
     layers: int
     feedforward: int  # hidden width of the feed-forward network
     dropout: float = 0.1  # of attention weights, after attention, in and after the feed-forward network
-    attention_dropout: float | None = None  # of the attention weights, if it differs from the rest
+    attention_dropout: float | None = None  # of the attention weights, if different
     activation: str = "relu"  # of the feed-forward network, one of ACTIVATIONS
     positions: str = "sine"  # one of POSITIONS
     positions_at_first_layer_only: bool = False
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         return self._split(q), self._split(k), self._split(v)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """(B, N, D) -> (B, N, D); N x N maps are materialised only in training on a processor with dropout."""
+        """(B, N, D) -> (B, N, D); N x N maps are stored only in training on a processor with dropout."""
         q, k, v = self.projections(x, positions)
         dropout = self.dropout if self.training else 0.0
         if dropout and x.device.type == "cpu":

@@ -42,7 +42,7 @@ def conv_bn_relu(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 def make_layer(
     block: type[BasicBlock | Bottleneck], inputs: int, planes: int, blocks: int, stride: int = 1
 ) -> nn.Sequential:
-    """Residual blocks in a row, a 1x1 projection on the first one's shortcut where shapes differ."""
+    """Residual blocks in a row; the first has a 1x1 projection on its shortcut if the shapes differ."""
     outputs = planes * block.expansion
     shortcut = None
     if stride != 1 or inputs != outputs:
@@ -63,7 +63,7 @@ def upward_path(inputs: int, outputs: int, steps: int) -> nn.Sequential:
 
 
 class ExchangeModule(nn.Module):
-    """Parallel branches, then every output branch sums all branches brought to its resolution."""
+    """Parallel branches; then each output branch is the sum of all branches, resampled to its resolution."""
 
     def __init__(self, stage: Stage, inputs: Sequence[int], outputs: int):
         super().__init__()
@@ -95,7 +95,7 @@ class ExchangeModule(nn.Module):
 
 
 def make_transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-    """Bring the branches to new widths; the last entry opens a branch of half the lowest resolution."""
+    """Change the branches' widths; the last entry adds a branch of half the lowest resolution."""
     same: list[nn.Module] = [
         nn.Identity() if old == new else conv_bn_relu(old, new, stride=1)
         for old, new in zip(before, after, strict=False)

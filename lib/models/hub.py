@@ -3,7 +3,7 @@
 network = zoo.pretrained("tp_r_a4", variants=hub.HUB_VARIANTS); network.push_to_hub("me/transpose-r-a4")
 network = hub.HUB_VARIANTS["transpose_r"].from_pretrained("me/transpose-r-a4")
 
-What the card cannot know is given with the weights: push_to_hub(…, model_card_kwargs={"datasets": ["me/hands"],
+Data sets and results are added to the model card by push_to_hub(…, model_card_kwargs={"datasets": ["me/hands"],
 "results": "AP 0.71 on …, measured by …"}).
 """
 
@@ -51,8 +51,8 @@ quarter of the size. `transpose.Predictor` does all of it, from an image to keyp
 
 {{ results or "Not stated: what the weights were trained on, and the AP that they reach." }}
 
-The network finds one person a crop, names left and right as that person's own, and gives every keypoint a place, hidden
-or not: look at the scores. Do not use keypoints to identify or to judge people.
+The network finds one person per crop. Left and right are the person's own. Every keypoint gets coordinates, even a
+hidden one: look at the scores. Do not use keypoints to identify or to judge people.
 
 ## Source
 
@@ -80,7 +80,7 @@ ON_ITS_PAGE = {
 
 
 class Shared(PyTorchModelHubMixin):
-    """The mixin, but a file that lacks a tensor or has an unknown one is refused."""
+    """The mixin, but with an error for a file that lacks a tensor or has an unknown one."""
 
     @classmethod
     def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
@@ -94,7 +94,7 @@ class Shared(PyTorchModelHubMixin):
         return network
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        """The page that goes with the weights, as far as the network knows what it is."""
+        """The model card, with what the network knows about itself."""
         network: Any = self
         width, height = input_size(network)
         variant, name = next(

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from .encoder import POSITIONS, Encoder, EncoderConfig, sine_positions
 from .hrnet import Stage, conv_bn, make_layer, make_stage, make_transition
 
-# ResNet depth -> block, and how many of them in the two stages that ResNet-S keeps.
+# ResNet depth -> block, and the number of blocks in the two stages that ResNet-S keeps.
 RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], int, int]] = {
     18: (BasicBlock, 2, 2),
     34: (BasicBlock, 3, 4),
@@ -24,14 +24,14 @@ RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], int, int]] = {
     101: (Bottleneck, 3, 4),
     152: (Bottleneck, 3, 8),
 }
-DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}  # kernel -> padding, output padding that double the size
+DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}  # kernel -> padding and output padding that double the size
 # The encoders of the published models A4.
 R_A4 = EncoderConfig(dim=256, heads=8, layers=4, feedforward=1024)
 H_A4 = EncoderConfig(dim=96, heads=1, layers=4, feedforward=192)
 
 
 class TransPose(nn.Module, ABC):
-    """What both variants share: features -> reduce -> encoder -> head, and the positions.
+    """The base class of both variants: features -> reduce -> encoder -> head, and the positions.
 
     A variant sets `stride` (input pixels per token), builds its backbone between `_add_positions` and `_add_encoder`
     so that parameters are created in the published order, and defines `features` and `head`.
@@ -122,7 +122,7 @@ class TransPoseR(TransPose):
             image_size: Width and height of the input in pixels.
             num_joints: K, the number of keypoints.
             num_layers: Depth of the ResNet: 18, 34, 50, 101 or 152.
-            encoder: The encoder's numbers.
+            encoder: The encoder's sizes.
             deconv_filters: Channels after each transposed convolution.
             deconv_kernels: Their kernels: 2, 3 or 4.
             deconv_bias: Whether they have a bias.
@@ -180,7 +180,7 @@ class TransPoseH(TransPose):
             num_joints: K, the number of keypoints.
             stage2: HRNet's second stage.
             stage3: HRNet's third stage.
-            encoder: The encoder's numbers.
+            encoder: The encoder's sizes.
             final_kernel: Kernel of the last convolution: 1 or 3.
         """
         super().__init__()

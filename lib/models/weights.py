@@ -1,6 +1,6 @@
-"""Weights: how a model starts (initialised randomly, or from ImageNet), and how a trained state dict gets into it.
+"""Weights: initialise a model (randomly, or from ImageNet), and load a trained state dict into it.
 
-State dicts are flat, key -> tensor. `source` is what an error message calls the file they came from.
+State dicts are flat, key -> tensor. `source` is the name of their file in error messages.
 """
 
 import difflib
@@ -53,7 +53,7 @@ def initialise(
 
     R with ImageNet weights initialises the final layer only and takes what matches; without them, every convolution.
     H initialises every convolution, then takes the `stages` (first part of a key; a leading "*" takes all).
-    Raises UserError when the ImageNet weights are of another network, or a stage of none.
+    Raises UserError if the ImageNet weights are of another network, or if there is no such stage.
     """
     if isinstance(model, TransPoseR) and imagenet is not None:
         _initialise(model.final_layer)
@@ -84,7 +84,7 @@ def _initialise(module: nn.Conv2d | nn.ConvTranspose2d, with_bias: bool = True) 
 
 
 def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the keys that the model has; a key of another shape means that the weights are another network's."""
+    """Load the keys that the model has. Raises UserError for a key of another shape: the weights do not belong here."""
     own = model.state_dict()
     matching = {key: value for key, value in state.items() if key in own}
     if not matching:
@@ -93,16 +93,16 @@ def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         if value.shape != own[key].shape:
             raise UserError(
                 f"{source}: {key} has shape {_shape(value)} but this backbone needs {_shape(own[key])}; "
-                "these are the weights of another backbone"
+                "the weights are of another backbone"
             )
     refuse_unusable(matching, own, source)
     model.load_state_dict(matching, strict=False)
 
 
 def unwrap(content: Mapping) -> dict[str, Tensor]:
-    """The plain state dict in what a file held: a state dict, or a training checkpoint with one inside.
+    """The plain state dict in a file's content: a state dict, or a training checkpoint that contains one.
 
-    What is not a named tensor is left out.
+    Anything but named tensors is left out.
     """
     for key in ("state_dict", "best_state_dict"):
         if isinstance(content.get(key), Mapping):
@@ -151,7 +151,7 @@ def transfer(
 
     Rows of the final layer go to the keypoint of the same name, positions are resized, and what is missing or of
     another shape stays as constructed. Returns a remark for each tensor that is not simply copied.
-    Raises UserError if nothing fits, or if the final layer has not one row a name.
+    Raises UserError if nothing fits, or if the final layer does not have one row per name.
     """
     own, taken = model.state_dict(), {}
     state, remarks = _with_fitting_positions(model, state)
@@ -189,7 +189,7 @@ def refuse_unusable(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
     """
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            wrong = "is no dense tensor with numbers of its own"
+            wrong = "is not a dense tensor with its own numbers"
         elif value.is_floating_point() != own[key].is_floating_point():
             wrong = f"holds {value.dtype} where the model has {own[key].dtype}"
         elif not value.float().isfinite().all():
@@ -198,7 +198,7 @@ def refuse_unusable(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
             wrong = "holds a negative variance"
         else:
             continue
-        raise UserError(f"{source}: {key} {wrong}; these weights are of no use")
+        raise UserError(f"{source}: {key} {wrong}; these weights cannot be used")
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 4) -> str:
@@ -234,7 +234,7 @@ def token_grid(positions: Tensor, like: tuple[int, int]) -> tuple[int, int]:
         return tokens // columns, columns
     aspect = math.log(like[0] / like[1])
     grids = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
-    # Of two equally close ones, as for a square input, the upright one.
+    # If two are equally close, as for a square input, the upright one.
     return min(grids, key=lambda grid: (round(abs(math.log(grid[0] / grid[1]) - aspect), 9), grid[1]))
 
 

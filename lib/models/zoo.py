@@ -22,7 +22,7 @@ FOLDER = "models/pytorch/transpose_coco"  # under the repository's root, as the 
 IMAGENET_FOLDER = "models/pytorch/imagenet"  # as the recipes' MODEL.PRETRAINED
 IMAGE_SIZE = 192, 256  # width, height
 KEYPOINTS = 17
-BLUR_KERNEL = 11  # of DARK's decoding; the published APs were measured with it and with the flip test
+BLUR_KERNEL = 11  # blur of DARK's decoding; the published APs were measured with it and with the flip test
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Released:
     hub_name: str
     network: Callable[..., TransPose]
     file: str
-    sha256: str = ""  # not published: recorded by the first download
+    sha256: str = ""  # checksum; not published: recorded at the first download
 
     @property
     def url(self) -> str:
@@ -95,7 +95,7 @@ HUB_NAMES = {released.hub_name: name for name, released in RELEASED.items()}
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is the name of a released model; if not, it may be a path."""
+    """Whether a text is the name of a released model; else it may be a path."""
     return text in RELEASED or text in HUB_NAMES
 
 
@@ -103,7 +103,9 @@ def released(name: str) -> Released:
     """The entry of a name, tp_r_a4 or the hub's tpr_a4_256x192. Raises UserError for another."""
     if not is_name(name):
         nearest = difflib.get_close_matches(name, [*RELEASED, *HUB_NAMES], n=1, cutoff=0)[0]
-        raise UserError(f"there is no model {name!r}; there are {', '.join(RELEASED)}; the nearest is {nearest}")
+        raise UserError(
+            f"there is no released model {name!r}; choose from {', '.join(RELEASED)}; the nearest is {nearest}"
+        )
     return RELEASED[HUB_NAMES.get(name, name)]
 
 
@@ -128,11 +130,11 @@ def backbone(name: str, folder: Path | None = None) -> Path:
     Raises UserError that says where to get it, if it is absent and only a browser can download it.
     """
     if name not in BACKBONES:
-        raise UserError(f"there are no ImageNet weights {name!r}; there are {', '.join(BACKBONES)}")
+        raise UserError(f"there are no ImageNet weights {name!r}; choose from {', '.join(BACKBONES)}")
     entry = BACKBONES[name]
     path = place(folder, IMAGENET_FOLDER, entry.file)
     if not path.exists() and not entry.url:
-        raise UserError(f"{path}: get {entry.file} with a browser, from {entry.source}, and put it there")
+        raise UserError(f"{path}: download {entry.file} with a browser from {entry.source}, and put it there")
     return download.fetch(entry.url, path)
 
 
@@ -156,5 +158,5 @@ def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
 
 
 def place(folder: Path | None, in_clone: str, file: str) -> Path:
-    """The place of a file, or of its download, as in `weights`; `in_clone` is its folder in a clone."""
+    """The path of a file, or of its download, as in `weights`; `in_clone` is its folder in a clone."""
     return folder / file if folder else download.cached_place(repository_root() / in_clone / file)

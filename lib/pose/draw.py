@@ -1,4 +1,4 @@
-"""Persons on images: skeletons, boxes, names and scores.
+"""Draw persons on images: skeletons, boxes, names and scores.
 
 All images are uint8 BGR (H, W, 3), colours too. N persons, K keypoints.
 """
@@ -15,20 +15,20 @@ from ..errors import UserError
 from .skeleton import Skeleton
 
 Colour = tuple[int, int, int]
-# Sky blue, orange and white tell the sides apart for colour-blind eyes too (the first two are Okabe and Ito's).
+# Colour-blind readers can tell sky blue, orange and white apart (the first two are Okabe and Ito's).
 LEFT, MIDDLE, RIGHT = -1, 0, 1
 COLOURS = {LEFT: (233, 180, 86), MIDDLE: (255, 255, 255), RIGHT: (0, 140, 255)}
-# Of persons, one after the other: the rest of Okabe and Ito's.
+# Colours of persons, in turn: the other colours of Okabe and Ito.
 PERSONS = [(0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (167, 121, 204), (0, 94, 213), (178, 114, 0)]
 OUTLINE = (24, 24, 24)
 
-PARTS = ("boxes", "scores", "ids", "names", "ellipses")  # what may be drawn beside the skeletons
+PARTS = ("boxes", "scores", "ids", "names", "ellipses")  # what can be drawn beside the skeletons
 COLOR_BY = ("side", "person", "keypoint")
 
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
-MAX_COORDINATE = 1e6  # pixels; drawing clips anyway, but its integers must hold the coordinate
+MAX_COORDINATE = 1e6  # pixels; OpenCV clips, but its integers must hold the coordinate
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-MIN_TEXT = 6  # pixels: names lower than that cannot be read, and would hide a small person
+MIN_TEXT = 6  # pixels: smaller names cannot be read, and would hide a small person
 CAPITAL = 21  # pixels: the height of this font's capitals at size 1
 
 
@@ -54,13 +54,13 @@ class DrawOptions:
             raise UserError(f"persons are coloured by {', '.join(COLOR_BY)}, not by {self.color_by!r}")
 
     def colours(self, skeleton: Skeleton, person: int = 0) -> tuple[list[Colour], list[Colour]]:
-        """Of the keypoints (K) and of the limbs of a person, by its place or id."""
+        """The colours of the keypoints (K) and of the limbs of a person, given its index or id."""
         by = self._by(skeleton)
         if by == "person":
             own = PERSONS[person % len(PERSONS)]
             return [own] * skeleton.num_joints, [own] * len(skeleton.limbs)
         if by == "keypoint":
-            spread = np.linspace(24, 232, skeleton.num_joints).astype(np.uint8)  # without the map's dark ends
+            spread = np.linspace(24, 232, skeleton.num_joints).astype(np.uint8)  # without the colour map's dark ends
             joints = cv2.applyColorMap(spread[:, None], cv2.COLORMAP_TURBO).reshape(-1, 3)
             return [(int(b), int(g), int(r)) for b, g, r in joints], [COLOURS[MIDDLE]] * len(skeleton.limbs)
         sides = np.zeros(skeleton.num_joints, int)
@@ -70,7 +70,7 @@ class DrawOptions:
         return [COLOURS[side] for side in sides.tolist()], limbs
 
     def key(self, skeleton: Skeleton) -> list[tuple[str, Colour]]:
-        """What the colours of single keypoints mean, for `legend`; nothing where they are coloured otherwise."""
+        """The keypoints' colours for `legend`; empty unless colours are by keypoint."""
         return (
             list(zip(skeleton.names, self.colours(skeleton)[0], strict=True))
             if self._by(skeleton) == "keypoint"
@@ -93,14 +93,13 @@ def persons(
     ids: np.ndarray | None = None,
     ellipses: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels and their scores (N, K), of one
-    person (K, 2) and (K).
+    """A copy of the BGR image (H, W, 3) with persons: keypoints (N, K, 2) in its pixels and their scores (N, K); for
+    one person (K, 2) and (K).
 
-    Boxes (N, 4: x, y, w, h), person scores (N), ids (N), else the persons' places, and ellipses around the keypoints,
-    the points p with (p - keypoint)^T M^-1 (p - keypoint) = 1 of matrices M (N, K, 2, 2), are drawn if `options` name
-    them.
-    Lines are as wide as fits the person and the image. Small persons are drawn last, over the large ones, which stay
-    readable where something covers them.
+    If `options` name them, these are drawn too: boxes (N, 4: x, y, w, h), person scores (N), ids (N; default: the
+    indices), and ellipses around the keypoints, the points p with (p - keypoint)^T M^-1 (p - keypoint) = 1 for matrices
+    M (N, K, 2, 2). The line width depends on the sizes of the person and the image. Small persons are drawn last, over
+    large ones.
     """
     canvas = image.copy()
     keypoints, scores = keypoints.reshape(-1, *keypoints.shape[-2:]), np.atleast_2d(scores)
@@ -116,7 +115,7 @@ def persons(
         _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours)
         if ellipses is not None and "ellipses" in parts:
             _rings(canvas, keypoints[i][shown[i]], ellipses[i][shown[i]], 0.5 * _line_width(canvas, extents[i]))
-    for i in order:  # texts last, as no line may cross them
+    for i in order:  # texts last, so that no line crosses them
         joints, _ = options.colours(skeleton, int(numbers[i]))
         if "names" in parts:
             height = min(0.75 * _text_height(canvas), extents[i] / 22)
@@ -132,12 +131,12 @@ def persons(
 
 
 def _extent(points: np.ndarray) -> float:
-    """The longer side in pixels of the box around points (M, 2)."""
+    """The longer side, in pixels, of the box around points (M, 2)."""
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 
 def box(image: np.ndarray, box: np.ndarray, colour: Colour = COLOURS[MIDDLE]) -> np.ndarray:
-    """A copy of the BGR image (H, W, 3) with a box: x, y, w, h in its pixels, drawn along the outermost that it has."""
+    """A copy of the BGR image (H, W, 3) with a box: x, y, w, h in its pixels, drawn along its outermost pixels."""
     canvas = image.copy()
     _frame(canvas, box, colour)
     return canvas
@@ -163,7 +162,7 @@ def _person(
     limbs = []
     for (a, b), colour in zip(skeleton.limbs, colours[1], strict=True):
         if shown[a] and shown[b]:
-            # Short limbs are thin, or the limbs between eyes and ears would hide the face.
+            # Short limbs are thin: else those between eyes and ears would hide the face.
             width = min(line, max(line / 3, _extent(keypoints[[a, b]]) / 5))
             widths[[a, b]] = np.minimum(widths[[a, b]], width)
             limbs.append((keypoints[a], keypoints[b], colour, width))
@@ -172,7 +171,7 @@ def _person(
 
 
 def _rings(canvas: np.ndarray, points: np.ndarray, matrices: np.ndarray, line: float) -> None:
-    """Ellipses around points (M, 2), as `persons` says of matrices (M, 2, 2)."""
+    """Draw ellipses around points (M, 2), given by matrices (M, 2, 2) as in `persons`."""
     turns = np.linspace(0, 2 * np.pi, 33)
     circle = np.stack([np.cos(turns), np.sin(turns)])
     for point, half in zip(points, np.linalg.cholesky(matrices), strict=True):
@@ -181,19 +180,19 @@ def _rings(canvas: np.ndarray, points: np.ndarray, matrices: np.ndarray, line: f
 
 
 def screen_pixel(canvas: np.ndarray) -> float:
-    """Pixels of the image for about one of a screen that shows the whole."""
+    """Image pixels per screen pixel, roughly, if a screen shows the whole image."""
     return max(canvas.shape[:2]) / 1000
 
 
 def _line_width(canvas: np.ndarray, extent: float) -> float:
-    """In pixels, for a person or a box so large: seen in the whole image, and no blot on a small person."""
+    """A line width in pixels for a person or box of this size: visible in the whole image, but not too thick."""
     unit = screen_pixel(canvas)
     return min(max(extent / 70, min(unit, extent / 25), 0.4), 7 * max(1, unit))
 
 
 def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
-    """Lines (from, to, colour, width) and dots (centre, colour, radius), all outlined together; `line` is the usual
-    width. OpenCV's lines are whole pixels wide: finer ones are painted on an enlarged copy of what is around them.
+    """Draw lines (from, to, colour, width) and dots (centre, colour, radius) with a common outline; `line` is the usual
+    width. OpenCV's lines are whole pixels wide: finer ones are drawn on an enlarged copy of their surroundings.
     """
     outline = 0.25 + 0.2 * line
     points = np.array([*(point for a, b, _, _ in lines for point in (a, b)), *(center for center, _, _ in dots)])
@@ -208,10 +207,10 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
     patch = canvas[first[1] : last[1], first[0] : last[0]]
     large = patch if zoom == 1 else cv2.resize(patch, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
 
-    limbs = 2 * len(lines)  # points of lines, before those of dots
+    limbs = 2 * len(lines)  # points of the lines, then of the dots
     places = _fixed_points((points - first + 0.5) * zoom - 0.5)
     starts, ends, centers = (places[part] for part in (slice(0, limbs, 2), slice(1, limbs, 2), slice(limbs, None)))
-    for around in (outline, 0):  # first of all, so that none of it lies on a limb
+    for around in (outline, 0):  # the outline comes first, so that it covers no limb
         for start, end, (_, _, colour, width) in zip(starts, ends, lines, strict=True):
             thickness = max(1, round((width + 2 * around) * zoom))
             cv2.line(large, start, end, OUTLINE if around else colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -224,7 +223,7 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
 
 
 def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour) -> None:
-    """Text with an outline, beside a point."""
+    """Draw text with an outline, beside a point."""
     beside = np.clip(point + np.array([height, height / 3]), -MAX_COORDINATE, MAX_COORDINATE)
     place = np.rint(beside).astype(int).tolist()
     thin = max(1, round(height / 9))
@@ -233,7 +232,7 @@ def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colo
 
 
 def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, colour: Colour) -> None:
-    """Text on a dark ground above a corner, moved into the image where it does not fit there."""
+    """Draw text on a dark background above a corner, moved into the image if it does not fit."""
     height = _text_height(canvas)
     scale, thick, pad = height / CAPITAL, max(1, round(height / 8)), round(height / 2)
     width = cv2.getTextSize(text, FONT, scale, thick)[0][0] + pad
@@ -246,7 +245,7 @@ def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, colour: Colour) -> N
 
 
 def _text_height(canvas: np.ndarray) -> float:
-    """Of capitals, in pixels."""
+    """The height of capital letters in pixels."""
     return 11 * max(1, screen_pixel(canvas))
 
 
@@ -264,10 +263,10 @@ def dot(canvas: np.ndarray, center: np.ndarray, colour: Colour, radius: float) -
 def check_name(path: Path) -> None:
     """Raise UserError if the name's ending is not one of a picture format."""
     if not cv2.haveImageWriter(str(path)):
-        raise UserError(f"{path}: no picture can be written under this name; end it in .png")
+        raise UserError(f"{path}: no image format has this ending; choose a name that ends in .png")
 
 
 def encode(image: np.ndarray, path: Path) -> bytes:
-    """A BGR picture in the format that the file's name ends with. Raises UserError if there is none."""
+    """Write a BGR image in the format of the name's ending. Raises UserError if there is none."""
     check_name(path)
     return cv2.imencode(path.suffix, image)[1].tobytes()

@@ -1,4 +1,4 @@
-"""Pixels: box -> crop (centre, scale) -> affine maps to the network's input and to the heatmap, and back.
+"""Coordinates: box -> crop (centre, scale) -> affine maps to the network's input and to the heatmap, and back.
 
 The conventions are DARK's (CVPR 2020, arXiv 1910.06278), not HRNet's: a crop of width w spans w - 1 pixel steps,
 so size - 1 goes to size - 1 and nothing is shifted by a half or a quarter of a pixel.
@@ -31,7 +31,7 @@ def clean_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> tuple[np.ndarray,
 
 
 def in_image(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
-    """Which boxes (N, 4) have a width and a height and show some of their images (N, 2 or 2: width, height)."""
+    """Which boxes (N, 4) are not empty and overlap their images (N, 2 or 2: width, height)."""
     start, extent = boxes[:, :2], boxes[:, 2:]
     return ((extent > 0) & (start < image_sizes) & (start + extent > 0)).all(1)
 
@@ -58,7 +58,7 @@ def boxes_to_crops(boxes: np.ndarray, aspect: float) -> tuple[np.ndarray, np.nda
 
 
 def has_crop(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Which crops (N, bool) have distinct corners in float32: not those that are tiny or very far away."""
+    """Which crops (N, bool) have distinct corners in float32; tiny and very distant ones do not."""
     half_width = np.abs(scale[:, 0] * PIXEL_STD - 1) / 2
     return half_width > np.spacing(np.abs(center).max(1))
 
@@ -69,7 +69,7 @@ def crop_areas(scale: np.ndarray) -> np.ndarray:
 
 
 def _single(value: float) -> float:
-    """Rounded to float32; NumPy takes three times as long."""
+    """Round to float32; NumPy takes three times as long."""
     return ctypes.c_float(value).value
 
 
@@ -119,7 +119,7 @@ def _affine(source: tuple[float, ...], target: tuple[float, ...]) -> np.ndarray:
 
 
 def half_extent(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Half the width and height (2), in image pixels, of what an output of `size` shows by `matrix` (2, 3)."""
+    """Half the width and height (2), in image pixels, of the part that an output of `size` shows; `matrix` (2, 3)."""
     cosine, sine = np.abs(matrix[0, :2])
     across, down = size
     return np.array([cosine * across + sine * down, sine * across + cosine * down]) / (cosine**2 + sine**2) / 2
@@ -133,7 +133,7 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def heatmap_to_input(points: np.ndarray, heatmap_size: tuple[int, int], input_size: tuple[int, int]) -> np.ndarray:
     """Heatmap pixels to input pixels of the same crop, points (..., 2), sizes (width, height).
 
-    Both show the crop around their own centre with size - 1 steps across its width, so this is no plain stride.
+    Both show the crop around their own centre with size - 1 steps across its width, so this is not just the stride.
     """
     stride = (input_size[0] - 1) / (heatmap_size[0] - 1)
     return (points - (np.array(heatmap_size) - 1) / 2) * stride + (np.array(input_size) - 1) / 2

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_FLOOR = 1e-10
-REACH = 2  # pixels from a peak to the farthest that its refinement looks at
+REACH = 2  # pixels around a peak that its refinement uses
 # OpenCV's fixed kernels for sizes with a default sigma; from 11 up it computes a Gaussian.
 SMALL_KERNELS = {
     1: (1.0,),
@@ -62,8 +62,8 @@ def blur_kernel(size: int) -> Tensor:
 
 
 def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Integer peaks (B, K, 2) as int64 x, y and their values (B, K); a map without a positive value peaks at (0, 0)."""
-    # Row by row: the first of equals, as by one argmax over the whole map, and several times as fast on a processor.
+    """Integer peaks (B, K, 2), int64 x, y, and their values (B, K); (0, 0) for a map without a positive value."""
+    # By rows: several times as fast on a processor as one argmax over the map, and also the first of equals.
     of_rows = heatmaps.amax(-1)
     scores, y = of_rows.amax(-1), of_rows.argmax(-1)
     x = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, heatmaps.shape[-1]))[:, :, 0].argmax(-1)
@@ -89,9 +89,9 @@ def decode(heatmaps: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
 
 
 def decode_blurred_by(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """`decode` with the `blur_matrix` of the maps' height, rows (H, H), and of their width, columns (W, W).
+    """`decode`, with the maps' `blur_matrix` for the height, rows (H, H), and for the width, columns (W, W).
 
-    A fixed sequence of operations, also for graphs that other runtimes execute: it never waits for a GPU.
+    A fixed sequence of operations, which can be exported to other runtimes and does not wait for a GPU.
     """
     height, width = heatmaps.shape[-2:]
     peak, scores = peaks(heatmaps)
@@ -100,7 +100,7 @@ def decode_blurred_by(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> tuple[
     near_x, near_y = x.clamp(REACH, width - 1 - REACH), y.clamp(REACH, height - 1 - REACH)
     inside = (near_x == x) & (near_y == y)
 
-    # Rescaling moves nothing but the floor, so float32 is enough for it, and float64 for the pixels around the peak.
+    # Rescaling only moves the floor, so that float32 is enough for it; the pixels around the peak are float64.
     blurred = rows.float() @ (maps @ columns.T.float())
     scale = maps.amax((1, 2)) / blurred.amax((1, 2))
     reach = torch.arange(-REACH, REACH + 1, device=maps.device)
@@ -118,7 +118,7 @@ def second_moments(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
 
     E[(p - keypoint)(p - keypoint)^T] over places p, with a map's positive part as their density, constant within a
     pixel: hence 1/12 on the diagonal, which keeps every matrix positive definite. Without a positive value all places
-    count the same. evaluation/calibration.py makes the covariance of an error of it.
+    count the same. evaluation/calibration.py computes the covariance of the error from it.
     """
     density = heatmaps.float().clamp_min(0)
     density = torch.where((density > 0).any(-1).any(-1)[..., None, None], density, 1)
@@ -134,7 +134,7 @@ def second_moments(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
 
 @cache
 def blur_matrix(kernel_size: int, length: int, device: torch.device) -> Tensor:
-    """(length, length) float64: what blurs a column of that length, which is zero beyond its ends."""
+    """(length, length) float64: the matrix that blurs a column of that length, with zeros beyond its ends."""
     steps = torch.arange(length)
     padded = F.pad(blur_kernel(kernel_size), (length, length))
     return padded[steps - steps[:, None] + kernel_size // 2 + length].to(device)

@@ -14,7 +14,7 @@ from . import draw, geometry
 from .draw import COLOURS, LEFT, MIDDLE, RIGHT, Colour, DrawOptions
 from .skeleton import Skeleton
 
-SIDES = [("left, its own", COLOURS[LEFT]), ("right", COLOURS[RIGHT]), ("of no pair", COLOURS[MIDDLE])]  # for `legend`
+SIDES = [("own left", COLOURS[LEFT]), ("right", COLOURS[RIGHT]), ("unpaired", COLOURS[MIDDLE])]  # entries of `legend`
 PAPER, INK = (255, 255, 255), (64, 64, 64)
 MARGIN = 6
 LABEL_HEIGHT, LINE_HEIGHT = 16, 26
@@ -23,7 +23,7 @@ MAX_CROPS, MAX_HEATMAP_ROWS = 32, 8
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The BGR image (H, W, 3) scaled to the largest that fits into `size`, and the 2x3 map of its pixels to there."""
+    """The BGR image (H, W, 3), scaled to fit into `size`, and the 2x3 map from its pixels to the scaled ones."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     fitted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -38,9 +38,9 @@ def mosaic(
     cell: tuple[int, int],
     labels: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """A contact sheet, BGR: images (H, W, 3) of any sizes, each fitted into a cell, row by row.
+    """A contact sheet, BGR: images (H, W, 3) of any sizes, each scaled to fit a cell, row by row.
 
-    A row has `columns` cells, fewer if there are fewer images; `labels` stand beneath the images, cut to fit.
+    A row has at most `columns` cells; `labels` are below the images, cut to fit.
     """
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
@@ -59,7 +59,7 @@ def mosaic(
 
 
 def titled(sheet: np.ndarray, text: str) -> np.ndarray:
-    """The sheet, BGR, beneath a text of as many lines as it takes."""
+    """The sheet, BGR, below a text, which may have several lines."""
     words = [(f"{word} ", _text_width(f"{word} ", TITLE)) for word in text.split()]
     lines = _wrapped(words, sheet.shape[1] - 4 * MARGIN)
     head = np.full((MARGIN + LINE_HEIGHT * len(lines), sheet.shape[1], 3), PAPER, np.uint8)
@@ -69,7 +69,7 @@ def titled(sheet: np.ndarray, text: str) -> np.ndarray:
 
 
 def legend(picture: np.ndarray, key: Sequence[tuple[str, Colour]]) -> np.ndarray:
-    """The picture, BGR, above lines that say what its colours mean: texts and colours. Without any, as it is."""
+    """The image, BGR, above a legend of texts and their colours; without entries, unchanged."""
     if not key:
         return picture
     unit = max(1, draw.screen_pixel(picture))
@@ -92,7 +92,7 @@ def legend(picture: np.ndarray, key: Sequence[tuple[str, Colour]]) -> np.ndarray
 
 
 def _wrapped(items: Iterable[tuple[Any, int]], width: int) -> list[list[Any]]:
-    """Items and how wide they are -> as many in a line as fit into the width, one at least."""
+    """Items and their widths -> lines that fit into the width, with at least one item each."""
     lines: list[list[Any]] = [[]]
     used = 0
     for item, wide in items:
@@ -105,7 +105,7 @@ def _wrapped(items: Iterable[tuple[Any, int]], width: int) -> list[list[Any]]:
 
 
 def _label(sheet: np.ndarray, text: str, corner: tuple[int, int], width: int) -> None:
-    """One line of text in the middle of a strip `width` wide and `LABEL_HEIGHT` high that starts at the corner."""
+    """Draw a line of text, centred in a strip of `width` x `LABEL_HEIGHT` pixels that starts at the corner."""
     if _text_width(text, LABEL) > width:
         while text and _text_width(text + "...", LABEL) > width:
             text = text[:-1]
@@ -134,7 +134,7 @@ def heatmaps(crops: np.ndarray, maps: np.ndarray, keypoints: np.ndarray | None =
     """A row for each of the first persons of a batch, BGR: the crop, then each of its K heatmaps over the crop.
 
     Crops (B, h, w, 3), maps (B, K, H, W) shown from 0 (dark) to 1 (bright), keypoints (B, K, 2) in input pixels,
-    dotted where their map is not empty. At most `MAX_HEATMAP_ROWS` persons are shown, at half the crops' size.
+    dotted if their map is not empty. At most `MAX_HEATMAP_ROWS` persons are shown, at half the crops' size.
     """
     joints, map_height, map_width = maps.shape[1:]
     input_size = crops.shape[2], crops.shape[1]

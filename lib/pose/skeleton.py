@@ -21,8 +21,8 @@ from ..errors import UserError, shown
 logger = logging.getLogger(__name__)
 
 PERSON = "person"  # COCO's category
-DEFAULT_SIGMA = 0.05  # of a keypoint without a sigma: between COCO's eyes (0.025) and hips (0.107)
-# The word left, or l, at the start or the end of a keypoint's name in small letters, and what it becomes on the right.
+DEFAULT_SIGMA = 0.05  # sigma of a keypoint without one: between COCO's eyes (0.025) and hips (0.107)
+# The word left, or l, at the start or end of a lower-case keypoint name, and its counterpart.
 LEFT_SIDE = re.compile(r"^(left|l)(?=[ ._-])|(?<=[ ._-])(left|l)$")
 OTHER_SIDE = {"left": "right", "l": "r"}
 
@@ -31,9 +31,9 @@ OTHER_SIDE = {"left": "right", "l": "r"}
 class Skeleton:
     """A set of K keypoints. All indices count from 0 in the order of `names`.
 
-    `pairs` are exchanged by a horizontal flip, `limbs` are drawn, `upper_body` and `lower_body` serve the
-    half-body augmentation, `sigmas` (K) are the falloffs of OKS, `joint_weights` (K) weigh the loss on request.
-    `category` is what has these keypoints, as COCO's categories are named.
+    `pairs` are exchanged by a horizontal flip; `limbs` are drawn; `upper_body` and `lower_body` are for the half-body
+    augmentation; `sigmas` (K) are those of OKS; `joint_weights` (K) can weight the loss. `category` is the COCO
+    category that has these keypoints.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Skeleton:
 
     @property
     def noun(self) -> str:
-        """What one of them is called in results and messages."""
+        """The noun for an instance in results and messages."""
         return PERSON if self.category == PERSON else "instance"
 
     @property
@@ -107,7 +107,9 @@ def read(path: Path) -> Skeleton:
     """
     content = yaml_file.read(path, "skeleton")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a skeleton is a mapping with `names` and more, not {type(content).__name__}")
+        raise UserError(
+            f"{path}: a skeleton must be a mapping with `names` and other keys, not {type(content).__name__}"
+        )
     return from_mapping(content, str(path))
 
 
@@ -133,7 +135,7 @@ def from_category(category: Mapping[str, Any], where: str) -> Skeleton | None:
 
 
 def of_category(skeleton: Skeleton, name: str) -> Skeleton:
-    """The skeleton as that of a category of this name; COCO's keypoints stay a person's, whatever it is called."""
+    """The skeleton for a category of this name; COCO's keypoints always stay those of a person."""
     return skeleton if skeleton.names == COCO.names else dataclasses.replace(skeleton, category=name)
 
 
@@ -177,7 +179,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
     told = {frozenset(pair) for pair in pairs_from_names(names)}
     odd = [f"{names[a]}/{names[b]}" for a, b in pairs if told and frozenset((names[a], names[b])) not in told]
     if odd:
-        _warn(f"{where}: the `pairs` {', '.join(odd)} are not those of the names; a flip exchanges them all the same")
+        _warn(f"{where}: the `pairs` {', '.join(odd)} do not agree with the names; a flip exchanges them anyway")
     if content.get("sigmas") is None:
         _warn(f"{where} gives no OKS `sigmas`: {DEFAULT_SIGMA:g} is used for each, so its AP cannot be compared")
 
@@ -195,7 +197,9 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
 
     category = content.get("category", Skeleton.category)
     if not isinstance(category, str) or not category:
-        raise UserError(f"{where}: `category` must be the name of what has these keypoints, not {shown(category)}")
+        raise UserError(
+            f"{where}: `category` must be the name of the category with these keypoints, not {shown(category)}"
+        )
     skeleton = Skeleton(
         names=tuple(names),
         pairs=pairs,
@@ -213,7 +217,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Skeleton:
 
 
 def unpaired_sides(skeleton: Skeleton) -> list[str]:
-    """Keypoints whose names hold left or right, and that are in no pair."""
+    """Keypoints with left or right in their names that are not in a pair."""
     paired = {joint for pair in skeleton.pairs for joint in pair}
     sided = [name for name in skeleton.names if re.search("left|right", name, re.IGNORECASE)]
     return [name for name in sided if skeleton.names.index(name) not in paired]
@@ -239,7 +243,7 @@ def to_mapping(skeleton: Skeleton) -> dict[str, Any]:
 
 @cache
 def _warn(message: str) -> None:
-    """Log a warning once, however often the same skeleton is read."""
+    """Log a warning once, even if the same skeleton is read several times."""
     logger.warning("%s", message)
 
 

@@ -137,7 +137,7 @@ def test_the_command_fits_beside_the_weights(asked, run, tmp_path, capsys):
         ("--similarity 1", "--similarity must be between 0 and 1, not 1"),
         ("--held-out val2017", "--held-out val2017: the calibration is fitted on this set"),
         ("--held-out val2018", "person_keypoints_val2018.json: cannot read the annotation file"),
-        ("--picture a.gif", "a.gif: a picture ends in"),
+        ("--picture a.gif", "a.gif: the name of a picture must end in"),
     ],
 )
 def test_bad_input_is_one_sentence(options, sentence, asked, run):

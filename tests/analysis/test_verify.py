@@ -127,7 +127,7 @@ def test_all_that_is_missing_is_named_with_its_source_before_anything_runs(tmp_p
     for name in ("annotations_trainval2017.zip", "zips/val2017.zip", "drive.google.com", *zoo.RELEASED):
         assert name in said
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="there is no model 'tp_r_a5'"):
+    with pytest.raises(UserError, match="there is no released model 'tp_r_a5'"):
         command.main(["--models", "tp_r_a3,tp_r_a5"])
 
 

@@ -95,7 +95,7 @@ def test_the_models_table_at_the_smallest_size(tmp_path: Path, monkeypatch: pyte
     asked.write = True
     with pytest.raises(UserError, match="leave out --model and --smallest"):
         model_speed.main(asked)
-    with pytest.raises(UserError, match="there is no model 'tp_r'"):
+    with pytest.raises(UserError, match="there is no released model 'tp_r'"):
         model_speed.main(argparse.Namespace(model=["tp_r"], smallest=True, write=False, json=None))
 
 

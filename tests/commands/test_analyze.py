@@ -105,7 +105,7 @@ MPII = ["DATASET.DATASET", "mpii", "DATASET.SKELETON", str(ROOT / "experiments/m
 BAD = {
     "no file": (lambda place: (place.folder / "found.json").unlink(), "cannot read the results file"),
     "empty file": (lambda place: (place.folder / "found.json").write_text(""), "not valid JSON or is truncated"),
-    "no results": (lambda place: write(place.folder / "found.json", []), "an empty list: it holds no result"),
+    "no results": (lambda place: write(place.folder / "found.json", []), "an empty list: there are no results"),
     "other images": (lambda place: spoil(place, image_id=5), r"none of its \d+ results is of an image of .*TEST_SET"),
     "other skeleton": (lambda place: spoil(place, keypoints=[1.0] * 15), "must list 51 numbers .*NUM_JOINTS.*, not 15"),
     "other category": (lambda place: spoil(place, category_id=3), "none of its .* has the category_id 1"),

@@ -336,7 +336,7 @@ def keypoints_are_listed_in_another_order(place: Place) -> list:
     category["keypoints"] = [name.replace("_", " ").title() for name in sorted(category["keypoints"])]
     write(place.annotations, content)
     place.options = ["TEST.MODEL_FILE", str(place.weights)]
-    return [f"{place.weights}: it finds the keypoints that val2017 lists in another order, nose, left_eye, "]
+    return [f"{place.weights}: it has the keypoints of val2017 in another order, nose, left_eye, "]
 
 
 # ---- photographs ----------------------------------------------------------------------------------------------------
@@ -723,7 +723,7 @@ ANNOTATION_MISTAKES = {
     "no_annotation": (lambda c: c.update(annotations=[]), "its list 'annotations' is empty"),
     "no_person_category": (
         lambda c: c.update(categories=[{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}]),
-        "its categories are 3 cat, 4 dog: which one is meant is not clear; set DATASET.CATEGORY to a name or an id",
+        "its categories are 3 cat, 4 dog: it is not clear which one to use; set DATASET.CATEGORY to a name or an id",
     ),
     "category_id_is_text": (
         lambda c: c["annotations"][3].update(category_id="1"),
@@ -757,11 +757,11 @@ ANNOTATION_MISTAKES = {
     ),
     "keypoints_are_numbers_as_text": (
         lambda c: person_in(c).update(keypoints=["1", "2", "2"] * 17),
-        "'keypoints' of annotation with id {id} holds something that is no number",
+        "'keypoints' of annotation with id {id} has a value that is not a number",
     ),
     "box_of_huge_numbers": (
         lambda c: person_in(c).update(bbox=[1e30, 1, 1, 1]),
-        "'bbox' of annotation with id {id} holds something that is no number, or one too large",
+        "'bbox' of annotation with id {id} has a value that is not a number, or too large",
     ),
     "a_long_wrong_value_is_cut": (
         lambda c: person_in(c).update(area="y" * 999),
@@ -769,11 +769,11 @@ ANNOTATION_MISTAKES = {
     ),
     "keypoints_hold_null": (
         lambda c: person_in(c).update(keypoints=[1, 2, None] * 17),
-        "'keypoints' of annotation with id {id} holds something that is no number",
+        "'keypoints' of annotation with id {id} has a value that is not a number",
     ),
     "keypoints_hold_text": (
         lambda c: person_in(c).update(keypoints=["left", 2, 2] * 17),
-        "'keypoints' of annotation with id {id} holds something that is no number",
+        "'keypoints' of annotation with id {id} has a value that is not a number",
     ),
     "box_of_three": (
         lambda c: person_in(c).update(bbox=[1, 2, 3]),

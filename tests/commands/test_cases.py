@@ -77,12 +77,12 @@ def test_images_of_another_size_are_told_by_train_and_test(place: Place, run_pre
     for image in place.images.iterdir():
         cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), None, fx=0.5, fy=0.5))
     outcome = place.run("train", run_preloaded)
-    assert outcome.returncode == 0 and outcome.stdout.count("as annotated: boxes and keypoints lie elsewhere") == 2
+    assert outcome.returncode == 0 and outcome.stdout.count("as annotated: boxes and keypoints are misplaced") == 2
     assert re.search(
         rf"{re.escape(str(place.images))}/0\d+\.jpg: is \d+ x \d+, not \d+ x \d+, as annot", outcome.stdout
     )
     place.options = ["TEST.USE_GT_BBOX", "False"]
-    assert place.run("test", run_preloaded).stdout.count("as annotated: boxes and keypoints lie elsewhere") == 1
+    assert place.run("test", run_preloaded).stdout.count("as annotated: boxes and keypoints are misplaced") == 1
 
 
 def test_without_fcntl_all_goes_on(place: Place):

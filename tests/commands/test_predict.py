@@ -705,7 +705,7 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425 and --max-pixels"]),
         (["one.jpg", "--max-pixels", "0"], ["max_pixels must be 1 or more, not 0"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
-        (["one.jpg", "--precision", "half"], ["there is no precision 'half'; there are float32"]),
+        (["one.jpg", "--precision", "half"], ["there is no precision 'half'; choose from float32"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -330,7 +330,7 @@ def nobody_labelled(patient: Patient) -> list:
 
 def category_of_another_name(patient: Patient) -> list:
     patient.content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    return [(ERROR, "category"), "its categories are 1 cat, 2 dog: which one is meant"]
+    return [(ERROR, "category"), "its categories are 1 cat, 2 dog: it is not clear"]
 
 
 def field_missing(patient: Patient) -> list:
@@ -460,7 +460,7 @@ def photographs_of_twelve_bits(patient: Patient) -> list:
         pixels = cv2.imread(str(path)).astype(np.uint16) * 16
         image["file_name"] = path.with_suffix(".png").name
         cv2.imwrite(str(path.with_suffix(".png")), pixels)
-    return [(ERROR, "contrast"), "3 of 3 are nearly of one value", "0 to 15 in", "the upper 8 are read"]
+    return [(ERROR, "contrast"), "3 of 3 are nearly of one value", "0 to 15 in", "only the upper 8 of 16 bits are read"]
 
 
 FAULTS = (

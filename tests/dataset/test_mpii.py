@@ -373,7 +373,7 @@ RECORDS = {
     "joints-flat": (change("joints", [1, 2] * 16), "'joints' of record number 3 must list 16 pairs x, y, not [1, 2,"),
     "joints-kind": (
         change("joints", [[1, "x"]] * 16),
-        "'joints' of record number 3 holds something that is no number",
+        "'joints' of record number 3 has a value that is not a number",
     ),
     "joints_vis": (without("joints_vis"), "record number 3 has no 'joints_vis'"),
     "joints_vis-length": (change("joints_vis", [1] * 17), "'joints_vis' of record number 3 must list 16 numbers, not"),
@@ -381,7 +381,7 @@ RECORDS = {
         lambda content: content.__setitem__(2, "person"),
         "expected `object`, got `str` - at `$[2]`, counted from 0",
     ),
-    "nobody": (list.clear, "it lists no person"),
+    "nobody": (list.clear, "its list of persons is empty"),
 }
 
 
@@ -453,7 +453,7 @@ def put(key: str, value: float, content: dict) -> None:
 TRUTHS = {
     "persons": (
         partial(cut, "pos_gt_src"),
-        "'pos_gt_src' has the shape (16, 2, 4) where (16, 2, 5) fits the 5 persons",
+        "'pos_gt_src' has the shape (16, 2, 4), but (16, 2, 5) fits the 5 persons",
     ),
     "heads": (partial(cut, "headboxes_src"), "'headboxes_src' has the shape (2, 2, 4) where (2, 2, 5) fits"),
     "order": (reorder, "'dataset_joints' must have 'head' as number 10, where the skeleton has 'head_top'"),

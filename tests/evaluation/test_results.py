@@ -27,7 +27,7 @@ def test_results_of_other_images_and_categories_are_left_out(tmp_path):
         ("", "not valid JSON"),
         ("[{", "not valid JSON"),
         ('[{"score": ' + "[" * 100_000 + "]" * 100_000 + "}]", "not valid JSON"),
-        ("[]", "an empty list: it holds no result"),
+        ("[]", "an empty list: there are no results"),
         (json.dumps(RESULT), "the results file has another format: expected `array`, got `object`"),
         ("[1]", "the results file has another format: expected `object`, got `int` - at `$[0]`, counted from 0"),
         ("[{}]", "result number 1 has no 'image_id'"),

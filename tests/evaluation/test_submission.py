@@ -33,7 +33,7 @@ def test_written_under_the_servers_name_with_its_zip(tmp_path):
     [
         ([PERSON | {"category_id": 2}], "takes category 1, person, of 17 keypoints, not category 2 of 17"),
         ([PERSON | {"keypoints": [1.0] * 48}], "takes category 1, person, of 17 keypoints, not category 1 of 16"),
-        ([], "no person in it; the server takes a list of one at least"),
+        ([], "it would have no person; the server needs at least one"),
     ],
 )
 def test_what_the_server_would_refuse_is_named_and_not_written(tmp_path, results, says):

@@ -221,7 +221,7 @@ def test_auto_is_bfloat16_where_the_device_computes_in_it_and_the_log_says_so(ha
     monkeypatch.setattr(backends, "computes_bfloat16", lambda device: has)
     device, chosen = torch.device("cpu"), "bfloat16" if has else "float32"
     assert chosen_precision("auto", device) == chosen
-    assert f"precision auto: {chosen}, by what pytorch on this cpu computes in" in caplog.text
+    assert f"precision auto: {chosen}, chosen for pytorch on this cpu" in caplog.text
     assert chosen_precision("auto", device, "onnxruntime") == "float32"
     cfg = load_config(DEMO, ["TRAIN.PRECISION", "auto"], report=False)
     assert build_train_options(cfg, device).precision == getattr(torch, chosen)

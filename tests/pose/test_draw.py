@@ -174,7 +174,7 @@ def test_what_cannot_be_drawn_is_refused(wrong):
 
 def test_a_picture_needs_a_known_ending(tmp_path):
     assert draw.encode(GREY, tmp_path / "a.png").startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"a\.doc: no picture can be written under this name; end it in \.png"):
+    with pytest.raises(UserError, match=r"a\.doc: no image format has this ending; choose a name that ends in \.png"):
         draw.encode(GREY, tmp_path / "a.doc")
 
 

@@ -182,7 +182,7 @@ def test_a_image_is_turned_and_too_large_a_one_refused():
     )
     assert web_session.uploaded(upright).pixels.shape == (20, 30, 3)
     assert web_session.uploaded(upright[:2] + exif + upright[2:]).pixels.shape == (30, 20, 3)
-    with pytest.raises(UserError, match="this file: refused before decoding, it is 30 x 20 and this page allows 599"):
+    with pytest.raises(UserError, match="this file: refused before decoding: it is 30 x 20, but this page allows 599"):
         web_session.uploaded(upright, 599)
 
 

@@ -261,7 +261,7 @@ def test_the_limit_is_the_users(tmp_path: Path):
         cv2.imwrite(str(tmp_path / f"other{ending}"), cv2.imread(str(PHOTOGRAPH)))
     for path in list(tmp_path.iterdir()):
         assert ImageReader(tmp_path, max_pixels=width * height).read(path.name, "x").shape == (height, width, 3)
-        says = f"it is {width} x {height} and DATASET.MAX_IMAGE_PIXELS allows {width * height - 1:,} pixels"
+        says = f"it is {width} x {height}, but DATASET.MAX_IMAGE_PIXELS allows {width * height - 1:,} pixels"
         assert says in refusal(lambda p=path: ImageReader(tmp_path, max_pixels=width * height - 1).read(p.name, "x"))
         with pytest.raises(UserError, match="MAX_IMAGE_PIXELS"):
             DecodedImages(ImageReader(tmp_path, max_pixels=9), tmp_path / "decoded").read(path.name, "x")
@@ -271,7 +271,7 @@ def test_the_limit_is_the_users(tmp_path: Path):
 def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path):
     with (tmp_path / "long.jpg").open("wb") as file:
         file.truncate(2**40)  # a hole
-    assert "refused before reading, it has 1,099,511,627,776 bytes" in refusal(
+    assert "refused before reading: it has 1,099,511,627,776 bytes" in refusal(
         lambda: ImageReader(tmp_path).read("long.jpg", "x")
     )
 
@@ -321,7 +321,7 @@ def test_a_member_that_unpacks_to_more_than_it_says(tmp_path: Path):
     honest = path.read_bytes()
     assert len(honest) < 2**21
     said = refusal(lambda: ImageReader(path, max_pixels=10**7).read("bomb.jpg", "x"))
-    assert said.startswith(f"{path / 'bomb.jpg'} (x): refused before reading, it has {2 * MUCH:,} bytes")
+    assert said.startswith(f"{path / 'bomb.jpg'} (x): refused before reading: it has {2 * MUCH:,} bytes")
     path.write_bytes(honest.replace(struct.pack("<I", 2 * MUCH), struct.pack("<I", 5000)))
     assert "cannot read the zip (BadZipFile: Bad CRC-32" in refusal(lambda: ImageReader(path).read("bomb.jpg", "x"))
 

@@ -1,6 +1,6 @@
 """Checks the data that a configuration names: annotations, a detector's boxes, images.
 
-Reports the errors that would stop the tools, and findings that only this report looks for.
+Reports the errors that would stop the tools, and problems that only this report looks for.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from ..topdown import refuse_without_crop
 from . import statistics
 from .report import TEST, TRAIN, Report, short
 
-FLAT = 20  # of 255 values: the difference between an image's darkest and brightest hundredth
+FLAT = 20  # of 255: smallest difference between the 1st and the 99th percentile of an image's values
 
 
 @dataclass(frozen=True)
 class SetToCheck:
-    """An image set of the configuration; `open_images` raises UserError if its images are not there.
+    """An image set of the configuration; `open_images` raises UserError if its images are missing.
 
-    `read_pckh`, in MPII's format, raises it if the ground truth does not fit the skeleton and so many persons.
+    For MPII, `read_pckh` raises it if the ground truth does not fit the skeleton and the number of persons.
     """
 
     name: str
@@ -46,13 +46,13 @@ class SetToCheck:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The tools that its errors stop; training validates on the test set."""
+        """The tools that its errors stop. Training needs the test set too, to validate on."""
         return (TRAIN, TEST) if self.tests else (TRAIN,)
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """A detector's boxes. Testing on annotated boxes does not use them."""
+    """The detected boxes, which testing on annotated boxes does not use."""
 
     path: Path
     threshold: float
@@ -71,11 +71,11 @@ def examine(
     number: int | None,
     follow: Callable[[list[int]], Iterable[int]] = iter,
 ) -> Report:
-    """Check image sets, and a detector's boxes for the one that is tested on, as a configuration uses them.
+    """Check image sets, and the detected boxes of the test set, as a configuration uses them.
 
-    `choose_boxes` and `skeleton_of` raise UserError for what does not fit; `aspect` is the crops' width / height, by
-    which `select_data` selects. `number` images of each set are read, all if it is None; `follow` sees their indices
-    go by. Raises UserError where there is nothing to check.
+    `choose_boxes` and `skeleton_of` raise UserError for sets that do not fit; `aspect` is the crops' width / height,
+    which `select_data` depends on. `number` images of each set are read (None: all); `follow` iterates over their
+    indices, to show progress. Raises UserError if there is nothing to check.
     """
     if not any(images.path.exists() for images in sets):
         missing = " and ".join(str(images.path) for images in sets)
@@ -134,7 +134,7 @@ def _read(report: Report, images: SetToCheck, category: str, num_joints: int) ->
 def _check_annotations(
     report: Report, images: SetToCheck, source: Annotations, skeleton_of: Callable[[Annotations], Skeleton]
 ) -> Instances | None:
-    """What the tools check; returns the labelled instances, None where the tools would stop before they have any."""
+    """Do the checks of the tools; returns the labelled instances, or None if the tools would stop before."""
     kind = None
     try:
         source.findings.refuse(source.path)
@@ -162,7 +162,7 @@ def _check_annotations(
 def _check_boxes(
     report: Report, images: SetToCheck, source: Annotations, choose_boxes: Callable[[], Boxes | None]
 ) -> Instances | None:
-    """Returns the detected instances if they are tested on."""
+    """Check the detected boxes; returns the detected instances if testing uses them."""
     try:
         boxes = choose_boxes()
     except UserError as error:
@@ -192,7 +192,7 @@ def _check_boxes(
 def _check_crops(
     report: Report, count: int, training: Instances | None, testing: Instances | None, aspect: float
 ) -> np.ndarray:
-    """Returns which of so many images (I, bool) the crops are cut from."""
+    """Check the images; returns which of them (I, bool) have crops."""
     needed = np.zeros(count, bool)
     for instances, tools in ((training, (TRAIN,)), (testing, (TRAIN, TEST))):
         if instances is not None:
@@ -254,7 +254,7 @@ def _check_images(
     if broken:
         findings.add(ERROR, "readable", f"{len(broken):,} of {len(chosen):,} cannot be read", broken)
     if other:
-        says = f"{len(other):,} of {len(chosen):,} have another size than stated: their keypoints lie elsewhere"
+        says = f"{len(other):,} of {len(chosen):,} do not have the annotated size: their keypoints are misplaced"
         remedy = "annotate exactly these files, pixels as stored (EXIF orientation is ignored)"
         findings.add(ERROR, "size", says, other, remedy)
     if tagged:
@@ -263,7 +263,7 @@ def _check_images(
         findings.add(NOTE, "orientation", says, tagged, remedy)
     if flat:
         says = f"{len(flat):,} of {len(chosen):,} are nearly of one value, such as all black"
-        remedy = "of values of 16 bits the upper 8 are read: stretch 10 or 12 bits to 16, or save 8"
+        remedy = "only the upper 8 of 16 bits are read: scale 10- or 12-bit values to 16 bits, or save 8 bits"
         findings.add(ERROR if 2 * len(flat) > len(chosen) else NOTE, "contrast", says, flat, remedy)
     if not len(chosen):
         findings.add(NOTE, "readable", "not checked: no image was read")
@@ -273,7 +273,7 @@ def _check_images(
 
 
 def samples(instances: Instances, number: int) -> list[list[int]]:
-    """Instances for `number` pictures, spread over the set: for each the candidates, those with most joints first."""
+    """Candidates for `number` pictures, spread over the set: for each, instances with many keypoints first."""
     boxes = instances.boxes[:, 2:].prod(1)
     order = np.lexsort((-boxes, -instances.visible.sum(1)))
     place = np.argsort(order)

@@ -1,4 +1,4 @@
-"""The report of all findings: every error counted, with some examples of each."""
+"""The report of all findings: each with its count and some examples."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ TRAIN, TEST = "tools/train.py", "tools/test.py"
 
 @dataclass
 class Section:
-    """The findings about one file or folder, which some of the tools read."""
+    """The findings about a file or folder, and the tools that read it."""
 
     title: str
     tools: Sequence[str]
@@ -25,8 +25,8 @@ class Section:
 
 @dataclass
 class Report:
-    """All findings; the sentence with which each tool stops; and, as far as there are any, instances to look at, the
-    reader of their images, and their skeleton."""
+    """All findings; the message with which each tool would stop; and, if there are any, instances to draw, the reader
+    of their images, and their skeleton."""
 
     sections: list[Section] = field(default_factory=list)
     stops: dict[str, str] = field(default_factory=dict)
@@ -35,26 +35,26 @@ class Report:
     skeleton: Skeleton | None = None
 
     def begin(self, title: str, tools: Sequence[str]) -> None:
-        """Start a section, to which the findings that follow belong."""
+        """Start a section for the findings that follow."""
         self.sections.append(Section(title, tools))
 
     @property
     def findings(self) -> Findings:
-        """Those of the current section."""
+        """The findings of the current section."""
         return self.sections[-1].findings
 
     def stop(self, error: UserError, tools: Sequence[str] | None = None) -> None:
-        """Stop the section's tools, or `tools`, with this error, unless an earlier one did."""
+        """Record that this error stops the section's tools, or `tools`, unless an earlier one does."""
         for tool in self.sections[-1].tools if tools is None else tools:
             self.stops.setdefault(tool, str(error))
 
     def fail(self, check: str, error: UserError, path: Path | None = None, tools: Sequence[str] | None = None) -> None:
-        """Add the error as a finding, without the `path` that is the section's title; it stops the tools."""
+        """Add an error that stops the tools as a finding, without `path`, which is the section's title."""
         self.findings.add(ERROR, check, str(error).removeprefix(f"{path}: "))
         self.stop(error, tools)
 
     def add(self, findings: Findings, path: Path) -> None:
-        """Add findings that the tools make themselves, in the file at `path`."""
+        """Add findings of the tools' own checks of the file at `path`."""
         self.findings.extend(findings)
         try:
             findings.refuse(path)
@@ -62,7 +62,7 @@ class Report:
             self.stop(error)
 
     def count(self, level: str, tool: str = "") -> int:
-        """Findings of a level, of those sections that the tool reads or of all."""
+        """The number of findings of a level, in the sections that `tool` reads, or in all."""
         sections = [section for section in self.sections if not tool or tool in section.tools]
         return sum(finding.level == level for section in sections for finding in section.findings)
 
@@ -71,7 +71,7 @@ class Report:
         return not self.stops and not self.count(ERROR)
 
     def lines(self, width: int = 100) -> list[str]:
-        """The report as text; only a path makes a line wider than `width`."""
+        """The report as text, in lines of `width` characters; only a path may be longer."""
         lines = []
         for section in self.sections:
             lines += _wrapped(section.title, width, "", "    ")
@@ -102,5 +102,5 @@ def _wrapped(text: str, width: int, first: str, further: str) -> list[str]:
 
 
 def short(path: Path) -> str:
-    """The path from the current folder, if it lies in it."""
+    """The path relative to the current folder, if it is inside it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,4 +1,4 @@
-"""Statistics of an annotation file that show a wrong unit, a wrong format, or an AP that cannot be right.
+"""Statistics of an annotation file that reveal a wrong unit, a wrong format, or an AP that would be wrong.
 
 I images, N annotations, K keypoints. Boxes are x, y, w, h in image pixels.
 """
@@ -13,16 +13,16 @@ from ...pose.skeleton import Skeleton
 from ..coco import Annotations, Instances, count_reasons, first_reasons
 from ..findings import ERROR, NOTE, OK, Findings, in_digits, many
 
-ROUNDING = 1.0  # pixels by which a box may leave its image unreported
-SUSPICIOUS, ABSURD = 0.05, 0.5  # shares of instances from which what may happen to one is a note, an error
-AREA_OF_BOX = (0.02, 1.5)  # an instance's area as a share of the box: COCO's median is 0.5
-COVERED = 0.5  # IoU of a detected with an annotated box
+ROUNDING = 1.0  # pixels by which a box may exceed its image without a report
+SUSPICIOUS, ABSURD = 0.05, 0.5  # shares of the instances from which a problem is a note, and an error
+AREA_OF_BOX = (0.02, 1.5)  # usual range of area / box area, whose median in COCO is 0.5
+COVERED = 0.5  # smallest IoU of a detected box that covers an annotated one
 
-# COCO's evaluation: square pixels of a person that counts as medium or large, or at all; persons it takes of an image.
+# COCO's evaluation: limits of medium, large and all areas in square pixels; largest number of persons per image.
 MEDIUM, LARGE, ALL = (32.0**2, 96.0**2), (96.0**2, 1e10), (0.0, 1e10)
 MAX_FOUND = 20
 
-# What COCO 2017 has: images and annotations of persons; how many of these training, and testing on their boxes, take.
+# COCO 2017: numbers of images and of person annotations; how many of these training and testing use.
 PUBLISHED = {
     "train2017": (118_287, 262_465),
     "val2017": (5_000, 11_004),
@@ -32,7 +32,7 @@ PUBLISHED_PERSONS = {"train2017": 149_813, "val2017": 6_352}
 
 
 def not_counted(source: Annotations) -> dict[str, np.ndarray]:
-    """Why COCO's evaluation ignores annotations (N, bool); one with several reasons is listed under the first."""
+    """Reason -> the annotations (N, bool) that COCO's evaluation ignores for it; each has one, the first to apply."""
     return first_reasons(
         {
             "as a crowd": source.table["iscrowd"],
@@ -68,12 +68,14 @@ def check_counts(findings: Findings, source: Annotations, name: str) -> None:
 
 
 def check(findings: Findings, source: Annotations, name: str, off_centre: int, *, tests: bool) -> None:
-    """All statistics of the annotations of the set of that name; `off_centre` says how many training leaves out."""
+    """All statistics of a set's annotations; `off_centre` is how many of them training leaves out."""
     joints = [f"{k + 1}" for k in range(source.keypoints.shape[1])]
     names = source.category.get("keypoints")
     if isinstance(names, list) and len(names) == len(joints):
         joints = names
-    if not any(finding.check == "units" and finding.level == ERROR for finding in findings):  # which explains the rest
+    if not any(
+        finding.check == "units" and finding.level == ERROR for finding in findings
+    ):  # which explains further findings
         check_boxes(findings, source)
         check_areas(findings, source)
         check_keypoints(findings, source, joints)
@@ -92,7 +94,7 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
     ends = boxes[:, :2] + boxes[:, 2:]
     before = known & ~empty & ~outside & (boxes[:, :2] < -ROUNDING).any(1)
     beyond = known & ~empty & ~outside & ~before & (ends > sizes + ROUNDING).any(1)
-    # x1, y1, x2, y2 read as x, y, w, h makes boxes that leave the image, but never with w < x or h < y.
+    # x1, y1, x2, y2 read as x, y, w, h gives boxes that exceed the image, and w >= x and h >= y.
     corners = known & (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= sizes + ROUNDING).all(1)
     remedy = ""
     if known.any() and corners.sum() == known.sum() and (before | beyond | outside).mean() > SUSPICIOUS:
@@ -112,7 +114,7 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
 
 
 def check_areas(findings: Findings, source: Annotations) -> None:
-    """Checks positive areas; `coco.check_annotations` reports the others."""
+    """Check the positive areas; `coco.check_annotations` reports the others."""
     areas, spans = source.table["area"], np.prod(source.table["bbox"][:, 2:], axis=1)
     both = source.wanted & (areas > 0) & (spans > 0)
     share = float(np.median(areas[both] / spans[both])) if both.any() else 0.5
@@ -190,7 +192,7 @@ def check_num_keypoints(findings: Findings, source: Annotations, tests: bool) ->
 
 
 def check_taken(findings: Findings, source: Annotations, name: str, off_centre: int) -> None:
-    """How many are taken; `coco.check_annotations` reports if none is."""
+    """How many annotations are used; `coco.check_annotations` reports if there are none."""
     taken = int(source.taken.sum()) - off_centre
     says = f"{taken:,} of {len(source.table):,} {source.noun}s in {len(np.unique(source.image[source.taken])):,} images"
     if not source.taken.all():
@@ -199,7 +201,7 @@ def check_taken(findings: Findings, source: Annotations, name: str, off_centre: 
         says += f"; left out in training: {off_centre:,} off centre (SELECT_DATA)"
     published = PUBLISHED_PERSONS.get(name, 0) if is_published(source, name) else 0
     if not taken:
-        findings.add(ERROR, "taken", f"nobody to train on: {says}")
+        findings.add(ERROR, "taken", f"no instance to train on: {says}")
     elif published and not off_centre and taken != published:
         findings.add(NOTE, "taken", f"{says}; published: {published:,}")
     else:
@@ -207,7 +209,7 @@ def check_taken(findings: Findings, source: Annotations, name: str, off_centre: 
 
 
 def why_no_precision(source: Annotations) -> str:
-    """Why AP is -1 for whatever is found; empty if it is not."""
+    """Why AP is always -1; empty if it is not."""
     reasons = not_counted(source)
     if not np.logical_or.reduce(list(reasons.values())).all():
         return ""
@@ -216,7 +218,7 @@ def why_no_precision(source: Annotations) -> str:
 
 
 def check_precision(findings: Findings, source: Annotations) -> None:
-    """Why AP would be -1, or cannot be 1, however good the model is."""
+    """Why even a perfect model would get an AP of -1, or below 1."""
     if says := why_no_precision(source):
         findings.add(ERROR, "AP", says)
         return
@@ -244,7 +246,7 @@ def check_precision(findings: Findings, source: Annotations) -> None:
 
 
 def check_cover(findings: Findings, source: Annotations, detected: Instances) -> None:
-    """Persons without a box cannot be found."""
+    """Count the annotated persons without a detected box: they cannot be found."""
     wanted = ~np.logical_or.reduce([*not_counted(source).values(), source.table.malformed("bbox")])
     if not wanted.any():
         return
@@ -278,12 +280,18 @@ def check_skeleton(findings: Findings, kind: Skeleton) -> None:
     alone = [name for name in skeletons.unpaired_sides(kind) if name not in partner]
     turned = [f"{names[a]}/{names[b]}" for a, b in kind.pairs if told.get(names[b]) == names[a]]
     if wrong:
-        findings.add(ERROR, "pairs", "left and right do not belong together by their names", wrong)
+        findings.add(ERROR, "pairs", "not a left/right pair by their names", wrong)
     if missing:
-        findings.add(NOTE, "pairs", "left and right by their names, but a flip does not exchange them", missing)
+        findings.add(NOTE, "pairs", "a left/right pair by their names, but a flip does not exchange them", missing)
     if alone:
         remedy = "name the pairs in a yaml: DATASET.SKELETON"
-        findings.add(NOTE, "pairs", "left or right by their names, but in no pair: a flip keeps them", alone, remedy)
+        findings.add(
+            NOTE,
+            "pairs",
+            "left or right by their names, but not in a pair: a flip does not exchange them",
+            alone,
+            remedy,
+        )
     if turned:
         findings.add(NOTE, "pairs", "right comes before left: their colours are exchanged in drawings", turned)
     if names != skeletons.COCO.names and sorted(names) == sorted(skeletons.COCO.names):
