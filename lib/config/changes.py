@@ -1,4 +1,4 @@
-"""How a configuration differs from the one that a run was started with."""
+"""The differences between a configuration and the one that a run was started with."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def as_dict(cfg: CfgNode) -> dict[str, Any]:
 
 
 def config_changes(old: dict[str, Any], cfg: CfgNode) -> list[str]:
-    """Lines "KEY: old -> new" for what a resumed run would train or evaluate differently."""
+    """Lines "KEY: old -> new" for all changes that would affect training or evaluation of a resumed run."""
     # A checkpoint older than a key was trained with the key's default.
     before, after = (dict(leaves(as_dict(defaults()))) | dict(leaves(tree)) for tree in (old, as_dict(cfg)))
     for values in (before, after):

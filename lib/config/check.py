@@ -1,4 +1,4 @@
-"""Which values are allowed, alone and together, and which keys have no effect."""
+"""The allowed values, alone and in combination, and the keys that have no effect."""
 
 import difflib
 import logging
@@ -113,7 +113,7 @@ VARIANT_RULES: dict[str, dict[str, Rule]] = {
     "transpose_h": stage_rules("MODEL.EXTRA.STAGE2", 2) | stage_rules("MODEL.EXTRA.STAGE3", 3),
 }
 
-# Keys of the original's files that have no effect, unless another key has the value given here.
+# Keys of the original's files that have no effect, unless another key has the given value.
 NO_EFFECT: dict[str, dict[str, Any]] = {
     "MODEL.TAG_PER_JOINT": {},
     "MODEL.BOTTLENECK_NUM": {},
@@ -137,7 +137,7 @@ NO_EFFECT: dict[str, dict[str, Any]] = {
     "TEST.NMS_THRE": {},
     "TEST.BBOX_THRE": {},
 }
-# Keys of earlier versions, which files and checkpoints may still contain, and what replaces them.
+# Keys of earlier versions, which files and checkpoints may still contain, and their replacements.
 REMOVED = {
     "TEST.SCORER": "pycocotools computes the AP; faster-coco-eval saved 1 s of a test of 104,125 boxes",
     "DATASET.ON_DEVICE": "DATASET.DECODED_DIR spares the decoding as well",
@@ -151,7 +151,7 @@ def _lookup(cfg: CfgNode, key: str) -> Any:
 
 
 def check(cfg: CfgNode, where: str) -> None:
-    """Raise UserError for the first value that is not allowed, or that does not fit another; `where` begins it."""
+    """Raise UserError for the first value that is not allowed, or does not fit another; it begins with `where`."""
     for key, rule in (RULES | VARIANT_RULES.get(cfg.MODEL.NAME, {})).items():
         if wrong := rule(_lookup(cfg, key)):
             raise UserError(f"{where}: {key} {wrong}")
@@ -161,7 +161,7 @@ def check(cfg: CfgNode, where: str) -> None:
 
 
 def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
-    """What must hold between the values of several keys, and the sentence for when it does not."""
+    """The relations between the values of several keys, and the message if one does not hold."""
     model, extra, train, test, data = cfg.MODEL, cfg.MODEL.EXTRA, cfg.TRAIN, cfg.TEST, cfg.DATASET
     yield len(set(cfg.GPUS)) == len(cfg.GPUS), f"GPUS {cfg.GPUS} lists a GPU twice"
 
@@ -212,7 +212,7 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
 
 
 def report_idle_keys(cfg: CfgNode, given: Collection[str]) -> None:
-    """Log the given keys that have no effect: one line for the original's, one for those of earlier versions."""
+    """Log the given keys without effect: one line for the original's, one for those of earlier versions."""
     idle = [
         key
         for key, unless in NO_EFFECT.items()

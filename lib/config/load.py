@@ -1,4 +1,4 @@
-"""A yaml and the command line -> the frozen, checked configuration."""
+"""From a yaml and the command line to the frozen, checked configuration."""
 
 import ast
 import difflib
@@ -25,7 +25,7 @@ PATHS = (
     "TEST.MODEL_FILE",
     "TEST.COCO_BBOX_FILE",
 )
-BASE_KEY = "_BASE_"  # a yaml may name another one, relative to itself, and override its values
+BASE_KEY = "_BASE_"  # key for the path of another yaml, relative to this one, whose values it overrides
 
 
 def load_config(
@@ -42,9 +42,9 @@ def load_config(
     Args:
         path: The yaml.
         overrides: KEY VALUE KEY VALUE …, as on the command line.
-        output_dir: In place of OUTPUT_DIR; relative to the current directory, as the next two.
-        log_dir: In place of LOG_DIR.
-        data_dir: In place of DATA_DIR.
+        output_dir: Replaces OUTPUT_DIR; relative to the current directory, as the next two.
+        log_dir: Replaces LOG_DIR.
+        data_dir: Replaces DATA_DIR.
         report: Log the keys that have no effect.
 
     Raises:
@@ -69,12 +69,12 @@ def load_config(
 
 
 def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
-    """The yaml's nested dicts after those of its bases, each with its file; safe loader only."""
+    """The nested dicts of the yaml's bases and then its own, each with its file; safe loader only."""
     content = yaml_file.read(path, "configuration file")
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values, not a {type(content).__name__}")
+        raise UserError(f"{path}: a configuration must be a mapping of keys to values, not a {type(content).__name__}")
     base = content.pop(BASE_KEY, None)
     if base is None:
         return [(path, content)]
@@ -110,7 +110,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {key} is not a configuration key; {_nearest(key)}")
     if isinstance(node[leaf], CfgNode):
         if value not in (None, {}):
-            raise UserError(f"{where}: {key} holds further keys, not the value {shown(value)}")
+            raise UserError(f"{where}: {key} contains further keys, and cannot have the value {shown(value)}")
         return
     node[leaf] = _coerce(value, node[leaf], key, where)
 
@@ -127,7 +127,7 @@ def _nearest(key: str) -> str:
 
 
 def _decode(text: str) -> Any:
-    """The value that a string is read as: "(0,1)" a tuple, "1e-4" (text to yaml) a number; else the string itself."""
+    """The value of a string: "(0,1)" is a tuple, "1e-4" (text in yaml) a number; else the string itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -135,7 +135,7 @@ def _decode(text: str) -> Any:
 
 
 def _coerce(value: Any, default: Any, key: str, where: str) -> Any:
-    """The value in its default's type; an integer becomes a float, or a float an integer, where nothing is lost."""
+    """The value in its default's type; integers become floats, and floats integers, if the value stays equal."""
     if isinstance(default, str):
         if value is None:
             return ""
@@ -167,7 +167,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> set[str]:
     if len(overrides) % 2:
         raise UserError(f"command line: overrides come as KEY VALUE pairs, but {overrides[-1]} has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        # A path that exists in the current directory means that one; the yaml's rule applies to any other.
+        # A path that exists in the current directory is used; for any other, the yaml's rule applies.
         if key in PATHS and value and os.path.exists(value):
             value = os.path.abspath(value)
         _set(cfg, key, value, where="command line")

@@ -162,7 +162,7 @@ def wrong_type(place: Place, key: list[str], value: Any, wanted: str) -> list:
 @bad_configuration("train")
 def value_for_a_section(place: Place) -> list:
     place.config["CUDNN"] = True
-    return [f"{place.yaml}: CUDNN holds further keys", "True"]
+    return [f"{place.yaml}: CUDNN contains further keys", "True"]
 
 
 @bad_configuration(
@@ -215,7 +215,7 @@ def values_do_not_fit(place: Place, values: dict[str, Any], words: list[str]) ->
     unknown=(["TEST.USE_GT_BOX", "True"], ["TEST.USE_GT_BOX is not a", "the nearest is TEST.USE_GT_BBOX"]),
     wrong_type=(["TRAIN.LR", "fast"], ["TRAIN.LR must be a number, not 'fast'"]),
     nearly_python=(["TRAIN.LR", "{[]: 1}"], ["TRAIN.LR must be a number"]),
-    section=(["MODEL", "transpose_r"], ["MODEL holds further keys"]),
+    section=(["MODEL", "transpose_r"], ["MODEL contains further keys"]),
 )
 def override(place: Place, options: list[str], words: list[str]) -> list:
     place.options = options
