@@ -95,7 +95,8 @@ def test_what_is_no_detector_is_told(tmp_path):
     ):
         Detector("yolo")
     with pytest.raises(
-        UserError, match=r"COCO's 80 classes, and 'Dogs' is none of them \(the nearest is 'dog'\); --box"
+        UserError,
+        match=r"'Dogs' is not one of the 80 COCO classes that the detectors know \(the nearest is 'dog'\); --box",
     ):
         Detector(category="Dogs")
     checkpoint.save(tmp_path / "other.pth", {"weight": torch.zeros(3)})
