@@ -28,5 +28,5 @@ def test_a_pattern_that_matches_nothing_is_named():
 @pytest.mark.parametrize("name", ["tp_r_a4", "tp_h_a6"])
 def test_missing_released_weights_name_the_command_that_gets_them(name, tmp_path):
     cfg = load_config(DEMO, ["TEST.MODEL_FILE", str(tmp_path / zoo.RELEASED[name].file)])
-    with pytest.raises(UserError, match=rf"weights are not there; python tools/download\.py {name} gets them"):
+    with pytest.raises(UserError, match=rf"weights are missing; download them with: python tools/download\.py {name}"):
         load_trained(cfg, None, tmp_path)
