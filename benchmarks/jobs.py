@@ -303,7 +303,7 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
     """(d) tools/predict.py on a folder and on a video, with demo.yaml's network."""
     if not weights.exists():
         return f"Not measured, {weights.name} is missing (`make demo` trains it)."
-    files = sorted(report.PHOTOGRAPHS.iterdir())[: size.images]
+    files = sorted(report.IMAGES.iterdir())[: size.images]
     folder = root / "folder"
     folder.mkdir()
     for file in files:

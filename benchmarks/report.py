@@ -11,14 +11,14 @@ from transpose.commands.model_speed import surroundings, table
 __all__ = ["reading", "surroundings", "table", "write_section"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
-PHOTOGRAPHS = REPOSITORY / "data/coco_sample/images/val2017"
+IMAGES = REPOSITORY / "data/coco_sample/images/val2017"
 ORIGINAL_READING = 1.9e-3  # seconds
 
 
 def reading() -> str:
     """One line: what the same call of the same library takes here and took where the original was measured."""
     seconds = []
-    for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
+    for path in sorted(IMAGES.glob("*.jpg")):
         times = []
         for _ in range(5):
             start = time.process_time()

@@ -32,7 +32,7 @@ from transpose.evaluation.evaluate import results
 from transpose.pose import geometry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PHOTOGRAPHS = REPOSITORY / "data/coco_sample/images/val2017"
+IMAGES = REPOSITORY / "data/coco_sample/images/val2017"
 RECIPE = REPOSITORY / "experiments/coco/transpose_r/TP_R_256x192_d256_h1024_enc4_mh8.yaml"
 # COCO 2017's own numbers of images, of those with persons that training takes, of these persons, and of all persons.
 TRAIN = {"images": 118_287, "with_people": 56_599, "persons": 149_813, "annotated": 262_465}
@@ -64,7 +64,7 @@ def make_set(root: Path, name: str, full: dict[str, int], fraction: float, image
     folder = root / "images" / name
     folder.mkdir(parents=True)
     if images:
-        files = sorted(PHOTOGRAPHS.iterdir())
+        files = sorted(IMAGES.iterdir())
         for number, image in enumerate(table.names):
             (folder / image).symlink_to(files[number % len(files)])
     return table

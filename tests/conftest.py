@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.goldens import ROOT, fill_from_names
-from helpers.people import DEMO
+from helpers.persons import DEMO
 from helpers.places import MOST_SECONDS, Run, surroundings
 from helpers.wheel import installed, machine, wheel  # noqa: F401
 

@@ -137,7 +137,7 @@ def test_core_does_not_know_the_models():
 
 
 @each_file
-def test_files_import_no_package_that_is_not_theirs(path):
+def test_files_import_only_the_packages_of_their_extra(path):
     packages = packages_imported(path.read_text())
     if limited := of(ONLY_THESE_PACKAGES, path):
         assert packages <= ONLY_THESE_PACKAGES[limited], f"{limited} imports more than {ONLY_THESE_PACKAGES[limited]}"

@@ -92,7 +92,7 @@ def test_a_video(machine, user, run):
     assert rows[0]["frame"] == "0" and rows[0]["track"] == "1" and rows[0]["time"] == "0.0"
 
 
-def test_keypoints_of_ones_own_from_annotation_to_picture(machine, user):
+def test_custom_keypoints_from_annotation_to_drawing(machine, user):
     make = runpy.run_path(str(ROOT / "docs/make_kites.py"))
     folder, path = user.folder, machine("train")
     sys_argv = ["make_kites.py", str(folder / "kites"), "--scenes", "2"]
@@ -118,7 +118,7 @@ def test_keypoints_of_ones_own_from_annotation_to_picture(machine, user):
     assert "instance(s) in 1 image(s)" in said and len(list((folder / "predictions").glob("*.jpg"))) == 1
 
 
-def test_without_released_weights_or_a_detectors_the_way_on_is_told(machine, user, run, home):
+def test_without_released_or_detector_weights_the_remedy_is_named(machine, user, run, home):
     shutil.copy(IMAGES / SKIER, user.folder / "me.jpg")
     path = machine()
     outcome = user(path, "predict", "me.jpg", "--model", "tp_r_a4")

@@ -70,7 +70,7 @@ def test_prediction_needs_what_the_wheel_depends_on_and_nothing_else(machine, ru
     assert unused == set()
 
 
-def test_what_lacks_an_extra_or_a_clone_says_so(machine, tmp_path: Path):
+def test_missing_extras_and_clones_are_reported(machine, tmp_path: Path):
     path, place = machine(), Place(tmp_path / "place")
     place.yaml.write_text(yaml.safe_dump(place.config))
     for command in ("train", "test"):
@@ -180,7 +180,7 @@ def test_another_broken_pipe_is_a_fault_of_the_program(tmp_path: Path):
     ],
     ids=["tool", "installed"],
 )
-def test_a_start_becomes_one_process_per_gpu(started, again, monkeypatch: pytest.MonkeyPatch):
+def test_a_start_makes_one_process_per_gpu(started, again, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", started)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(distributed, "processes_for", lambda gpus: 2)
@@ -248,7 +248,7 @@ def test_the_requirements_of_a_clone_are_those_of_the_package_of_training_and_of
     assert set(FOR_TRAINING) == {Requirement(text).name for text in EXTRAS["train"]}
 
 
-def test_versions_agree_wherever_they_stand():
+def test_all_version_numbers_agree():
     extras: dict[str, str] = {}
     for requirements in EXTRAS.values():
         for name, versions in as_table(requirements).items():

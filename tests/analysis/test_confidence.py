@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.people import DEMO
+from helpers.persons import DEMO
 
 from transpose.analysis import confidence
 from transpose.commands import calibrate

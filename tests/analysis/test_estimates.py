@@ -29,7 +29,7 @@ def ranking_of(results: list[dict], annotations: Annotations) -> Ranking:
     return Ranking.of(found, truth, matches, np.unique(annotations.images.ids))
 
 
-def test_an_image_that_weighs_more_counts_as_often_as_if_it_were_there_again(tmp_path):
+def test_a_weighted_image_counts_like_a_repeated_one(tmp_path):
     annotations = sample_annotations()
     results, content = results_of(annotations), json.loads(ANNOTATIONS.read_bytes())
     weights = np.random.default_rng(1).integers(0, 4, len(annotations.images.ids)).astype(float)
@@ -64,7 +64,7 @@ def test_an_interval_of_a_share_is_as_wide_as_the_binomial_one():
     assert low[0] < hits.mean() < high[0] and high[0] - low[0] == pytest.approx(wanted, rel=0.1)
 
 
-def test_what_nobody_is_annotated_for_is_no_number():
+def test_unannotated_columns_have_no_number():
     annotations = sample_annotations()
     ranking = ranking_of(results_of(annotations), annotations)
     empty = np.zeros((2, len(annotations.images.ids)))

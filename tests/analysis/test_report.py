@@ -143,7 +143,7 @@ def test_perfect_results_cost_nothing_anywhere(tmp_path):
     assert len(list(tables(content))) == 7
 
 
-def test_scores_that_promise_too_little_have_a_calibration_error_and_a_calibration_mends_it(tmp_path):
+def test_underconfident_scores_have_a_calibration_error_that_calibration_removes(tmp_path):
     """Every keypoint is at its place and scores .6; of every second instance one is moved away and scores .2."""
     annotations = sample_annotations()
     copies, moved, labelled = [], 0, 0

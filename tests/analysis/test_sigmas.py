@@ -50,7 +50,7 @@ def test_two_annotators_are_the_formula_of_the_docs():
     assert np.allclose(sigmas.estimate(twice, COCO.names).values, wanted, rtol=1e-12)
 
 
-def test_an_instance_that_one_file_lacks_counts_with_the_others_that_have_it():
+def test_an_instance_missing_in_one_file_counts_in_the_others():
     all_three = repeated(np.random.default_rng(0), 3)
     labelled = all_three.labelled.copy()
     labelled[2] = False
@@ -116,7 +116,7 @@ def test_the_command_matches_files_and_writes_into_the_skeleton(tmp_path, skelet
 
 
 @pytest.mark.parametrize("old", ["", "sigmas: [0.1, 0.2]  # guessed\n", "sigmas:\n- 0.1\n- 0.2 # guessed\n\n# end\n"])
-def test_the_files_other_text_stays(tmp_path, old):
+def test_the_files_other_text_is_unchanged(tmp_path, old):
     path = tmp_path / "s.yaml"
     path.write_text(f"names: [a, b]\n{old}limbs: []\n")
     sigmas.write(path, skeletons.read(path), np.array([0.123456, 0.05]), overwrite=True)
@@ -173,7 +173,7 @@ def test_bad_input_is_one_sentence(name, tmp_path, skeleton):
     assert skeleton.read_text() == before
 
 
-def test_a_keypoint_nobody_has_twice_is_named():
+def test_a_keypoint_without_repeated_annotations_is_named():
     twice = repeated(np.random.default_rng(0))
     labelled = twice.labelled.copy()
     labelled[1, 3:, 5] = False

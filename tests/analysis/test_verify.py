@@ -83,7 +83,7 @@ def test_a_folders_sum_is_that_of_sha256sum(inputs):
     assert found["sha256"] == "cb13f400dcb618e400d0f7d54f7cdb330d37a07272cb99a1016cda5830a10556"
 
 
-def test_a_sum_that_is_not_the_published_one_fails(inputs, tmp_path):
+def test_a_checksum_that_differs_from_the_published_one_fails(inputs, tmp_path):
     said: list[str] = []
     text, passed = verify.verify(TESTS, inputs, tmp_path / "out", Runs(), said.append)
     assert not passed and "**differs**: md5:c30e" in text and "2 of 2 APs" in text
@@ -102,7 +102,7 @@ def test_it_goes_on_where_it_was_interrupted(inputs, tmp_path):
     assert text == verify.verify(TESTS, inputs[:1], tmp_path / "other", Runs(), quiet)[0]
 
 
-def test_results_of_other_inputs_are_not_gone_on_with(inputs, tmp_path):
+def test_results_of_other_inputs_are_not_continued(inputs, tmp_path):
     verify.verify(TESTS, inputs[:1], tmp_path / "out", Runs(), quiet)
     (inputs[0].path / "a").write_text("another")
     with pytest.raises(UserError, match=r"images: not what the results in .*out were made with"):
@@ -117,7 +117,7 @@ def test_a_damaged_state_is_refused(text, inputs, tmp_path):
         verify.verify(TESTS, inputs[:1], tmp_path / "out", Runs(), quiet)
 
 
-def test_all_that_is_missing_is_named_with_its_source_before_anything_runs(tmp_path, monkeypatch):
+def test_all_missing_inputs_are_named_with_their_sources_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(log, "start", lambda **_: None)
     monkeypatch.setattr(zoo, "place", lambda folder, place, file: tmp_path / file)
     with pytest.raises(UserError) as refused:

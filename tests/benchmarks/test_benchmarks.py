@@ -99,7 +99,7 @@ def test_the_models_table_at_the_smallest_size(tmp_path: Path, monkeypatch: pyte
         model_speed.main(argparse.Namespace(model=["tp_r"], smallest=True, write=False, json=None))
 
 
-def test_what_can_run_here_begins_with_the_plain_way():
+def test_the_first_backend_is_plain_pytorch():
     found = model_speed.ways(torch.device("cpu"))
     assert next(iter(found)) == "pytorch, float32"
     assert ("openvino, float32" in found) == model_speed.installed("openvino")
@@ -108,7 +108,7 @@ def test_what_can_run_here_begins_with_the_plain_way():
 @pytest.mark.parametrize(
     ("name", "rise", "flat"), [("memory, MB", 0, True), ("memory, MB", 20, False), ("files", 6, False)]
 )
-def test_a_soak_tells_what_grows_from_what_comes_and_goes(name: str, rise: float, flat: bool):
+def test_a_soak_separates_growth_from_fluctuation(name: str, rise: float, flat: bool):
     seconds = np.linspace(1, 600, 600)
     draw = np.random.default_rng(0)
     level, noise = (400, 20) if "memory" in name else (30, 5)

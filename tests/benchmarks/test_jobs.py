@@ -38,7 +38,7 @@ def test_a_loader_is_fed_from(tmp_path: Path):
     assert found["crops"] == 60 and 0 < found["waited for data, %"] < 100
 
 
-def test_a_test_whose_network_is_a_wait(tmp_path: Path):
+def test_a_test_with_a_wait_in_place_of_the_network(tmp_path: Path):
     """In a process of its own, as it replaces functions of the library."""
     scale.make(tmp_path, 0.001)
     jobs.save_weights(tmp_path)

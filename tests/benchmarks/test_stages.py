@@ -58,7 +58,7 @@ def test_results_are_equal(name: str):
     assert measured.equal and measured.repeats == 1
 
 
-def test_an_arg_max_that_moves_is_no_equal_result():
+def test_a_moved_arg_max_is_not_an_equal_result():
     maps = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]]]])
     assert forward.relative(maps, maps * 1.01) == pytest.approx(0.01)
     assert forward.relative(maps, maps.flip(-1)) == float("inf")
@@ -84,13 +84,13 @@ def test_results_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch, capsy
     assert "off: plain 1.50 s, ours 0.50 s, 3.0× (wanted ≥ 2×); largest difference 0.6 px" in capsys.readouterr().out
 
 
-def test_not_a_number_is_no_equal_result(monkeypatch: pytest.MonkeyPatch):
+def test_nan_is_not_an_equal_result(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stages, "makers", lambda: {"nan": lambda size, folder: fixed(1, float("nan"))})
     with pytest.raises(UserError, match=r"in nan$"):
         stages.main(arguments())
 
 
-def test_unknown_stage_is_told_with_those_there_are():
+def test_an_unknown_stage_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match=r"no stage 'decoding'; there are .*decode, .*help"):
         stages.run(["decoding"], stages.SMALLEST)
 
@@ -139,7 +139,7 @@ def test_edge_maps_hold_peaks_that_are_refined_and_peaks_that_are_not(kernel: in
     assert refined[:2].sum() == 0 and refined[2:].sum() > 20
 
 
-def test_a_plain_index_that_lacks_a_person_or_moves_a_joint_is_no_equal_one():
+def test_an_index_without_a_person_or_with_a_moved_joint_is_not_equal():
     persons = data_stages.labelled()
     crops = data_stages.crops_of(persons)
     found = plain.training_index(data_stages.ANNOTATIONS, data_stages.ASPECT)

@@ -3,7 +3,7 @@
 import pytest
 from helpers.goldens import ROOT
 from helpers.networks import PUBLISHED
-from helpers.people import DEMO
+from helpers.persons import DEMO
 
 from transpose.build.model import build_model, freeze_parameters, load_trained
 from transpose.config.load import load_config

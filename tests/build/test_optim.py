@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers.goldens import ROOT
-from helpers.people import DEMO
+from helpers.persons import DEMO
 
 from transpose.build.model import build_model
 from transpose.build.optim import build_learning_rate, build_optimizer, build_train_options

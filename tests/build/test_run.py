@@ -1,7 +1,7 @@
 """The configuration -> a run, and the data's report."""
 
 from helpers.goldens import ROOT
-from helpers.people import DEMO
+from helpers.persons import DEMO
 
 from transpose.build.data import data_report
 from transpose.build.run import _build_monitor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.goldens import ROOT
-from helpers.places import PHOTOGRAPHS, Place, read, sentence, write
+from helpers.places import TWO_IMAGES, Place, read, sentence, write
 from helpers.planted_errors import plant
 
 from transpose.dataset.coco import read_annotations
@@ -50,9 +50,7 @@ def place(tmp_path: Path) -> Place:
     return made
 
 
-def test_the_report_is_a_page_that_needs_no_other_file_with_pictures_and_the_networks_attention(
-    place, run, run_preloaded
-):
+def test_the_report_is_a_self_contained_page_with_pictures_and_attention(place, run, run_preloaded):
     place.options += ["--compare", str(place.folder / "better.json"), "--model", str(run), "--worst", "1"]
     outcome = place.run("analyze", run_preloaded)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
@@ -88,8 +86,8 @@ def test_without_pictures_no_image_is_needed(place, run_preloaded):
     assert table.read_bytes() == before
 
 
-def test_an_image_that_cannot_be_read_is_told_after_the_report_is_written(place, run_preloaded):
-    broken = place.images / f"{PHOTOGRAPHS[0]:012}.jpg"
+def test_an_unreadable_image_is_reported_after_the_report_is_written(place, run_preloaded):
+    broken = place.images / f"{TWO_IMAGES[0]:012}.jpg"
     broken.write_bytes(b"no image")
     outcome = place.run("analyze", run_preloaded)
     assert outcome.returncode == 1 and str(broken) in outcome.stderr and "Traceback" not in outcome.stderr
@@ -124,7 +122,7 @@ BAD = {
 
 @pytest.mark.slow  # a process each
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_answered_in_one_sentence(place, run_preloaded, case):
+def test_unfitting_input_is_one_message(place, run_preloaded, case):
     change, wanted = BAD[case]
     change(place)
     assert re.search(wanted, sentence(place.run("analyze", run_preloaded)))

@@ -21,7 +21,7 @@ import cv2
 import pytest
 import torch
 from helpers.goldens import ROOT
-from helpers.places import PHOTOGRAPHS, Place, Run, read, run_anew, sentence, write
+from helpers.places import TWO_IMAGES, Place, Run, read, run_in_new_process, sentence, write
 
 from transpose.dataset import coco, detections
 from transpose.dataset.images import ImageReader
@@ -236,7 +236,7 @@ def put(config: dict, key: list[str], value: Any) -> None:
 
 @pytest.mark.parametrize("case", LIGHT, ids=lambda case: case.name)
 def test_configuration(case: Case, tmp_path: Path, without_torch: dict[str, str]):
-    case.check(Place(tmp_path, environment=without_torch), run_anew)
+    case.check(Place(tmp_path, environment=without_torch), run_in_new_process)
 
 
 def test_a_good_configuration_does_import_torch(tmp_path: Path, without_torch: dict[str, str]):
@@ -339,11 +339,11 @@ def keypoints_are_listed_in_another_order(place: Place) -> list:
     return [f"{place.weights}: it has the keypoints of val2017 in another order, nose, left_eye, "]
 
 
-# ---- photographs ----------------------------------------------------------------------------------------------------
+# ---- images ----------------------------------------------------------------------------------------------------
 
 
-def spoil_photograph(place: Place, change: Callable[[bytes], bytes] | None) -> Path:
-    path = place.photograph()
+def spoil_image(place: Place, change: Callable[[bytes], bytes] | None) -> Path:
+    path = place.image()
     if change is None:
         path.unlink()
     else:
@@ -358,20 +358,20 @@ def spoil_photograph(place: Place, change: Callable[[bytes], bytes] | None) -> P
     truncated=(lambda whole: whole[: len(whole) // 2], "truncated"),
     no_image=(lambda whole: b"this is a letter\n" * 100, "not an image"),
 )
-def photograph_read_by_a_worker(place: Place, change: Callable[[bytes], bytes] | None, word: str) -> list:
-    path = spoil_photograph(place, change)
+def image_read_by_a_worker(place: Place, change: Callable[[bytes], bytes] | None, word: str) -> list:
+    path = spoil_image(place, change)
     place.config["WORKERS"] = 1
     return [f"{path} (person {place.person()['id']}): ", word]
 
 
 @bad_file("train")
-def photograph_read_without_workers(place: Place) -> list:
-    path = spoil_photograph(place, lambda whole: whole[: len(whole) // 2])
+def image_read_without_workers(place: Place) -> list:
+    path = spoil_image(place, lambda whole: whole[: len(whole) // 2])
     return [f"{path} (person {place.person()['id']}): ", "truncated"]
 
 
 @bad_file("train", folder=("jpg", ""), zip=("zip", ".zip"))
-def all_photographs_are_missing(place: Place, data_format: str, ending: str) -> list:
+def all_images_are_missing(place: Place, data_format: str, ending: str) -> list:
     place.config["DATASET"]["DATA_FORMAT"] = data_format
     place.images.rename(place.folder / "elsewhere")
     return [f"{place.images}{ending}: ", "missing"]
@@ -437,7 +437,7 @@ def test_some_boxes_of_unlisted_images_are_counted_and_skipped(tmp_path: Path, t
     assert f"{place.detections}: {len(boxes) - 3} persons; left out: 3 of images not listed\n" in outcome.stdout
     assert f"{len(boxes) - 3} persons in 2 of 2 images" in outcome.stdout
     results = read(place.run_folder / "results" / "keypoints_val2017_results_0.json")
-    assert {result["image_id"] for result in results} == set(PHOTOGRAPHS)
+    assert {result["image_id"] for result in results} == set(TWO_IMAGES)
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
@@ -661,9 +661,9 @@ def test_files(case: Case, tmp_path: Path, trained: Place, run_preloaded: Run):
 def test_preloading_changes_nothing(tmp_path: Path, run_preloaded: Run):
     place = Place(tmp_path)
     place.config["WORKERS"] = 1
-    photograph = spoil_photograph(place, lambda whole: whole[:1000])
+    image = spoil_image(place, lambda whole: whole[:1000])
     anew, preloaded = place.run("train"), place.run("train", run_preloaded)
-    assert str(photograph) in sentence(anew)
+    assert str(image) in sentence(anew)
     assert (anew.returncode, anew.stderr) == (preloaded.returncode, preloaded.stderr)
 
 
@@ -888,22 +888,22 @@ def test_malformed_detections(tmp_path: Path, change: Callable[[list], Any], say
     assert str(caught.value).startswith(f"{place.detections}: ") and says in str(caught.value)
 
 
-def zip_photographs(place: Place, folder: str = "") -> Path:
+def zip_images(place: Place, folder: str = "") -> Path:
     path = place.images.with_suffix(".zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for photograph in sorted(place.images.iterdir()):
-            archive.write(photograph, folder + photograph.name)
+        for image in sorted(place.images.iterdir()):
+            archive.write(image, folder + image.name)
     return path
 
 
-def test_zip_of_photographs(tmp_path: Path):
+def test_zip_of_images(tmp_path: Path):
     place = Place(tmp_path)
-    whole = zip_photographs(place).read_bytes()
-    first = place.photograph()
+    whole = zip_images(place).read_bytes()
+    first = place.image()
     read_first = partial(ImageReader(place.images.with_suffix(".zip")).read, first.name, "person 5")
     assert read_first().tobytes() == ImageReader(place.images).read(first.name, "person 5").tobytes()
 
-    path = zip_photographs(place, "val2017/")
+    path = zip_images(place, "val2017/")
     member = f"{path / first.name} (person 5): "
     says = {
         path.read_bytes(): f"{member}the zip has no such member at its root",
@@ -922,9 +922,9 @@ def test_zip_of_photographs(tmp_path: Path):
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize(("ending", "says"), [(".jpg", "the JPEG is truncated"), (".png", "not an image")])
 def test_images_cut_anywhere(tmp_path: Path, kept: float, ending: str, says: str):
-    photograph = Place(tmp_path).photograph()
+    image = Place(tmp_path).image()
     path = tmp_path / f"cut{ending}"
-    whole = cv2.imencode(ending, cv2.imread(str(photograph)))[1].tobytes()
+    whole = cv2.imencode(ending, cv2.imread(str(image)))[1].tobytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(UserError, match=rf"{path} \(person 5\): {says}"):
         ImageReader(tmp_path).read(path.name, "person 5")
@@ -932,13 +932,13 @@ def test_images_cut_anywhere(tmp_path: Path, kept: float, ending: str, says: str
 
 @pytest.mark.parametrize("between", [b"\xff\xff", b"\x00\x00"])
 def test_bytes_between_the_segments_of_a_jpeg(tmp_path: Path, between: bytes):
-    photograph = Place(tmp_path).photograph()
-    whole = photograph.read_bytes()
+    image = Place(tmp_path).image()
+    whole = image.read_bytes()
     second = 4 + int.from_bytes(whole[4:6], "big")
-    photograph.write_bytes(whole[:second] + between + whole[second:])
-    pixels = ImageReader(photograph.parent).read(photograph.name, "person 5")
-    photograph.write_bytes(whole)
-    assert (pixels == ImageReader(photograph.parent).read(photograph.name, "person 5")).all()
+    image.write_bytes(whole[:second] + between + whole[second:])
+    pixels = ImageReader(image.parent).read(image.name, "person 5")
+    image.write_bytes(whole)
+    assert (pixels == ImageReader(image.parent).read(image.name, "person 5")).all()
 
 
 NO_CHECKPOINTS = {

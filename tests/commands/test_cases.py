@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import pytest
 from helpers.goldens import ANNOTATIONS, sample_annotations
-from helpers.places import Place, Run, read, run_anew, write
+from helpers.places import Place, Run, read, run_in_new_process, write
 
 from transpose.dataset import coco, detections
 from transpose.errors import UserError
@@ -29,7 +29,7 @@ def change(place: Place, **values: Any) -> None:
     write(place.annotations, content)
 
 
-def test_nobody_counts_is_said_and_the_run_is_whole(place: Place, run_preloaded: Run):
+def test_a_test_set_without_countable_persons_is_reported_and_the_run_finishes(place: Place, run_preloaded: Run):
     change(place, num_keypoints=0)
     outcome = place.run("train", run_preloaded)
     assert outcome.returncode == 0, outcome.stderr
@@ -56,7 +56,7 @@ def test_other_annotations_are_another_run(place: Place, run_preloaded: Run):
     assert place.run("train", run_preloaded).returncode == 0
 
 
-def test_what_test_passes_over_draw_passes_over(place: Place, run_preloaded: Run):
+def test_draw_skips_what_test_skips(place: Place, run_preloaded: Run):
     """An image without persons that is missing; one with persons that cannot be read is told and the rest drawn."""
     content = read(place.annotations)
     content["images"].append({"id": 5, "width": 64, "height": 48, "file_name": "nobody.jpg"})
@@ -67,13 +67,13 @@ def test_what_test_passes_over_draw_passes_over(place: Place, run_preloaded: Run
     place.options = ["--results", str(results), "--out", str(place.folder / "sheet.png")]
     outcome = place.run("draw_results", run_preloaded)
     assert outcome.returncode == 0 and "2 person(s) on 2 of 3 images" in outcome.stdout
-    place.photograph().write_bytes(b"no image")
+    place.image().write_bytes(b"no image")
     outcome = place.run("draw_results", run_preloaded)
     assert outcome.returncode == 1 and "1 person(s) on 1 of 3 images" in outcome.stdout
-    assert f"{place.photograph()} (image {place.person()['image_id']}): not an image" in outcome.stderr
+    assert f"{place.image()} (image {place.person()['image_id']}): not an image" in outcome.stderr
 
 
-def test_images_of_another_size_are_told_by_train_and_test(place: Place, run_preloaded: Run):
+def test_images_of_another_size_are_reported_by_train_and_test(place: Place, run_preloaded: Run):
     for image in place.images.iterdir():
         cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), None, fx=0.5, fy=0.5))
     outcome = place.run("train", run_preloaded)
@@ -85,14 +85,14 @@ def test_images_of_another_size_are_told_by_train_and_test(place: Place, run_pre
     assert place.run("test", run_preloaded).stdout.count("as annotated: boxes and keypoints are misplaced") == 1
 
 
-def test_without_fcntl_all_goes_on(place: Place):
+def test_without_fcntl_everything_works(place: Place):
     """As on Windows, where Python has no such module."""
     (place.folder / "fcntl.py").write_text("raise ModuleNotFoundError(name='fcntl')\n")
     place.environment["PYTHONPATH"] = str(place.folder)
     outcome = place.run("train")
     assert outcome.returncode == 0, outcome.stderr
-    arguments = [str(place.photograph()), "--model", str(place.run_folder), "--detector", "whole-image"]
-    outcome = run_anew("predict", arguments, place.folder, place.environment)
+    arguments = [str(place.image()), "--model", str(place.run_folder), "--detector", "whole-image"]
+    outcome = run_in_new_process("predict", arguments, place.folder, place.environment)
     assert outcome.returncode == 0 and "1 person(s) in 1 image(s)" in outcome.stdout, outcome.stderr
 
 

@@ -207,7 +207,7 @@ def test_loss_weights_sigmas_and_flip_test_are_the_skeletons(kites: Path):
     assert maps.shape == (1, 5, 16, 16) and weight.tolist()[0] == pytest.approx([1.2, 1.2, 1.2, 1.2, 1])
 
 
-def test_half_bodies_that_never_come_are_told(kites: Path, caplog: pytest.LogCaptureFixture):
+def test_impossible_half_body_crops_are_reported(kites: Path, caplog: pytest.LogCaptureFixture):
     build_training_data(configure(kites))
     assert "no half-body crops" not in caplog.text
     build_training_data(configure(kites, "DATASET.NUM_JOINTS_HALF_BODY", "8"))
@@ -268,7 +268,7 @@ def test_images_in_a_zip(kites: Path, tmp_path: Path):
     assert np.array_equal(zipped[0]["image"], folder[0]["image"])
 
 
-def test_annotations_lie_where_cvat_puts_them(kites: Path):
+def test_annotations_are_found_where_cvat_puts_them(kites: Path):
     (kites / "annotations").mkdir()
     for name in ("train", "val"):
         (kites / f"{name}.json").rename(kites / "annotations" / f"person_keypoints_{name}.json")

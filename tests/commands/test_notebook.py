@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.goldens import ROOT
-from helpers.places import run_anew, sentence
+from helpers.places import run_in_new_process, sentence
 
 NOTEBOOK = ROOT / "demo.ipynb"
 
@@ -47,22 +47,22 @@ def test_what_is_kept_was_run_in_order_and_is_light():
     assert "memorised the images" in NOTEBOOK.read_text()
 
 
-def test_what_cannot_be_used_is_one_sentence(run, tmp_path, without_torch):
-    outcome = run_anew(
+def test_unusable_input_is_one_message(run, tmp_path, without_torch):
+    outcome = run_in_new_process(
         "../docs/run_notebook", ["--model", str(run), "--out", "none/run.ipynb"], tmp_path, without_torch
     )
     assert sentence(outcome) == "none/run.ipynb: there is no folder none to write it into"
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    outcome = run_anew("../docs/run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
+    outcome = run_in_new_process("../docs/run_notebook", ["--model", "nothing", "--out", "run.ipynb"], tmp_path, {})
     assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
     # Before it the kernel may say how it talks.
     assert outcome.stderr.splitlines()[-1].startswith("error: nothing: there is no such file or folder")
     assert not (tmp_path / "run.ipynb").exists()
 
 
-def test_an_untrained_demo_is_said(tmp_path, without_torch):
+def test_an_untrained_demo_is_reported(tmp_path, without_torch):
     if (ROOT / "output/coco/transpose_r/demo").exists():
         pytest.skip("the demo is trained")
-    outcome = run_anew("../docs/run_notebook", [], tmp_path, without_torch)
+    outcome = run_in_new_process("../docs/run_notebook", [], tmp_path, without_torch)
     assert "the demo is not trained yet; make demo does it" in sentence(outcome)

@@ -30,8 +30,8 @@ import pytest
 import torch
 import yaml
 from helpers.goldens import ANNOTATIONS, IMAGES, sample_annotations
-from helpers.people import Stub
-from helpers.places import run_anew, sentence
+from helpers.persons import Stub
+from helpers.places import run_in_new_process, sentence
 from helpers.planted import planted_yolox
 
 from transpose import cli
@@ -114,7 +114,7 @@ def command(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedP
 def test_a_folder_in_every_form(images, run, command, tmp_path):
     arguments = [str(images), "--model", str(run), "--boxes", str(tmp_path / "boxes.json"), "--out", "out"]
     arguments += ["--device", "cpu", "--save", "image", "json", "csv", "coco"]
-    outcome = run_anew("predict", arguments, tmp_path, {})
+    outcome = run_in_new_process("predict", arguments, tmp_path, {})
     assert outcome.returncode == 0 and outcome.stdout == "out: 3 person(s) in 3 image(s)\n", outcome
     out = tmp_path / "out"
     names = [f"{number:012}" for number in (785, 21167, 388056)]
@@ -161,7 +161,7 @@ def test_a_folder_in_every_form(images, run, command, tmp_path):
     assert (out / "keypoints.csv").read_text().startswith("image,frame,time,person,track,box_x")
 
 
-def test_sources_of_one_name_do_not_clobber_each_other(images, run, command, tmp_path):
+def test_sources_of_one_name_do_not_overwrite_each_other(images, run, command, tmp_path):
     same = []
     for name in ("a/x.jpg", "b/x.jpg", "b/X.png", "b/x-2.jpg", "b/keypoints.jpg"):
         path = tmp_path / name
@@ -375,7 +375,7 @@ def test_a_tracked_video_has_ids(bright, tmp_path):
 
 
 @pytest.mark.parametrize("every, asked", [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6])])
-def test_a_detector_is_asked_in_every_nth_frame_and_the_pose_carries_boxes_on(every, asked, run, tmp_path):
+def test_the_detector_runs_in_every_nth_frame_and_boxes_follow_the_pose_between(every, asked, run, tmp_path):
     seen = []
 
     def detect(image):
@@ -434,7 +434,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_video_that_is_cut_off_keeps_what_there_is_and_says_so(bright, tmp_path, monkeypatch):
+def test_a_truncated_video_keeps_its_results_with_a_warning(bright, tmp_path, monkeypatch):
     source = written(tmp_path / "film.mp4")
     whole = Video(source)
     monkeypatch.setattr(whole, "length", FRAMES + 3)
@@ -481,7 +481,7 @@ def test_a_camera_is_recorded_until_the_user_ends_it(bright, tmp_path, monkeypat
     assert times(tmp_path / "camera0.mp4") == pytest.approx([0, 0.1, 0.101, 1])
 
 
-def test_a_camera_that_is_not_there_is_told(monkeypatch):
+def test_a_missing_camera_is_reported(monkeypatch):
     monkeypatch.setattr(FakeCapture, "isOpened", lambda _: False)
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     with pytest.raises(UserError, match=r"^camera 3: cannot be opened; it does not exist, or another program uses it$"):
@@ -514,7 +514,7 @@ def test_a_recording_is_whole_or_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [1_000_000, 400, 100])  # most frames, some of the index, the last frame
-def test_a_recording_that_the_disk_cuts_off_is_told_and_not_kept(missing, tmp_path, capfd):
+def test_a_recording_on_a_full_disk_is_reported_and_not_kept(missing, tmp_path, capfd):
     noise = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), dtype=np.uint8)
     whole = record(tmp_path / "whole.mp4", noise)
     (tmp_path / "film.mp4").write_bytes(b"what stood there")
@@ -539,7 +539,7 @@ def test_a_whole_recording_is_kept_whatever_its_rate_and_length(rate, length, tm
     assert Video(path).length == length
 
 
-def test_a_recording_is_what_browsers_play(tmp_path):
+def test_a_recording_has_a_format_that_browsers_play(tmp_path):
     path = record(tmp_path / "film.mp4", [BLACK] * 3)
     with av.open(str(path)) as file:
         (stream,) = file.streams
@@ -568,7 +568,7 @@ def test_uneven_times_are_kept(bright, tmp_path):
 
 
 @pytest.mark.parametrize("degrees, matrix", [(90, (0, -1, 1, 0)), (180, (-1, 0, 0, -1)), (-90, (0, 1, -1, 0))])
-def test_a_video_is_turned_as_its_file_says(degrees, matrix, tmp_path):
+def test_a_video_is_rotated_as_its_file_says(degrees, matrix, tmp_path):
     frame = np.zeros((64, 96, 3), np.uint8)
     frame[:32, :48], frame[32:, 48:] = 255, 100
     path = record(tmp_path / "film.mp4", [frame] * 2)
@@ -609,7 +609,7 @@ def test_a_name_is_no_address(tmp_path, monkeypatch):
     assert times(record(name.with_suffix(".mov.mp4"), [BLACK] * 2)) == pytest.approx([0, 0.1])
 
 
-def test_a_file_without_pictures_is_told(tmp_path):
+def test_a_video_file_without_frames_is_reported(tmp_path):
     with av.open(str(tmp_path / "sound.mp4"), "w") as file:
         stream = file.add_stream("aac", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
@@ -635,7 +635,7 @@ def test_without_pyav_one_sentence_says_how_to_get_it_and_images_need_none(image
     assert command(*images.glob("*.jpg"), *how).returncode == 0
 
 
-def test_a_recording_that_cannot_take_its_place_is_told(tmp_path):
+def test_a_recording_that_cannot_replace_a_file_is_reported(tmp_path):
     (tmp_path / "film.mp4").mkdir()
     with pytest.raises(UserError, match=r"film.mp4: cannot write \(Is a directory\)"):
         record(tmp_path / "film.mp4", [BLACK])
@@ -740,7 +740,7 @@ def test_options_are_checked_before_a_detector_is_fetched(options, images, run, 
 
 @pytest.mark.parametrize("tool", ["predict", "detect"])
 def test_help_comes_without_torch(tool, tmp_path, without_torch):
-    asked = run_anew(tool, ["--help"], tmp_path, without_torch)
+    asked = run_in_new_process(tool, ["--help"], tmp_path, without_torch)
     assert asked.returncode == 0 and "SOURCE" in asked.stdout
 
 
@@ -937,7 +937,7 @@ def test_boxes_go_by_the_list_beside_them(run, command, tmp_path, monkeypatch):
     assert said.startswith("boxes.json: it is unknown which images its image_ids mean")
 
 
-def test_every_tool_turns_images_as_exif_says(images, run, command, tmp_path, monkeypatch):
+def test_every_tool_rotates_images_as_exif_says(images, run, command, tmp_path, monkeypatch):
     """What detect.py finds in a folder is where predict.py looks for it, whatever the default; else it is refused."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
@@ -1006,7 +1006,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_video_that_cannot_be_written_does_not_take_the_other_forms_with_it(bright, tmp_path, monkeypatch):
+def test_an_unwritable_video_still_leaves_its_other_formats(bright, tmp_path, monkeypatch):
     source, out, forms = written(tmp_path / "film.mp4"), tmp_path / "out", ["video", "json", "csv"]
     (out / "film.mp4").mkdir(parents=True)
     says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; the results of {FRAMES} frame\(s\) are saved$"

@@ -123,7 +123,7 @@ def test_paths_of_a_yaml_are_looked_for_under_data_dir_then_under_the_repository
     assert load_config(path, ["TEST.MODEL_FILE", "here.pth"]).TEST.MODEL_FILE == str(tmp_path / "here.pth")
 
 
-def test_resume_ignores_where_things_are_and_sees_what_trains_differently():
+def test_resume_ignores_paths_and_notices_changes_of_the_training():
     old = as_dict(load_config(R_A4))
     same = load_config(R_A4, ["WORKERS", "2", "GPUS", "(3,)", "PRINT_FREQ", "7", "DEBUG.DEBUG", "True"], log_dir="x")
     assert config_changes(old, same) == []

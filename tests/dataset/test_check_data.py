@@ -42,22 +42,22 @@ from transpose.pose import draw, sheets
 from transpose.pose.skeleton import COCO, Skeleton
 
 DEMO = ROOT / "experiments" / "coco_sample" / "demo.yaml"
-PHOTOGRAPHS = (21167, 343218, 190923)  # of the sample: 6 persons with keypoints, 11 without, a crowd; 87 detections
+TWO_IMAGES = (21167, 343218, 190923)  # of the sample: 6 persons with keypoints, 11 without, a crowd; 87 detections
 
 
 def sample() -> tuple[dict, list]:
-    """Annotations and detections of three photographs, without what is read by nothing."""
+    """Annotations and detections of three images, without what is read by nothing."""
     content = json.loads((SAMPLE / "annotations" / "person_keypoints_val2017.json").read_bytes())
     boxes = json.loads(next((SAMPLE / "person_detection_results").glob("*.json")).read_bytes())
     kept = {
-        "images": [image for image in content["images"] if image["id"] in PHOTOGRAPHS],
-        "annotations": [a for a in content["annotations"] if a["image_id"] in PHOTOGRAPHS],
+        "images": [image for image in content["images"] if image["id"] in TWO_IMAGES],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in TWO_IMAGES],
         "categories": content["categories"],
     }
     for item in (*kept["annotations"], *kept["images"]):
         for key in ("segmentation", "license", "coco_url", "flickr_url", "date_captured"):
             item.pop(key, None)
-    return kept, [box for box in boxes if box["image_id"] in PHOTOGRAPHS]
+    return kept, [box for box in boxes if box["image_id"] in TWO_IMAGES]
 
 
 @dataclasses.dataclass
@@ -408,7 +408,7 @@ def box_malformed(patient: Patient) -> list:
     return [(ERROR, "format"), "must have 'score', a number", "'high' in detection number 4"]
 
 
-def photograph_missing(patient: Patient) -> list:
+def image_missing(patient: Patient) -> list:
     (patient.images / patient.content["images"][0]["file_name"]).unlink()
     return [
         (ERROR, "there"),
@@ -417,12 +417,12 @@ def photograph_missing(patient: Patient) -> list:
     ]
 
 
-def photograph_of_nobody_missing(patient: Patient) -> list:
+def image_of_nobody_missing(patient: Patient) -> list:
     patient.content["images"].append({"id": 5, "width": 64, "height": 48, "file_name": "nobody.jpg"})
     return [(NOTE, "there"), "1 of 4 images are missing, 0 of them with persons such as nobody.jpg"]
 
 
-def photograph_cut_off(patient: Patient) -> list:
+def image_cut_off(patient: Patient) -> list:
     path = patient.images / patient.content["images"][0]["file_name"]
     path.write_bytes(path.read_bytes()[:3000])
     return [
@@ -432,20 +432,20 @@ def photograph_cut_off(patient: Patient) -> list:
     ]
 
 
-def photograph_of_another_size(patient: Patient) -> list:
+def image_of_another_size(patient: Patient) -> list:
     image = patient.content["images"][0]
     path = patient.images / image["file_name"]
     cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (320, 240)))
     return [(ERROR, "size"), f"{path.name} is 320 x 240, not {image['width']} x {image['height']}"]
 
 
-def photograph_turned(patient: Patient) -> list:
+def image_turned(patient: Patient) -> list:
     path = patient.images / patient.content["images"][0]["file_name"]
     cv2.imwrite(str(path), cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_90_CLOCKWISE))
     return [(ERROR, "size"), "turned by its EXIF orientation?"]
 
 
-def photograph_tagged(patient: Patient) -> list:
+def image_tagged(patient: Patient) -> list:
     """Turned by half, with its size kept."""
     path = patient.images / patient.content["images"][0]["file_name"]
     exif = PIL.Image.Exif()
@@ -454,7 +454,7 @@ def photograph_tagged(patient: Patient) -> list:
     return [(NOTE, "orientation"), f"1 of 3 have an EXIF orientation, which is ignored such as 3 in {path.name}"]
 
 
-def photographs_of_twelve_bits(patient: Patient) -> list:
+def images_of_twelve_bits(patient: Patient) -> list:
     for image in patient.content["images"]:
         path = patient.images / image["file_name"]
         pixels = cv2.imread(str(path)).astype(np.uint16) * 16
@@ -466,7 +466,7 @@ def photographs_of_twelve_bits(patient: Patient) -> list:
 FAULTS = (
     *(boxes_as_fractions, boxes_in_percent, box_begins_before, box_wholly_before),
     *(category_ids_as_text, keypoints_in_another_order),
-    *(photograph_tagged, photographs_of_twelve_bits),
+    *(image_tagged, images_of_twelve_bits),
     *(image_twice, annotation_twice, image_unlisted, image_without_size),
     *(box_empty, box_outside, box_of_a_labelled_person_outside, box_beyond, boxes_as_corners),
     *(area_zero, area_as_fraction, keypoint_outside, keypoints_as_fractions, visibility_three, visibility_zero),
@@ -474,8 +474,8 @@ FAULTS = (
     *(category_of_another_name, field_missing, field_of_another_kind, crowd_is_none, name_is_none, annotation_is_text),
     *(boxes_of_other_images, boxes_of_other_images_only, boxes_of_another_category, boxes_of_another_category_only),
     *(boxes_empty, boxes_of_low_score, boxes_elsewhere, box_malformed),
-    *(photograph_missing, photograph_of_nobody_missing, photograph_cut_off),
-    *(photograph_of_another_size, photograph_turned),
+    *(image_missing, image_of_nobody_missing, image_cut_off),
+    *(image_of_another_size, image_turned),
 )
 
 
@@ -489,20 +489,20 @@ def test_a_planted_fault_is_found_and_nothing_else(patient: Patient, plant: Call
     assert report.healthy == all(item[0] != ERROR for item in wanted if isinstance(item, tuple))
 
 
-def test_notes_where_a_set_bears_cocos_name_but_is_not_it(tmp_path: Path):
+def test_a_set_with_cocos_name_but_other_counts_is_noted(tmp_path: Path):
     report = Patient(tmp_path, name="val2017").examine()
     assert found(report) == [(NOTE, "counts")] and report.healthy
     assert "3 images, 18 annotations; COCO's val2017 has 5,000 and 11,004" in told(report)
 
 
-def test_cocos_numbers_are_not_asked_of_other_keypoints(tmp_path: Path):
+def test_cocos_counts_are_not_expected_of_other_keypoints(tmp_path: Path):
     patient = Patient(tmp_path, name="val2017")
     names = patient.content["categories"][0]["keypoints"]
     patient.content["categories"][0]["keypoints"] = ["forehead", *names[1:]]
     assert found(patient.examine()) == [(NOTE, "sigmas")]
 
 
-def test_as_published_is_said_and_other_persons_are_noted(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+def test_published_counts_are_confirmed_and_other_persons_are_noted(patient: Patient, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(statistics.PUBLISHED, "mine", (3, 18))
     monkeypatch.setitem(statistics.PUBLISHED_PERSONS, "mine", 7)
     report = patient.examine()
@@ -550,7 +550,7 @@ def test_what_select_data_drops_is_counted(patient: Patient):
         (True, lambda path: path.write_text('{"boxes": []}'), (ERROR, "a list of boxes, but this is a dict")),
     ],
 )
-def test_a_detection_file_that_is_not_there_or_none(tmp_path, uses_boxes, spoil, wanted):
+def test_a_detection_file_that_is_missing_or_malformed(tmp_path, uses_boxes, spoil, wanted):
     patient = Patient(tmp_path, uses_boxes=uses_boxes)
     patient.examine()
     spoil(patient.detections)
@@ -568,7 +568,7 @@ def test_a_detection_file_that_is_not_there_or_none(tmp_path, uses_boxes, spoil,
         ('{"images": [], "annotations": [], "categories": {}}', ["format"] * 2, "no list 'categories'"),
     ],
 )
-def test_an_annotation_file_that_is_none(patient: Patient, content: str, checks: list[str], says: str):
+def test_a_malformed_annotation_file(patient: Patient, content: str, checks: list[str], says: str):
     patient.examine()
     patient.annotations.write_text(content)
     report = patient.examine(write=False)
@@ -581,7 +581,7 @@ def test_nothing_to_check_is_a_sentence(patient: Patient):
         patient.examine(write=False)
 
 
-def test_photographs_in_a_zip(patient: Patient):
+def test_images_in_a_zip(patient: Patient):
     archive = patient.folder / "images.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(patient.images.iterdir())[1:]:
@@ -596,7 +596,7 @@ def test_photographs_in_a_zip(patient: Patient):
     assert "cannot read the zip of the images (BadZipFile: File is not a zip file)" in told(patient.examine())
 
 
-def test_photographs_that_are_no_folder(patient: Patient):
+def test_images_that_are_no_folder(patient: Patient):
     patient.images = patient.folder / "images.txt"
     patient.images.write_text("")
     report = patient.examine()
@@ -605,7 +605,7 @@ def test_photographs_that_are_no_folder(patient: Patient):
     )
 
 
-def test_some_photographs_are_read_evenly_spread(patient: Patient):
+def test_some_images_are_read_evenly_spread(patient: Patient):
     read: list[int] = []
 
     def follow(indices: list[int]) -> list[int]:
@@ -640,7 +640,7 @@ def test_pairs_that_contradict_their_names(patient: Patient, kind: Skeleton, wan
 
 
 def test_a_report_keeps_to_its_width(patient: Patient):
-    for plant in (area_as_fraction, nobody_large, boxes_of_other_images, photograph_cut_off, image_unlisted):
+    for plant in (area_as_fraction, nobody_large, boxes_of_other_images, image_cut_off, image_unlisted):
         plant(patient)
     for line in patient.examine().lines(WIDTH):
         assert len(line) <= WIDTH or "/" in line, line
@@ -706,8 +706,8 @@ def test_samples_are_spread_and_the_fullest_come_first(patient: Patient):
     assert len(doctor.samples(report.instances, 100)) == 6
 
 
-def test_a_photograph_that_cannot_be_read_is_not_on_the_sheet(patient: Patient):
-    photograph_cut_off(patient)
+def test_an_image_that_cannot_be_read_is_not_on_the_sheet(patient: Patient):
+    image_cut_off(patient)
     sheet = contact_sheet(patient.examine(), 0.75, number=6)
     assert sheet is not None
     assert sheet.shape[1] == PER_ROW * (2 * round(HEIGHT * 0.75) + 2 + sheets.MARGIN) + sheets.MARGIN
@@ -745,7 +745,7 @@ def test_errors_are_exit_code_1_and_nothing_to_check_is_2(tmp_path: Path, run_pr
     place = Place(tmp_path)
     run = place.run("check_data", run_preloaded)
     assert run.returncode == 0 and "contact sheet: " in run.stdout, run.stdout + run.stderr
-    place.photograph().unlink()
+    place.image().unlink()
     run = place.run("check_data", run_preloaded)
     assert run.returncode == 1 and run.stderr == "" and "1 error, " in run.stdout
     place.options = ["--images", "many"]

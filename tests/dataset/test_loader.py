@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_people
+from helpers.goldens import HEATMAP, IMAGES, INPUT, ROOT, sample_instances
 from torch.utils.data import DataLoader, dataloader
 from torch.utils.data._utils import signal_handling
 
@@ -51,7 +51,7 @@ class Fatal(ImageReader):
 
 
 def crops_with(reader: ImageReader, people: Instances | None = None, **options) -> TopDownDataset:
-    return TopDownDataset(people or sample_people(), reader, COCO, INPUT, HEATMAP, **options)
+    return TopDownDataset(people or sample_instances(), reader, COCO, INPUT, HEATMAP, **options)
 
 
 def batches_of(crops: TopDownDataset, kind: str) -> TrainSampler | EvalSampler:
@@ -74,15 +74,15 @@ SAYS = r"^error: DataLoader worker \(pid(\(s\))? \d+\) .*: lower WORKERS or DATA
 
 @pytest.mark.parametrize(("kind", "by"), [("training", signal.SIGKILL), ("evaluation", signal.SIGSEGV)])
 def test_a_killed_process_is_one_sentence(kind: str, by: signal.Signals, capsys: pytest.CaptureFixture):
-    people = sample_people()
+    people = sample_instances()
     name = str(people.images.names[people.image[60]])
     crops = crops_with(Fatal(name, by), augmentation=Augmentation() if kind == "training" else None)
     loader = Loader(crops, batch_sampler=batches_of(crops, kind), num_workers=2)
     assert re.match(SAYS, said_by(lambda: list(loader), capsys))
 
 
-def test_a_death_between_two_batches_is_told_as_well(capsys: pytest.CaptureFixture):
-    people = sample_people()
+def test_a_death_between_two_batches_is_also_reported(capsys: pytest.CaptureFixture):
+    people = sample_instances()
     order = EvalSampler(people.image, 1).order
     name = str(people.images.names[people.image[order[5]]])
     crops = crops_with(Fatal(name, signal.SIGKILL, after=1))
@@ -116,7 +116,7 @@ def die_later(worker: int) -> None:
 
 
 def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
-    people = sample_people()
+    people = sample_instances()
     crops = crops_with(ImageReader(IMAGES), people=select(people, np.arange(len(people)) < 12))
     for workers in (0, 2):
         loaders = [

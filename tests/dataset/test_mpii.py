@@ -94,7 +94,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data set of five photographs, black but for a white pixel at each joint."""
+    """A data set of five images, black but for a white pixel at each joint."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     for name in ("train", "valid"):
@@ -203,7 +203,7 @@ def test_predictions_count_from_0_and_the_truth_from_1(root: Path):
         assert pckh(off, small, MPII.names)["Mean"] == mean
 
 
-def test_joints_that_nobody_has_are_left_out(root: Path):
+def test_joints_without_annotations_are_left_out(root: Path):
     missing = [(person, name) for person in range(PERSONS) for name in ("head_top", "left_knee")]
     savemat(root / "gt.mat", ground_truth(tuple(missing)))
     metrics = pckh(joints() - 1, read_truth(root / "gt.mat", MPII.names, PERSONS), MPII.names)
@@ -223,7 +223,7 @@ def test_joints_count_from_0_and_lie_on_their_pixels(root: Path):
 
 @pytest.mark.parametrize("flip_test", [False, True], ids=["plain", "flip test"])
 def test_perfect_heatmaps_come_back_to_the_annotated_pixels(root: Path, flip_test: torch.Tensor | None):
-    """From the photograph through the crop and back, with a model that knows the answer."""
+    """From the image through the crop and back, with a model that knows the answer."""
     persons = people(root / "annot" / "valid.json")
     crops = TopDownDataset(persons, ImageReader(root / "images"), MPII, (256, 256), (64, 64))
     loader = DataLoader(crops, batch_sampler=EvalSampler(crops.instances.image, 2))
@@ -255,7 +255,7 @@ def test_crops_are_the_lineages(aspect: float):
         np.testing.assert_allclose(scales[i], [s, s / aspect], rtol=2e-7)
 
 
-def test_persons_of_one_photograph_and_invisible_joints(tmp_path: Path):
+def test_persons_of_one_image_and_invisible_joints(tmp_path: Path):
     content = records()
     content[3]["image"] = content[1]["image"]
     content[0]["joints_vis"][9] = 0
@@ -340,7 +340,7 @@ def test_a_run_trains_is_tested_and_drawn(root: Path, tmp_path: Path, run_preloa
     assert {path.name for path in results.parent.glob("*_3.*")} == {"keypoints_test_results_3.json", "pred_test_3.mat"}
 
 
-def test_photographs_may_be_a_zip(root: Path):
+def test_images_may_be_a_zip(root: Path):
     with zipfile.ZipFile(root / "images.zip", "w") as file:
         for path in (root / "images").iterdir():
             file.write(path, path.name)

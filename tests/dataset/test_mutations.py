@@ -1,4 +1,4 @@
-"""Thousands of spoilt photographs through dataset and predictor: read, or refused by name; no crash, hang or leak."""
+"""Thousands of spoilt images through dataset and predictor: read, or refused by name; no crash, hang or leak."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def sampled(path: Path) -> None:
 
 
 def check(tally: Tally, number: int) -> None:
-    print(f"\n{number} photographs, the slowest {tally.slowest[0]:.2f} s ({tally.slowest[1]}), ", end="")
+    print(f"\n{number} images, the slowest {tally.slowest[0]:.2f} s ({tally.slowest[1]}), ", end="")
     print(f"{tally.grown / 2**20:.0f} MiB grown\n{'kind':16}{'read':>6}{'refused':>9}")
     for kind in KINDS:
         print(f"{kind:16}{tally.read[kind]:6}{tally.refused[kind]:9}")
@@ -53,7 +53,7 @@ def check(tally: Tally, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [190, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_photographs_are_read_or_refused(tmp_path: Path, number: int):
+def test_mutated_images_are_read_or_refused(tmp_path: Path, number: int):
     check(examine(mutants(number, seed=number + SEED), tmp_path, sampled), number)
 
 
@@ -68,7 +68,7 @@ def predictor() -> Predictor:
 
 
 @pytest.mark.parametrize("number", [95, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_photographs_have_people_or_are_refused(tmp_path: Path, predictor: Predictor, number: int):
+def test_mutated_images_give_persons_or_are_refused(tmp_path: Path, predictor: Predictor, number: int):
     def found(path: Path) -> None:
         people = predictor(path)
         assert len(people.boxes) == 1 and np.isfinite(people.keypoints).all()
@@ -76,11 +76,11 @@ def test_mutated_photographs_have_people_or_are_refused(tmp_path: Path, predicto
     check(examine(mutants(number, seed=number + 1 + SEED), tmp_path, found), number)
 
 
-def test_mutants_come_again_from_their_seed():
+def test_equal_seeds_give_equal_mutants():
     assert list(mutants(40, seed=1)) == list(mutants(40, seed=1)) != list(mutants(40, seed=2))
 
 
-def test_examining_fails_on_what_is_no_refusal_by_name(tmp_path: Path):
+def test_examining_fails_on_an_error_that_does_not_name_the_file(tmp_path: Path):
     def unnamed(path: Path) -> None:
         raise UserError("something is wrong")
 

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import HEATMAP, INPUT, sample_people
+from helpers.goldens import HEATMAP, INPUT, sample_instances
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -148,7 +148,7 @@ def test_any_finite_map_decodes_to_finite_numbers(kind, data, kernel):
         assert found.abs().max() == 0
 
 
-def test_a_step_that_float32_does_not_hold_is_not_taken(monkeypatch):
+def test_a_step_beyond_float32_is_not_taken(monkeypatch):
     maps, _ = heatmap.encode(torch.full((1, 1, 2), 20.3), torch.ones(1, 1), HEATMAP, 2.0)
     monkeypatch.setattr(heatmap, "_newton_step", lambda log: torch.full((len(log), 2), 1e60, dtype=torch.float64))
     assert heatmap.decode(maps, 11)[0].tolist() == [[[20, 20]]]
@@ -160,7 +160,7 @@ def test_a_step_that_float32_does_not_hold_is_not_taken(monkeypatch):
     place=st.tuples(st.integers(0, 8), st.integers(0, 7)),
     kernel=st.sampled_from([1, 3, 11]),
 )
-def test_a_map_with_a_number_that_is_none_has_a_score_that_is_none(values, bad, place, kernel):
+def test_a_map_with_nan_has_a_nan_score(values, bad, place, kernel):
     """NaN and infinity come out as the score, the joint stays a place of the map, and other maps are untouched."""
     spoilt = values.copy()
     spoilt[0, 1, *place] = bad
@@ -169,7 +169,7 @@ def test_a_map_with_a_number_that_is_none_has_a_score_that_is_none(values, bad, 
     assert found.isfinite().all()
     assert torch.equal(found[:, [0, 2]], usual[:, [0, 2]])
     # Which is what keeps it out of a results file.
-    people = sample_people()
+    people = sample_instances()
     predictions = Predictions(np.array([3]), found.numpy(), scores.numpy(), np.zeros((1, 2)), np.ones((1, 2)))
     with pytest.raises(UserError, match="1 of 1 predicted persons have keypoints or scores that are NaN or infinite"):
         refuse_broken(people, predictions)

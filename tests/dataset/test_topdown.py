@@ -23,7 +23,7 @@ from helpers.goldens import (
     mapped,
     sample_crops,
     sample_detections,
-    sample_people,
+    sample_instances,
 )
 from torch.utils.data import DataLoader
 
@@ -49,7 +49,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_annotated_persons_and_crops_are_the_originals():
-    wanted, people, crops = golden("crops_gt"), sample_people(), sample_crops()
+    wanted, people, crops = golden("crops_gt"), sample_instances(), sample_crops()
     np.testing.assert_array_equal(people.images.ids[people.image], wanted["image"])
     np.testing.assert_array_equal(people.visible, wanted["joints_vis"])
     np.testing.assert_allclose(crops.center, wanted["center"], rtol=0, atol=1e-4)
@@ -65,7 +65,7 @@ def test_persons_come_in_image_order_then_file_order(tmp_path):
     content["categories"].append({"id": 2, "name": "dog"})
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(content))
-    usual, found = sample_people(), annotated_instances(read_annotations(path))
+    usual, found = sample_instances(), annotated_instances(read_annotations(path))
     wanted = [usual.ids[usual.image == image][::-1] for image in np.unique(usual.image)]
     np.testing.assert_array_equal(found.ids, np.concatenate(wanted))
     np.testing.assert_array_equal(np.sort(found.image), found.image)
@@ -118,13 +118,13 @@ def test_detections_below_the_threshold_are_dropped_and_keep_their_ids():
     assert 0 < len(some) < len(every)
 
 
-# Reading photographs
+# Reading images
 
 
 @pytest.fixture(scope="module")
 def few() -> Instances:
-    """Persons of the first three photographs that show any."""
-    people = sample_people()
+    """Persons of the first three images that show any."""
+    people = sample_instances()
     return select(people, np.isin(people.image, np.unique(people.image)[:3]))
 
 
@@ -202,7 +202,7 @@ def test_a_tiff_is_read_as_stored_unless_it_is_to_be_turned(tag, how):
 
 
 @pytest.mark.parametrize("context", [None, "fork", "spawn"])
-def test_an_image_of_another_size_than_annotated_is_told_once(few, context, capfd, caplog):
+def test_an_image_of_another_size_than_annotated_is_reported_once(few, context, capfd, caplog):
     """By whichever process reads it first; this one's log is not a loading process's."""
     sizes = few.images.sizes.copy()
     sizes[np.unique(few.image)] = sizes[np.unique(few.image)][:, ::-1]
@@ -372,7 +372,7 @@ def test_half_bodies_need_more_visible_joints_than_the_limit(visible, halved):
         (0, 1, False, None),
     ],
 )
-def test_which_half_is_taken(upper, lower, prefer_upper, takes):
+def test_the_chosen_half_of_the_body(upper, lower, prefer_upper, takes):
     keypoints, visible = one_person().keypoints[0], np.zeros(17, np.float32)
     visible[list(COCO.upper_body[:upper] + COCO.lower_body[:lower])] = 1
     half = half_body_crop(keypoints, visible, COCO, ASPECT, prefer_upper)
@@ -415,7 +415,7 @@ def test_selection_asks_more_of_persons_with_more_visible_joints(visible, simila
 
 
 def test_selection_keeps_all_that_is_known_of_the_chosen():
-    people = sample_people()
+    people = sample_instances()
     keep = centred(people, ASPECT)
     assert 0 < keep.sum() < len(people)
     kept = select(people, keep)

@@ -36,7 +36,7 @@ def written_down(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(value: float, make_run: Callable, tmp_path: Path) -> None:
+def test_a_nonfinite_loss_stops_the_run(value: float, make_run: Callable, tmp_path: Path) -> None:
     run = make_run("TRAIN.CHECKPOINT_EVERY", "3")
     step = poison(run, value)
     with pytest.raises(UserError, match=rf"epoch 1/1 step {step}: the loss is {value}.*broken_steps\.jsonl.*TRAIN\.LR"):
@@ -53,7 +53,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value: float, make_run: Callable
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_it_is_saved(make_run: Callable, tmp_path: Path) -> None:
+def test_a_nonfinite_gradient_stops_the_run_before_it_is_saved(make_run: Callable, tmp_path: Path) -> None:
     run = make_run("TRAIN.CHECKPOINT_EVERY", "2", "PRINT_FREQ", "100")
     gradients = iter([1.0, 1.0, float("inf")])
     run.model.final_layer.weight.register_hook(lambda gradient: gradient * next(gradients))
@@ -85,7 +85,7 @@ def test_broken_steps_are_left_out_and_counted_on_request(make_run: Callable, tm
     assert taken == {2 * run.plan.steps - 2}
 
 
-def test_a_step_that_is_left_out_moves_nothing(make_run: Callable) -> None:
+def test_a_skipped_step_changes_nothing(make_run: Callable) -> None:
     """Not even batch norm's statistics, which the forward pass has moved already."""
     run = make_run("TRAIN.SKIP_NONFINITE", "True")
     run.targets = lambda batch, wholesome=run.targets: (wholesome(batch)[0] * float("nan"), torch.ones(4, 17))

@@ -139,7 +139,7 @@ def interrupt_at_random(folder: Path, numbers: list[int], most_seconds: float, *
     print(f"{len(waits)} interruptions in {attempts} starts; the longest way out took {max(waits):.1f} s")
 
 
-def test_interrupted_thrice_it_is_the_same_run(alone: Path, tmp_path: Path) -> None:
+def test_three_interruptions_give_the_same_run(alone: Path, tmp_path: Path) -> None:
     for folder in interrupt_at_random(tmp_path, [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], 0.7, *OPTIONS):
         assert_same_run(folder, alone)
 
@@ -265,7 +265,7 @@ def test_an_echo_of_torchruns_does_not(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_what_may_be_left_anywhere_is_left_at_once(number: int, held_back: Callable[..., subprocess.Popen]) -> None:
+def test_interruptible_code_stops_at_once(number: int, held_back: Callable[..., subprocess.Popen]) -> None:
     process = held_back(LEAVES_AT_ONCE)
     process.send_signal(number)
     assert process.communicate(timeout=HANGS)[0] == f"{int(number)}\n"

@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_between_its_last_two_files_has_its_weights(traine
     assert final.stat().st_mtime_ns <= last.stat().st_mtime_ns
 
 
-def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_message_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     checkpoint.save(path, {"epoch": 1})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -128,7 +128,7 @@ def test_a_disk_or_a_memory_that_fails_does_not_make_a_state_damaged(
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "checkpoint_previous.pth"}
 
 
-def test_a_damaged_file_is_told_with_the_librarys_error(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_with_the_librarys_error(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("404: Not Found\n")
     with pytest.raises(
         checkpoint.Damaged, match=r"no checkpoint at all \(ValueError: at position 0, opcode b'4' unknown\)$"
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_told_with_the_librarys_error(tmp_path: Path) -> None:
         checkpoint.read(tmp_path / "w.pth")
 
 
-def test_weights_of_others_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+def test_weights_of_other_programs_without_checksum_are_read(tmp_path: Path) -> None:
     torch.save(STATE["state_dict"], tmp_path / "w.pth")
     assert torch.equal(checkpoint.read(tmp_path / "w.pth")["w"], torch.arange(12.0))
 
@@ -193,7 +193,7 @@ def test_a_second_run_in_a_folder_is_refused_unless_told(owner: subprocess.Popen
     assert told.communicate(timeout=600)[0] == "shared\n"
 
 
-def test_who_only_shares_a_folder_leaves_what_the_owner_is_writing(
+def test_a_process_that_shares_a_folder_keeps_the_owners_unfinished_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = tmp_path / ".checkpoint.pth.abc.part"

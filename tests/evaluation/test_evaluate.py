@@ -17,7 +17,7 @@ from helpers.goldens import (
     sample_annotations,
     sample_crops,
     sample_detections,
-    sample_people,
+    sample_instances,
 )
 from pycocotools.coco import COCO as PlainCOCO
 from pycocotools.cocoeval import COCOeval
@@ -40,7 +40,7 @@ SIGMAS = np.array(COCO.sigmas)
 # The original's numbers
 
 
-@pytest.mark.parametrize("name, people", [("evaluate_gt", sample_people), ("evaluate_det", sample_detections)])
+@pytest.mark.parametrize("name, people", [("evaluate_gt", sample_instances), ("evaluate_det", sample_detections)])
 def test_persons_scores_and_metrics_are_the_originals(name, people):
     wanted, persons = golden(name), people()
     predicted = Predictions(
@@ -72,7 +72,7 @@ def test_persons_scores_and_metrics_are_the_originals(name, people):
 
 @pytest.mark.parametrize("flip_test", [False, True], ids=["plain", "flip test"])
 def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_test):
-    """The whole way from the photograph to the AP, with a model that knows the answer."""
+    """The whole way from the image to the AP, with a model that knows the answer."""
     crops = sample_crops()
     plan = EvalSampler(crops.instances.image, 32)
     flip_order = torch.from_numpy(COCO.flip_order)
@@ -106,7 +106,7 @@ def test_parts_of_several_processes_are_put_back_in_order():
     assert merged.keypoints[:, 0].tolist() == merged.scale[:, 1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_process_without_a_batch_predicts_nobody():
+def test_a_process_without_batches_predicts_no_persons():
     nobody = predict(lambda images: images, [], TestOptions(), torch.arange(17))
     assert len(nobody.index) == len(nobody.keypoints) == 0
 
@@ -220,7 +220,7 @@ def test_a_person_whose_id_is_zero_can_be_found(tmp_path):
     assert average_precision(found, truth, COCO.sigmas)["AP"] == pytest.approx(1)
 
 
-def test_nobody_found_is_zero():
+def test_without_detections_all_numbers_are_zero():
     assert average_precision([], sample_annotations(), COCO.sigmas) == dict.fromkeys(METRICS, 0.0)
 
 
@@ -255,7 +255,7 @@ def test_annotations_need_only_what_training_needs(tmp_path, field):
     assert both[0] == both[1]
 
 
-def test_table_has_the_lineages_columns_and_three_decimals():
+def test_the_table_has_hrnets_columns_and_three_decimals():
     lines = markdown_table("tp", dict.fromkeys(METRICS, 0.12345)).splitlines()
     assert lines[0] == "| Arch | AP | AP .5 | AP .75 | AP (M) | AP (L) | AR | AR .5 | AR .75 | AR (M) | AR (L) |"
     assert lines[2] == "| tp |" + " 0.123 |" * 10
@@ -340,7 +340,7 @@ def test_soft_nms_moves_a_double_back_without_dropping_it():
 @pytest.mark.parametrize("soft, kept", [(False, 2), (True, 3)])
 def test_results_keep_the_scores_whichever_nms(soft, kept):
     """Two persons of one image, one of them twice; a third stands at the same place in another image."""
-    people, chosen = sample_people(), np.array([0, 1, 0])
+    people, chosen = sample_instances(), np.array([0, 1, 0])
     keypoints = np.stack([people.keypoints[0], people.keypoints[0] + 300, people.keypoints[0]])
     same_image = people.image[chosen]
     assert len(set(same_image)) == 1
@@ -357,7 +357,7 @@ def test_results_keep_the_scores_whichever_nms(soft, kept):
 
 
 @pytest.mark.parametrize("suppress", [hard, soft], ids=["hard", "soft"])
-def test_nobody_leaves_nobody(suppress):
+def test_nms_of_no_persons_gives_none(suppress):
     assert kept(suppress, np.zeros((0, 17, 2)), np.zeros(0), np.zeros(0), 0.5) == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.goldens import sample_people
+from helpers.goldens import sample_instances
 from helpers.places import Place, read, write
 
 from transpose.core.predict import Predictions
@@ -36,15 +36,15 @@ def test_written_under_the_servers_name_with_its_zip(tmp_path):
         ([], "it would have no person; the server needs at least one"),
     ],
 )
-def test_what_the_server_would_refuse_is_named_and_not_written(tmp_path, results, says):
+def test_files_that_the_server_would_refuse_are_not_written(tmp_path, results, says):
     with pytest.raises(UserError) as caught:
         submission.write(tmp_path, "test-dev2017", "mine", results)
     assert says in str(caught.value) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("column", ["keypoints", "scores"])
-def test_prediction_that_is_no_number_reaches_no_file(column):
-    people = sample_people()
+def test_a_nonfinite_prediction_is_never_written(column):
+    people = sample_instances()
     arrays = {
         "keypoints": people.keypoints[:4].copy(),
         "scores": np.ones((4, 17), np.float32),

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import IMAGES, ROOT, fill_from_names, sample_people
+from helpers.goldens import IMAGES, ROOT, fill_from_names, sample_instances
 from helpers.networks import BOTH, images, small_h, small_r
-from helpers.people import BOXES, PHOTOGRAPH
+from helpers.persons import BOXES, IMAGE
 from helpers.places import Run, sentence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -210,7 +210,7 @@ def test_the_maps_of_h_a6_take_less_than_200_mb():
 
 
 @pytest.mark.parametrize("grid, factor", [((32, 24), 2), ((64, 48), 1)], ids=["R", "H"])
-def test_a_heatmaps_pixel_comes_from_the_cell_in_its_place(grid, factor):
+def test_a_heatmap_pixel_belongs_to_the_cell_at_its_position(grid, factor):
     peaks = np.array([[0, 0], [47, 63], [1, 0], [2, 0], [0, 3], [23, 41]])
     wanted = peaks // factor
     tokens = maps.tokens_of_peaks(peaks, (48, 64), grid)
@@ -238,7 +238,7 @@ def test_of_all_cells_that_one_moves_the_heatmaps_pixel_most():
 @pytest.mark.parametrize(
     "point, token", [((-0.5, -0.5), 0), ((7.4, 0), 0), ((7.5, 0), 1), ((0, 7.5), 8), ((63.4, 95.4), 95)]
 )
-def test_a_point_lies_in_the_cell_of_its_pixel(point, token):
+def test_a_point_belongs_to_the_cell_of_its_pixel(point, token):
     assert maps.token_at(*point, (12, 8), 8) == token
 
 
@@ -253,11 +253,11 @@ def test_a_point_outside_of_the_crop_is_refused(point):
 
 @pytest.fixture(scope="module")
 def person(predictor) -> Explanation:
-    return next(predictor.explain(PHOTOGRAPH, BOXES, oriented=False))
+    return next(predictor.explain(IMAGE, BOXES, oriented=False))
 
 
 def test_a_person_is_what_the_predictor_finds_without_flip_test(predictor, person):
-    found = type(predictor)(predictor.trained, flip_test=False, device="cpu")(PHOTOGRAPH, BOXES, oriented=False)
+    found = type(predictor)(predictor.trained, flip_test=False, device="cpu")(IMAGE, BOXES, oriented=False)
     np.testing.assert_allclose(person.scores, found.scores[0], rtol=1e-4, atol=1e-6)
     own = [person.in_crop(point) for point in BOXES[0][:2] + np.array([[60.0, 80.0], [20, 30]])]
     assert all(0 <= x < 64 and 0 <= y < 96 for x, y in own)
@@ -325,7 +325,7 @@ def test_all_found_keypoints_are_asked_by_default(person):
         ({"places": []}, ["no keypoint was found"]),
     ],
 )
-def test_what_there_is_not_is_refused_in_a_sentence(person, asked, said):
+def test_unknown_names_are_refused_in_one_message(person, asked, said):
     with pytest.raises(UserError) as error:
         person.maps(**asked)
     assert all(text in str(error.value) for text in said), error.value
@@ -352,7 +352,7 @@ def test_an_exported_file_has_no_attention_to_show(predictor):
     other.trained = object.__new__(Exported)
     object.__setattr__(other.trained, "path", Path("demo.onnx"))
     with pytest.raises(UserError, match=r"demo\.onnx: an exported file gives no attention"):
-        other.explain(PHOTOGRAPH, BOXES)
+        other.explain(IMAGE, BOXES)
 
 
 def test_broken_weights_are_refused(predictor):
@@ -361,14 +361,14 @@ def test_broken_weights_are_refused(predictor):
         network.final_layer.bias.fill_(float("nan"))
     broken = type(predictor)(replace(predictor.trained, network=network), device="cpu")
     with pytest.raises(UserError, match="NaN or infinite"):
-        next(broken.explain(PHOTOGRAPH, BOXES))
+        next(broken.explain(IMAGE, BOXES))
 
 
 # Figures of a set
 
 
 def small_crops() -> TopDownDataset:
-    return TopDownDataset(sample_people(), ImageReader(IMAGES), COCO, (64, 96), (16, 24))
+    return TopDownDataset(sample_instances(), ImageReader(IMAGES), COCO, (64, 96), (16, 24))
 
 
 def sample(network: TransPose, indices: list[int]) -> list[Explanation]:
@@ -429,7 +429,7 @@ def test_figures_are_the_means_of_what_each_person_shows():
     assert float(line["distance"]) == pytest.approx(np.mean(distances), abs=1e-4)
 
 
-def test_nothing_found_is_said():
+def test_no_detections_are_reported():
     with pytest.raises(UserError, match="nothing to measure"):
         stats.statistics(sample(named_network(), [0]), min_score=1e9)
 
@@ -471,7 +471,7 @@ def test_a_picture_has_the_same_bytes_twice(person, tmp_path):
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 1), (2, 17), (8, 3)])
-def test_no_text_of_a_grid_leaves_it_or_lies_on_another(person, rows, columns):
+def test_texts_of_a_grid_stay_inside_and_do_not_overlap(person, rows, columns):
     maps = person.maps([*COCO.names[:columns]] if columns < 17 else list(COCO.names), layers=[0] * rows)
     figure = figures.grid(person, maps)
     assert figures.rendered(figure).shape[1] <= 10.6 * figures.DPI
@@ -495,7 +495,7 @@ def test_a_grid_says_what_its_threshold_leaves_out(person):
 
 
 @pytest.mark.filterwarnings("error")
-def test_figures_of_a_set_bear_few_keypoints_and_one_that_nobody_shows(person):
+def test_figures_of_a_data_set_with_few_keypoints_and_one_without_persons(person):
     unseen = replace(person, scores=np.where(np.arange(17) == 3, 0, 1).astype(np.float32))
     measured = stats.statistics([unseen])
     assert np.isnan(measured.distance[:, 3]).all()
@@ -558,7 +558,7 @@ def stage(folder: Path, root: Path) -> None:
 
 def arguments(folder: Path, *more: str) -> list[str]:
     box = "79.83,68.64,148.47,244.71"
-    return ["--model", str(folder), "--image", str(PHOTOGRAPH), "--box", box, "--device", "cpu", *more]
+    return ["--model", str(folder), "--image", str(IMAGE), "--box", box, "--device", "cpu", *more]
 
 
 def test_maps_of_which_nothing_is_left_are_counted_in_a_sentence(run, run_preloaded: Run, tmp_path):

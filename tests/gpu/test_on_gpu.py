@@ -110,7 +110,7 @@ def test_training_learns_in_every_precision(precision):
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
 
 
-def test_a_run_in_float16_goes_on_as_it_was(tmp_path):
+def test_a_float16_run_resumes_identically(tmp_path):
     whole = Run(torch.float16)
     losses = whole.steps(0, 12)
     one, other = Run(torch.float16), Run(torch.float16)
@@ -137,7 +137,7 @@ def test_one_process_under_nccl_trains_as_without(tmp_path):
     np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
-def test_exports_of_a_network_on_a_gpu_find_what_it_finds(tmp_path):
+def test_exports_of_a_network_on_a_gpu_give_its_keypoints(tmp_path):
     pytest.importorskip("onnxruntime")
     network, crops = filled(small_h), images(2)
     found = Backend(backend="onnxruntime")(network.to(GPU))(crops.to(GPU))

@@ -38,7 +38,7 @@ def sample_annotations() -> Annotations:
     return read_annotations(ANNOTATIONS)
 
 
-def sample_people() -> Instances:
+def sample_instances() -> Instances:
     return annotated_instances(sample_annotations())
 
 
@@ -48,7 +48,7 @@ def sample_detections(threshold: float = 0.0) -> Instances:
 
 
 def sample_crops(people: Instances | None = None, **options) -> TopDownDataset:
-    return TopDownDataset(people or sample_people(), ImageReader(IMAGES), COCO, INPUT, HEATMAP, **options)
+    return TopDownDataset(people or sample_instances(), ImageReader(IMAGES), COCO, INPUT, HEATMAP, **options)
 
 
 def mapped(center: np.ndarray, scale: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:

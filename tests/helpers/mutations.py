@@ -1,4 +1,4 @@
-"""Photographs as the world has them: cut off, damaged, mislabelled, of odd kinds; drawn from a seed.
+"""Images as users have them: cut off, damaged, wrongly named, of odd kinds; made from a seed.
 
 `mutants(number, seed)` makes them, `examine` reads each by a function, which is to return pixels or a person, or to
 raise UserError that names the file:
@@ -25,7 +25,7 @@ from helpers.goldens import IMAGES
 from transpose.errors import UserError
 
 HANGS = 60  # seconds after which the process ends with a traceback
-SIDE = 256  # pixels; the photographs are scaled down to it
+SIDE = 256  # pixels; the images are scaled down to it
 OTHER_ENDINGS = (".png", ".bmp", ".webp", ".tiff", ".gif", ".jp2", ".txt", "")
 EXIF_ORIENTATION = 0x0112
 
@@ -58,12 +58,12 @@ class Tally:
 
 def mutants(number: int, seed: int) -> Iterator[Mutant]:
     """`number` mutants, the kinds in turn."""
-    photographs = [_small(path) for path in sorted(IMAGES.iterdir())[:8]]
+    images = [_small(path) for path in sorted(IMAGES.iterdir())[:8]]
     kinds = list(KINDS)
     for index in range(number):
         draw = np.random.default_rng((seed, index))
         kind = kinds[index % len(kinds)]
-        ending, content = KINDS[kind](draw, photographs[draw.integers(len(photographs))])
+        ending, content = KINDS[kind](draw, images[draw.integers(len(images))])
         yield Mutant(index, kind, ending, content)
 
 
@@ -94,7 +94,7 @@ def examine(files: Iterable[Mutant], folder: Path, read: Callable[[Path], Any]) 
 
 
 def _small(path: Path) -> np.ndarray:
-    """A photograph (H, W, 3), BGR, no side longer than SIDE."""
+    """An image (H, W, 3), BGR, no side longer than SIDE."""
     image = cv2.imread(str(path))
     factor = SIDE / max(image.shape)
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)

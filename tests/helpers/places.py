@@ -15,7 +15,7 @@ import yaml
 
 from helpers.goldens import ROOT, SAMPLE
 
-PHOTOGRAPHS = (21167, 343218)  # of the sample: two persons with keypoints in each
+TWO_IMAGES = (21167, 343218)  # of the sample: two persons with keypoints in each
 
 
 CONFIGURATION = {
@@ -39,7 +39,7 @@ CONFIGURATION = {
 
 @dataclass
 class Place:
-    """A folder with two photographs, their annotations and detections, and a configuration; `run` uses all of it."""
+    """A folder with two images, their annotations and detections, and a configuration; `run` uses all of it."""
 
     folder: Path
     config: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(CONFIGURATION))
@@ -59,20 +59,20 @@ class Place:
         self.images.mkdir(parents=True)
         self.annotations.parent.mkdir()
         content = json.loads((SAMPLE / "annotations" / self.annotations.name).read_bytes())
-        content["images"] = [image for image in content["images"] if image["id"] in PHOTOGRAPHS]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in PHOTOGRAPHS]
+        content["images"] = [image for image in content["images"] if image["id"] in TWO_IMAGES]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in TWO_IMAGES]
         write(self.annotations, content)
         for image in content["images"]:
             shutil.copy(SAMPLE / "images" / "val2017" / image["file_name"], self.images)
         boxes = json.loads(next((SAMPLE / "person_detection_results").glob("*.json")).read_bytes())
-        write(self.detections, [box for box in boxes if box["image_id"] in PHOTOGRAPHS])
+        write(self.detections, [box for box in boxes if box["image_id"] in TWO_IMAGES])
 
     def run(self, tool: str, run: "Run | None" = None) -> subprocess.CompletedProcess:
         if self.config:
             self.yaml.write_text(yaml.safe_dump(self.config))
         folders = ["--modelDir", str(self.output), "--logDir", str(self.folder / "log")]
         arguments = ["--cfg", str(self.yaml), *folders, *self.options]
-        return (run or run_anew)(tool, arguments, self.folder, self.environment)
+        return (run or run_in_new_process)(tool, arguments, self.folder, self.environment)
 
     @property
     def weights(self) -> Path:
@@ -86,7 +86,7 @@ class Place:
         first = content["images"][0]["id"]
         return next(a for a in content["annotations"] if a["image_id"] == first and a["num_keypoints"])
 
-    def photograph(self) -> Path:
+    def image(self) -> Path:
         """The first person's."""
         return self.images / f"{self.person()['image_id']:012}.jpg"
 
@@ -104,7 +104,9 @@ def surroundings() -> dict[str, str]:
     return outer | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
-def run_anew(tool: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+def run_in_new_process(
+    tool: str, arguments: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess:
     """`python tools/<tool>.py <arguments>`"""
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments],

@@ -249,7 +249,7 @@ def spoiled(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def test_r_with_imagenet_redraws_the_final_layer_only_and_takes_what_matches():
+def test_r_with_imagenet_initialises_the_final_layer_only_and_loads_what_matches():
     model, imagenet = small_r(), torchvision.models.resnet18().state_dict()
     before = spoiled(model)
     initialise(model, imagenet, source="resnet18.pth")

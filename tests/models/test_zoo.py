@@ -103,7 +103,7 @@ def test_weights_are_downloaded_once_into_the_users_cache(fetched, cache, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["tp_r_a3", "resnet50"])
-def test_weights_that_lie_in_the_clone_are_used_and_nothing_is_downloaded(name, fetched, cache, tmp_path):
+def test_weights_in_the_clone_are_used_without_a_download(name, fetched, cache, tmp_path):
     get, place, entry = (
         (zoo.weights, "transpose_coco", zoo.RELEASED["tp_r_a3"])
         if name == "tp_r_a3"
@@ -282,7 +282,7 @@ def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_pa
 
 
 @pytest.mark.parametrize("backbone", zoo.BACKBONES)
-def test_a_training_whose_imagenet_weights_are_missing_names_where_the_zoo_has_them_from(backbone):
+def test_missing_imagenet_weights_are_reported_with_their_source(backbone):
     entry = zoo.BACKBONES[backbone]
     published = PUBLISHED["tp_h_s" if entry.model == "transpose_h" else "tp_r_a4"]
     cfg = load_config(ROOT / "experiments/coco" / published["config"], ["MODEL.PRETRAINED", "no.pth"])
@@ -292,7 +292,7 @@ def test_a_training_whose_imagenet_weights_are_missing_names_where_the_zoo_has_t
         check_start_weights(cfg)
 
 
-def test_the_table_tells_what_is_here(fetched, tmp_path):
+def test_the_table_shows_which_files_are_downloaded(fetched, tmp_path):
     zoo.weights("tp_h_s", tmp_path)
     table = command.table(tmp_path).splitlines()
     assert [line.split()[0] for line in table[2:7]] == list(zoo.RELEASED)
@@ -300,7 +300,7 @@ def test_the_table_tells_what_is_here(fetched, tmp_path):
     assert "8,019,281" in table[4] and "19.86" in table[4] and "0.742" in table[4]
 
 
-def test_the_command_wants_a_name_or_the_list(tmp_path):
+def test_the_command_needs_a_name_or_the_list_option(tmp_path):
     for arguments in ((), ("--list", "tp_r_a4")):
         done = subprocess.run(
             [sys.executable, str(ROOT / "tools/download.py"), *arguments], cwd=tmp_path, capture_output=True, text=True

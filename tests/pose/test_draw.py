@@ -121,7 +121,7 @@ def test_lines_grow_with_the_image_and_leave_a_small_person_to_be_seen():
     assert wide(100, 4000) > 1.5 * wide(100, 640)
 
 
-def test_what_is_not_near_a_fine_line_stays_as_it_is():
+def test_pixels_away_from_a_fine_line_are_unchanged():
     image = np.random.default_rng(3).integers(0, 256, (60, 60, 3), np.uint8)
     drawn = draw.persons(image, HAND_POINTS[:2] * 0.3, np.ones(2), dataclasses.replace(HAND, names=("a", "b"), **TWO))
     assert changed(image, drawn).any()
@@ -195,15 +195,15 @@ def test_the_tool_draws_the_image_with_persons_first_and_the_annotated_ones_besi
         2 * 400 + 3 * sheets.MARGIN,
         3,
     )
-    photograph = cv2.imread(str(ROOT / "data" / "coco_sample" / "images" / "val2017" / "000000021167.jpg"))
-    shown, to_cell = sheets.fit(photograph, (400, 300))
+    image = cv2.imread(str(ROOT / "data" / "coco_sample" / "images" / "val2017" / "000000021167.jpg"))
+    shown, to_cell = sheets.fit(image, (400, 300))
     left = sheets.MARGIN + (400 - shown.shape[1]) // 2
     drawn = changed(shown, sheet[sheets.MARGIN : sheets.MARGIN + 300, left : left + shown.shape[1]])
     x, y = geometry.apply(to_cell, np.array(RESULT["keypoints"][:2])).round().astype(int)
     assert drawn[y, x] and drawn.sum() < 50
 
 
-def test_a_score_that_nobody_has_is_answered_with_the_best(tmp_path):
+def test_a_score_threshold_above_all_reports_the_best_score(tmp_path):
     results = tmp_path / "found.json"
     results.write_text(json.dumps([RESULT | {"score": 0.1}]))
     with pytest.raises(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import GOLDEN, HEATMAP, INPUT, golden, sample_annotations, sample_people
+from helpers.goldens import GOLDEN, HEATMAP, INPUT, golden, sample_annotations, sample_instances
 
 from transpose.dataset.topdown import half_body_crop
 from transpose.pose import geometry, heatmap
@@ -48,7 +48,7 @@ def test_crop_shows_the_box_grown_to_the_inputs_aspect_and_padded(box, shown):
 
 @pytest.mark.parametrize("upper", [True, False])
 def test_half_body_crops_are_the_originals(upper):
-    wanted, people = golden("half_body"), sample_people()
+    wanted, people = golden("half_body"), sample_instances()
     rows = np.flatnonzero(wanted["upper"] == upper)
     assert len(rows) == len(people)
     assert set(wanted["valid"][rows]) == {0, 1}
@@ -67,7 +67,7 @@ def test_half_body_crops_are_the_originals(upper):
 
 
 def test_augmented_maps_joints_and_targets_are_the_originals():
-    wanted, people = golden("augment"), sample_people()
+    wanted, people = golden("augment"), sample_instances()
     assert set(wanted["flip"]) == {0, 1} and abs(wanted["rotation"]).max() > 45
     base, _ = geometry.boxes_to_crops(people.boxes, ASPECT)
     for row, index in enumerate(wanted["record"]):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.goldens import HEATMAP, golden, mapped, sample_people
+from helpers.goldens import HEATMAP, golden, mapped, sample_instances
 from torch import Tensor
 
 from transpose.pose import geometry, heatmap
@@ -29,7 +29,7 @@ def encoded(x: float, y: float, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
 
 
 def test_targets_are_the_originals():
-    wanted, people = golden("crops_gt"), sample_people()
+    wanted, people = golden("crops_gt"), sample_instances()
     keypoints = torch.from_numpy(mapped(wanted["center"], wanted["scale"], people.keypoints, HEATMAP)).float()
     maps, weight = heatmap.encode(keypoints, torch.from_numpy(people.visible), HEATMAP, 2.0)
     np.testing.assert_allclose(maps[:4].numpy(), wanted["target"], rtol=0, atol=1e-5)

@@ -42,9 +42,9 @@ def test_mosaic_has_a_cell_for_each_image_and_shows_it():
     )
 
 
-def test_labels_stand_beneath_their_image_and_are_cut_to_its_width():
+def test_labels_are_below_their_image_and_cut_to_its_width():
     images = [np.zeros((60, 80, 3), np.uint8)] * 2
-    sheet = sheets.mosaic(images, columns=2, cell=(80, 60), labels=["a.jpg", "a very long name of a photograph.jpg"])
+    sheet = sheets.mosaic(images, columns=2, cell=(80, 60), labels=["a.jpg", "a very long name of an image.jpg"])
     assert sheet.shape[0] == 60 + sheets.LABEL_HEIGHT + 2 * sheets.MARGIN
     beneath = changed(sheet[sheets.MARGIN + 60 :], np.full_like(sheet[sheets.MARGIN + 60 :], sheets.PAPER[0]))
     first, gap, second = np.split(beneath, [sheets.MARGIN + 80, 2 * sheets.MARGIN + 80], axis=1)
@@ -60,7 +60,7 @@ def test_a_title_takes_as_many_lines_as_its_text_and_keeps_the_sheet():
     assert changed(long[:-50], np.full_like(long[:-50], 255))[:, :-5].any() and (long[:-50, -5:] == 255).all()
 
 
-def test_a_legend_stands_beneath_and_names_each_colour():
+def test_a_legend_below_names_each_colour():
     sheet = np.full((50, 300, 3), 128, np.uint8)
     assert sheets.legend(sheet, []) is sheet
     explained = sheets.legend(sheet, sheets.SIDES)

@@ -35,11 +35,11 @@ def test_flip_order_is_an_involution_that_exchanges_the_pairs():
         (["left_a", "right_b", "l", "r", "tail", "tair"], ()),
     ],
 )
-def test_pairs_are_told_by_names(tmp_path, names, pairs):
+def test_pairs_follow_from_the_names(tmp_path, names, pairs):
     assert from_yaml(tmp_path, names=names).pairs == pairs
 
 
-def test_sides_without_a_pair_are_told(tmp_path, caplog):
+def test_sides_without_a_pair_are_reported(tmp_path, caplog):
     from_yaml(tmp_path, names=[*HAND, "leftEye", "rightEye"], sigmas=[0.1] * 5)
     assert "skeleton.yaml: leftEye, rightEye are in no left/right pair: list the pairs" in caplog.text
     caplog.clear()
@@ -103,12 +103,12 @@ def test_limbs_that_are_no_list_are_named():
 @pytest.mark.parametrize(
     "key, value", [("limbs", [[["a"], "top"]]), ("upper_body", [["top"]]), ("pairs", [[{}, "top"]])]
 )
-def test_a_name_inside_one_bracket_too_many_is_told(key, value):
+def test_a_keypoint_name_in_too_many_brackets_is_reported(key, value):
     with pytest.raises(UserError, match=f"`{key}` names .*, which is no keypoint"):
         skeleton.from_mapping({"names": ["top", "tail"], key: value}, "mine.yaml")
 
 
-def test_pairs_against_the_names_are_taken_with_a_warning(caplog):
+def test_pairs_against_the_names_are_accepted_with_a_warning(caplog):
     names = ["left_wing", "right_wing", "tail"]
     kind = skeleton.from_mapping({"names": names, "pairs": [["left_wing", "tail"]]}, "odd.yaml")
     assert kind.pairs == ((0, 2),) and "odd.yaml: the `pairs` left_wing/tail" in caplog.text

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.people import Stub
+from helpers.persons import Stub
 from helpers.planted import planted_yolox
 from torch import nn
 from torchvision.models import get_model, get_model_weights
@@ -75,7 +75,7 @@ def test_published_weights_are_fetched_once(monkeypatch, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
 
 
-def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypatch, tmp_path):
+def test_a_failed_download_says_what_the_weights_are_for(monkeypatch, tmp_path):
     def transfer(url, file, path, known):
         raise UserError(f"{url}: the download failed (Name or service not known)")
 
@@ -89,7 +89,7 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_they_are_for(monkeypa
         Detector()
 
 
-def test_what_is_no_detector_is_told(tmp_path):
+def test_unknown_detectors_and_classes_are_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"there is no detector 'yolo'; the detectors are yolox_nano, .* fasterrcnn, retinanet"
     ):
@@ -171,7 +171,7 @@ def test_a_yolox_is_fetched_once_and_its_sum_recorded(monkeypatch, tmp_path):
         Detector()
 
 
-def test_what_is_no_yolox_is_told(tmp_path):
+def test_files_that_are_not_yolox_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("not a network")
     with pytest.raises(UserError, match=r"text.onnx: not an ONNX file that OpenCV can run at 416 x 416 \("):
         Detector(weights=tmp_path / "text.onnx")

@@ -91,7 +91,7 @@ def test_both_variants_as_torchscript_for_any_batch(make, tmp_path):
 
 @EACH
 @pytest.mark.parametrize("decodes", [False, True], ids=["heatmaps", "keypoints"])
-def test_a_file_finds_what_pytorch_finds(name, decodes, trained, sample, tmp_path):
+def test_an_exported_file_finds_pytorchs_keypoints(name, decodes, trained, sample, tmp_path):
     needs(name)
     path = tmp_path / f"small{export.FORMATS[name].suffix}"
     found = export.export(trained, path, sample, decodes=decodes, any_batch=True)
@@ -186,7 +186,7 @@ FINE = drift.Drift(105, False, 9e-4, 0.019, 0.01, 0.0, 0.7, 0.7019)
         ({"half": True, "p95": 0.11}, ["keypoints' 95th percentile 0.11, but at most 0.1 is allowed"]),
     ],
 )
-def test_what_may_drift_how_far(changes, faults):
+def test_limits_of_the_drift(changes, faults):
     found = replace(FINE, **changes).faults()
     assert len(found) == len(faults) and all(a.startswith(b) for a, b in zip(found, faults, strict=True))
 
@@ -230,7 +230,7 @@ def test_damaged_and_foreign_files_are_named(name, tmp_path):
 
 
 @pytest.mark.parametrize("card", [None, "[" * 100_000])
-def test_a_network_that_is_not_ours_is_named(card, tmp_path):
+def test_a_network_of_another_program_is_named(card, tmp_path):
     path = tmp_path / "other.torchscript"
     extra = {export.KEY: card} if card else {}
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path), _extra_files=extra)
@@ -282,7 +282,7 @@ def test_every_format_of_the_trained_demo(tmp_path):
                     assert found.ap > 0.9 and not found.faults(), (name, decodes, half)
 
 
-def test_a_model_that_there_is_not_is_named(tmp_path):
+def test_an_unknown_model_is_named(tmp_path):
     done = tool("--model", "tp_r_a5", "--format", "onnx", folder=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: tp_r_a5: there is no such file or folder, and no released model")

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 from helpers.goldens import IMAGES, ROOT
-from helpers.people import BOXES, DEMO, PHOTOGRAPH
+from helpers.persons import BOXES, DEMO, IMAGE
 from torch import nn
 
 from transpose.build.evaluation import build_evaluation, build_sample_evaluation
@@ -56,7 +56,7 @@ def smooth() -> Predictor:
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     """The image, RGB."""
-    return cv2.imread(str(PHOTOGRAPH))[..., ::-1].copy()
+    return cv2.imread(str(IMAGE))[..., ::-1].copy()
 
 
 def largest_difference(one: PoseResult, other: PoseResult) -> float:
@@ -107,14 +107,14 @@ def test_the_same_boxes_give_the_keypoints_scores_and_results_of_the_test(annota
 
 
 def test_a_box_moved_by_a_pixel_is_seen(predictor):
-    here, there = predictor([PHOTOGRAPH] * 2, [BOXES, np.add(BOXES, [1, 0, 0, 0])])
+    here, there = predictor([IMAGE] * 2, [BOXES, np.add(BOXES, [1, 0, 0, 0])])
     assert np.abs(here.keypoints - there.keypoints).max() > 0.1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_persons_of_several_images_share_batches_and_stay_theirs(batch_size, smooth):
     shared = Predictor(TrainedModel(Smooth(), skeleton.COCO, Path(), batch_size=batch_size), device="cpu")
-    images, boxes = [PHOTOGRAPH, IMAGES / "000000000785.jpg", PHOTOGRAPH], [BOXES, [], BOXES[:1]]
+    images, boxes = [IMAGE, IMAGES / "000000000785.jpg", IMAGE], [BOXES, [], BOXES[:1]]
     found = shared(images, boxes)
     assert [len(result) for result in found] == [3, 0, 1]
     for image, own, result in zip(images, boxes, found, strict=True):
@@ -170,7 +170,7 @@ def test_every_kind_of_image_gives_the_same(smooth, pixels, tmp_path):
     assert largest_difference(smooth(grey, BOXES), smooth(np.dstack([grey] * 3), BOXES)) < 1e-3
 
 
-def test_users_images_are_turned_as_exif_says(smooth, pixels, tmp_path):
+def test_users_images_are_rotated_as_exif_says(smooth, pixels, tmp_path):
     path, exif = tmp_path / "turned.jpg", PIL.Image.Exif()
     exif[0x0112] = 6  # to be shown a quarter turn clockwise
     PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
@@ -205,14 +205,14 @@ def test_users_images_are_turned_as_exif_says(smooth, pixels, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_is_no_image_is_told(image, sentence, predictor):
+def test_malformed_images_are_refused(image, sentence, predictor):
     with pytest.raises(UserError, match=sentence):
         predictor(image, [[0, 0, 2, 2]])
 
 
-def test_a_image_that_is_cut_off_is_told(predictor, tmp_path):
+def test_a_truncated_image_is_reported(predictor, tmp_path):
     path = tmp_path / "cut.jpg"
-    path.write_bytes(PHOTOGRAPH.read_bytes()[:20_000])
+    path.write_bytes(IMAGE.read_bytes()[:20_000])
     with pytest.raises(UserError, match=r"cut.jpg: the JPEG is truncated"):
         predictor(path, BOXES)
     with PIL.Image.open(path) as image, pytest.raises(UserError, match=r"^the image: not an image that can be decoded"):
@@ -243,9 +243,9 @@ def test_a_image_that_is_cut_off_is_told(predictor, tmp_path):
         (np.tile(BOXES[0], (101, 1)), None, r"101 boxes, more than max_instances 100 \(--max-instances\)"),
     ],
 )
-def test_boxes_that_are_none_are_told(boxes, scores, sentence, predictor):
-    with pytest.raises(UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*{sentence}"):
-        predictor(PHOTOGRAPH, boxes, scores)
+def test_malformed_boxes_are_refused(boxes, scores, sentence, predictor):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(IMAGE))}: .*{sentence}"):
+        predictor(IMAGE, boxes, scores)
 
 
 def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predictor, pixels):
@@ -253,7 +253,7 @@ def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predict
     for images, boxes, name in (
         (pixels, outside, "the image"),
         ([pixels, pixels], [BOXES, outside], "image 1"),
-        ([pixels, PHOTOGRAPH], [BOXES, outside], str(PHOTOGRAPH)),
+        ([pixels, IMAGE], [BOXES, outside], str(IMAGE)),
         (InputImage(pixels, "film.mp4 frame 3"), outside, "film.mp4 frame 3"),
     ):
         with pytest.raises(UserError, match=rf"^{re.escape(name)}: box 0 .* lies outside of the image"):
@@ -262,7 +262,7 @@ def test_an_error_calls_an_image_by_its_path_or_its_number_among_several(predict
         predictor.explain(pixels, outside)
 
 
-def test_a_image_says_how_it_is_to_be_read(run, predictor, pixels):
+def test_an_image_states_its_channel_order(run, predictor, pixels):
     turned = InputImage(np.ascontiguousarray(pixels[..., ::-1]), "the turned one", "BGR")
     assert np.array_equal(predictor(turned, BOXES).keypoints, predictor(pixels, BOXES).keypoints)
     assert len(list(predictor.explain(turned, BOXES[:1]))) == 1
@@ -272,37 +272,37 @@ def test_a_image_says_how_it_is_to_be_read(run, predictor, pixels):
         predictor.explain(pixels, BOXES, color="bgr")
     few = Predictor.from_pretrained(run, device="cpu", max_pixels=9)
     with pytest.raises(UserError, match=r"^mine: .* 9 pixels that"):
-        few(InputImage(PHOTOGRAPH, "mine"), BOXES)
-    assert len(few(InputImage(PHOTOGRAPH, "mine", max_pixels=500 * 332), BOXES)) == 3
+        few(InputImage(IMAGE, "mine"), BOXES)
+    assert len(few(InputImage(IMAGE, "mine", max_pixels=500 * 332), BOXES)) == 3
 
 
 def test_lists_must_be_of_one_length(predictor):
-    for arguments in ([[PHOTOGRAPH], []], [[], [BOXES]], [[PHOTOGRAPH], [BOXES], []]):
+    for arguments in ([[IMAGE], []], [[], [BOXES]], [[IMAGE], [BOXES], []]):
         with pytest.raises(UserError, match="image 0: images, boxes and scores differ in number"):
             predictor(*arguments)
     with pytest.raises(UserError, match="scores need boxes"):
-        predictor([PHOTOGRAPH], None, [[1]])
+        predictor([IMAGE], None, [[1]])
     assert predictor([]) == [] and predictor([], []) == []
 
 
 def test_the_limit_of_persons_can_be_moved(run):
     with pytest.raises(UserError, match="3 boxes, more than max_instances 2"):
-        Predictor.from_pretrained(run, device="cpu", max_instances=2)(PHOTOGRAPH, BOXES)
+        Predictor.from_pretrained(run, device="cpu", max_instances=2)(IMAGE, BOXES)
     many = Predictor.from_pretrained(run, device="cpu", max_instances=101)
-    assert len(many(PHOTOGRAPH, np.tile(BOXES[0], (101, 1)))) == 101
+    assert len(many(IMAGE, np.tile(BOXES[0], (101, 1)))) == 101
 
 
 def test_the_limit_of_pixels_can_be_moved_and_is_named(run, pixels, tmp_path):
     for most in (500 * 332, None):
-        assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(PHOTOGRAPH, BOXES)) == 3
+        assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(IMAGE, BOXES)) == 3
     few = Predictor.from_pretrained(run, device="cpu", max_pixels=500 * 332 - 1)
     says = r"it is 500 x 332 and --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
     for ask in (few, few.explain):
         with pytest.raises(UserError, match=says):
-            ask(PHOTOGRAPH, BOXES)
+            ask(IMAGE, BOXES)
     assert len(few(pixels, BOXES)) == 3  # decoded already
     with pytest.raises(UserError, match=r"bytes, more than any image of the 9 pixels that --max-pixels \(in Python"):
-        Predictor.from_pretrained(run, device="cpu", max_pixels=9)(PHOTOGRAPH, BOXES)
+        Predictor.from_pretrained(run, device="cpu", max_pixels=9)(IMAGE, BOXES)
     with pytest.raises(UserError, match="max_pixels must be 1 or more, not 0"):
         Predictor.from_pretrained(run, device="cpu", max_pixels=0)
 
@@ -321,7 +321,7 @@ def test_any_function_is_a_detector(run, pixels):
     assert np.array_equal(image, pixels) and image.flags.writeable  # RGB
     assert found[0].box_scores.tolist() == [0.9, 0.5] and found[0].boxes.tolist() == BOXES[:2]
     assert found[0].person_scores[0] == pytest.approx(0.9 * found[1].person_scores[0], rel=1e-5)
-    assert len(own(PHOTOGRAPH)) == 2 and len(seen) == 2
+    assert len(own(IMAGE)) == 2 and len(seen) == 2
 
 
 def test_what_a_detector_gives_is_checked(run):
@@ -330,13 +330,13 @@ def test_what_a_detector_gives_is_checked(run):
         (([[0, 0, 3, 3]], []), "1 boxes need 1 scores"),
     ):
         with pytest.raises(UserError, match=sentence):
-            Predictor.from_pretrained(run, device="cpu", detector=lambda image, answer=answer: answer)(PHOTOGRAPH)
+            Predictor.from_pretrained(run, device="cpu", detector=lambda image, answer=answer: answer)(IMAGE)
 
 
 # What comes out
 
 
-def test_no_people_are_a_result_too(predictor, pixels):
+def test_no_persons_are_a_result_too(predictor, pixels):
     none = predictor(pixels, [])
     assert len(none) == 0 and none.keypoints.shape == (0, 17, 2) and none.scores.shape == (0, 17)
     assert none.boxes.shape == (0, 4) and none.person_scores.shape == none.box_scores.shape == (0,)
@@ -346,10 +346,10 @@ def test_no_people_are_a_result_too(predictor, pixels):
 
 
 def test_the_forms_tell_the_same(predictor, pixels):
-    result = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
+    result = predictor(IMAGE, BOXES, [1, 0.5, 0.25])
     assert result.names == skeleton.COCO.names and result.skeleton == skeleton.COCO
     told = json.loads(result.to_json())
-    assert (told["image"], told["width"], told["height"]) == (str(PHOTOGRAPH), 500, 332)
+    assert (told["image"], told["width"], told["height"]) == (str(IMAGE), 500, 332)
     assert told["category"] == "person" and told["names"] == list(result.names) and len(told["limbs"]) == 19
     for i, person in enumerate(told["persons"]):
         assert person["box"] == BOXES[i] and person["box_score"] == [1, 0.5, 0.25][i]
@@ -360,7 +360,7 @@ def test_the_forms_tell_the_same(predictor, pixels):
     head, *lines = result.to_csv().splitlines()
     assert head.split(",") == list(COLUMNS) and len(lines) == 3 * 17
     row = dict(zip(COLUMNS, lines[17 + 3].split(","), strict=True))
-    place = {"image": str(PHOTOGRAPH), "frame": "", "time": "", "person": "1", "track": "", "keypoint": "left_ear"}
+    place = {"image": str(IMAGE), "frame": "", "time": "", "person": "1", "track": "", "keypoint": "left_ear"}
     assert {name: row[name] for name in place} == place
     assert [float(row[f"box_{side}"]) for side in "xywh"] == BOXES[1] and float(row["box_score"]) == 0.5
     assert [float(row["x"]), float(row["y"]), float(row["score"])] == told["persons"][1]["keypoints"][3]
@@ -370,7 +370,7 @@ def test_the_forms_tell_the_same(predictor, pixels):
 
 
 def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
-    result = predictor(PHOTOGRAPH, BOXES, [1, 0.5, 0.25])
+    result = predictor(IMAGE, BOXES, [1, 0.5, 0.25])
     wrist = result[1]["left_wrist"]
     assert wrist == pytest.approx((*result.keypoints[1, 9].tolist(), result.scores[1, 9]), abs=0.00501)
     assert wrist.x == wrist[0] and wrist == tuple(result.to_dict()["persons"][1]["keypoints"][9])
@@ -383,8 +383,8 @@ def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
 
 
 def test_a_result_is_short_as_text_and_a_picture_in_a_notebook(predictor, pixels):
-    result = predictor(PHOTOGRAPH, BOXES)
-    assert repr(result) == f"<PoseResult: {PHOTOGRAPH.name}, 500 x 332 pixels, 3 person(s)>"
+    result = predictor(IMAGE, BOXES)
+    assert repr(result) == f"<PoseResult: {IMAGE.name}, 500 x 332 pixels, 3 person(s)>"
     assert repr(result[0]).startswith("<Pose: score ") and repr(result[0]).endswith(
         ", box 80,69,148,245, 17 keypoints>"
     )
@@ -392,14 +392,14 @@ def test_a_result_is_short_as_text_and_a_picture_in_a_notebook(predictor, pixels
     assert np.abs(shown[..., ::-1].astype(int) - result.draw()).mean() < 8  # a JPEG
 
 
-def test_what_is_no_person_is_not_called_one(predictor):
-    kites = replace(predictor(PHOTOGRAPH, BOXES), skeleton=replace(skeleton.COCO, category="kite"))
+def test_other_objects_are_called_instances(predictor):
+    kites = replace(predictor(IMAGE, BOXES), skeleton=replace(skeleton.COCO, category="kite"))
     assert repr(kites).endswith("3 instance(s)>") and len(kites.to_dict()["instances"]) == 3
     assert "person" not in kites.to_csv() + kites.to_json() and kites.to_dict()["category"] == "kite"
 
 
 def test_a_data_frame_or_how_to_get_it(predictor, monkeypatch):
-    result = predictor(PHOTOGRAPH, BOXES)
+    result = predictor(IMAGE, BOXES)
     monkeypatch.setitem(importlib.sys.modules, "pandas", None)
     with pytest.raises(UserError, match=r"pip install 'transpose-pose\[pandas\]'"):
         result.to_dataframe()
@@ -408,7 +408,7 @@ def test_a_data_frame_or_how_to_get_it(predictor, monkeypatch):
     table = result.to_dataframe()
     assert list(table.columns) == list(COLUMNS) and len(table) == 3 * 17
     assert table[table.keypoint == "nose"].x.tolist() == pytest.approx(result.keypoints[:, 0, 0].tolist(), abs=0.005)
-    assert list(predictor(PHOTOGRAPH, []).to_dataframe().columns) == list(COLUMNS)
+    assert list(predictor(IMAGE, []).to_dataframe().columns) == list(COLUMNS)
 
 
 def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
@@ -424,7 +424,7 @@ def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
 
 
 def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
-    result = predictor(PHOTOGRAPH, BOXES)
+    result = predictor(IMAGE, BOXES)
     monkeypatch.setitem(importlib.sys.modules, "supervision", None)
     with pytest.raises(UserError, match="pip install supervision"):
         result.to_supervision()
@@ -434,34 +434,34 @@ def test_supervisions_keypoints_or_how_to_get_it(predictor, monkeypatch):
     assert np.array_equal(converted.xy, result.keypoints) and len(converted) == 3
     assert np.array_equal(converted.keypoint_confidence, result.scores)
     assert converted.detection_confidence == pytest.approx(result.person_scores)
-    assert len(predictor(PHOTOGRAPH, []).to_supervision()) == 0
+    assert len(predictor(IMAGE, []).to_supervision()) == 0
 
 
-def test_what_is_no_number_never_comes_out(run, tmp_path):
+def test_nan_never_reaches_the_results(run, tmp_path):
     state = checkpoint.read(run / "final_state.pth")
     state["final_layer.weight"][4] = 3e38
     for file in run.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     checkpoint.save(tmp_path / "final_state.pth", state)
     with pytest.raises(
-        UserError, match=rf"^{re.escape(str(PHOTOGRAPH))}: .*person 0 .* are NaN or infinite: the weights are broken"
+        UserError, match=rf"^{re.escape(str(IMAGE))}: .*person 0 .* are NaN or infinite: the weights are broken"
     ):
-        Predictor.from_pretrained(tmp_path, device="cpu")([PHOTOGRAPH] * 2, [[], BOXES])
+        Predictor.from_pretrained(tmp_path, device="cpu")([IMAGE] * 2, [[], BOXES])
 
 
 # Where the network comes from
 
 
 def test_a_run_is_named_by_its_folder_or_by_one_of_its_checkpoints(run, predictor):
-    wanted = predictor(PHOTOGRAPH, BOXES)
+    wanted = predictor(IMAGE, BOXES)
     for source, given in ((str(run), None), (run / "final_state.pth", None), (run / "final_state.pth", DEMO)):
         named = Predictor.from_pretrained(source, given, device="cpu")
         assert named.trained.weights == run / "final_state.pth"
-        assert largest_difference(named(PHOTOGRAPH, BOXES), wanted) < 1e-3
+        assert largest_difference(named(IMAGE, BOXES), wanted) < 1e-3
     assert (predictor.options.blur_kernel, predictor.batch_size, predictor.input_size) == (5, 32, (64, 96))
 
 
-def test_a_checkpoint_alone_is_known_by_its_shapes_or_needs_its_yaml(run, tmp_path):
+def test_a_single_checkpoint_is_recognised_by_its_shapes_or_needs_a_yaml(run, tmp_path):
     released = tmp_path / "renamed.pth"
     checkpoint.save(released, {f"module.{key}": value for key, value in zoo.model("tp_r_a3").state_dict().items()})
     known = Predictor.from_pretrained(released, device="cpu")
@@ -492,7 +492,7 @@ def test_exported_files_run_too(decodes, smooth, tmp_path):
     export.export(smooth.trained, path, build_sample_evaluation((64, 96)), decodes=decodes)
     exported = Predictor.from_pretrained(path)
     assert exported.input_size == (64, 96) and exported.skeleton == skeleton.COCO
-    found, wanted = exported(PHOTOGRAPH, BOXES), smooth(PHOTOGRAPH, BOXES)
+    found, wanted = exported(IMAGE, BOXES), smooth(IMAGE, BOXES)
     assert np.abs(found.keypoints - wanted.keypoints).max() < 0.01
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
     with pytest.raises(UserError, match=r"an exported file runs on the processor, as it was exported"):
@@ -504,7 +504,7 @@ def test_exported_files_run_too(decodes, smooth, tmp_path):
             Predictor.from_pretrained(path, flip_test=False)
 
 
-def test_sources_that_are_none_are_told(run, tmp_path):
+def test_malformed_sources_are_reported(run, tmp_path):
     with pytest.raises(UserError, match="tp_r_a9: there is no such file or folder, and no released model of"):
         Predictor.from_pretrained("tp_r_a9")
     with pytest.raises(UserError, match=r"not a run's folder: there is no config.yaml in it"):
@@ -520,9 +520,9 @@ def test_sources_that_are_none_are_told(run, tmp_path):
 
 
 def test_the_arguments_act(run, predictor):
-    wanted = predictor(PHOTOGRAPH, BOXES)
+    wanted = predictor(IMAGE, BOXES)
     for options, least in (({"flip_test": True}, 0.5), ({"kernel_size": 11}, 0.01), ({"precision": "bfloat16"}, 1e-4)):
-        found = Predictor.from_pretrained(run, device="cpu", **options)(PHOTOGRAPH, BOXES)
+        found = Predictor.from_pretrained(run, device="cpu", **options)(IMAGE, BOXES)
         assert np.abs(found.keypoints - wanted.keypoints).max() > least, options
 
 
@@ -541,7 +541,7 @@ def test_the_arguments_act(run, predictor):
     ],
     ids=str,
 )
-def test_arguments_that_nothing_can_run_with_are_told(options, sentence, run):
+def test_impossible_arguments_are_refused(options, sentence, run):
     with pytest.raises(UserError, match=sentence):
         Predictor.from_pretrained(run, **options)
 

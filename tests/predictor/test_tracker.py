@@ -36,7 +36,7 @@ def test_persons_keep_their_ids_whatever_their_order():
     assert ids(tracker, [[400, 2, 50, 100], [10, 0, 50, 100], [205, 0, 50, 100]]) == [3, 1, 2]
 
 
-def test_of_two_that_overlap_the_closer_is_taken():
+def test_of_two_overlapping_instances_the_closer_is_matched():
     tracker = Tracker(RATE)
     assert ids(tracker, [[0, 0, 50, 100], [30, 0, 50, 100]]) == [1, 2]
     assert ids(tracker, [[25, 0, 50, 100], [2, 0, 50, 100]]) == [2, 1]
@@ -64,7 +64,7 @@ def path_of(tracker: Tracker, places: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def test_smoothing_quiets_what_rests_and_follows_what_moves():
+def test_smoothing_reduces_jitter_and_follows_motion():
     noise = np.random.default_rng(0).normal(0, 2, (100, 2))
     still = np.full((100, 2), 300.0) + noise
     assert np.array_equal(path_of(Tracker(RATE), still), still.astype(np.float32))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.people import BOXES, PHOTOGRAPH
+from helpers.persons import BOXES, IMAGE
 
 from transpose.core.predict import TestOptions
 from transpose.evaluation import calibration
@@ -33,8 +33,8 @@ def calibrated(run, tmp_path) -> Path:
 
 
 def test_a_result_says_how_sure_it_is(calibrated, predictor):
-    found = Predictor.from_pretrained(calibrated, device="cpu")(PHOTOGRAPH, BOXES)
-    plain = predictor(PHOTOGRAPH, BOXES)
+    found = Predictor.from_pretrained(calibrated, device="cpu")(IMAGE, BOXES)
+    plain = predictor(IMAGE, BOXES)
     assert plain.uncertainty is None and np.array_equal(found.keypoints, plain.keypoints)
     sure = found.uncertainty
     assert np.allclose(sure.confidence, np.interp(found.scores, (0, 1), (0.2, 0.9)), atol=1e-6)
@@ -64,7 +64,7 @@ def test_a_calibration_for_other_options_is_not_used(options, calibrated, caplog
     with caplog.at_level("WARNING", "transpose"):
         predictor = Predictor.from_pretrained(calibrated, device="cpu", **options)
     assert predictor.calibration is None and "made with flip test off and blur 5" in caplog.text
-    assert predictor(PHOTOGRAPH, BOXES).uncertainty is None
+    assert predictor(IMAGE, BOXES).uncertainty is None
 
 
 @pytest.mark.parametrize("decodes", [True, False])
@@ -79,19 +79,19 @@ def test_an_exported_file_carries_it(decodes, calibrated):
 
     file = Exported(Path("network.onnx"), about, run)
     assert file.calibration == trained.calibration
-    sure = Predictor(file)(PHOTOGRAPH, BOXES).uncertainty
+    sure = Predictor(file)(IMAGE, BOXES).uncertainty
     if decodes:
         assert np.allclose(sure.confidence, 0.55) and sure.covariance is None
         assert "covariance" not in sure.columns()
     else:
-        wanted = Predictor(trained, device="cpu")(PHOTOGRAPH, BOXES).uncertainty
+        wanted = Predictor(trained, device="cpu")(IMAGE, BOXES).uncertainty
         # A random network has keypoints with a nearly singular Hessian, which rounding moves.
         off = np.abs(sure.covariance / wanted.covariance - 1).max((-2, -1))
         assert np.median(off) < 1e-3
 
 
-def test_without_persons_there_is_nothing_to_say(calibrated):
-    sure = Predictor.from_pretrained(calibrated, device="cpu")(PHOTOGRAPH, []).uncertainty
+def test_without_persons_there_is_no_attention_to_measure(calibrated):
+    sure = Predictor.from_pretrained(calibrated, device="cpu")(IMAGE, []).uncertainty
     assert sure.confidence.shape == (0, 17)
 
 

@@ -15,16 +15,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from helpers.goldens import ANNOTATIONS, IMAGES, ROOT, sample_people
-from helpers.people import BOXES, PHOTOGRAPH, Stub
-from helpers.places import run_anew, sentence, surroundings
+from helpers.goldens import ANNOTATIONS, IMAGES, ROOT, sample_instances
+from helpers.persons import BOXES, IMAGE, Stub
+from helpers.places import run_in_new_process, sentence, surroundings
 
 from transpose.errors import UserError, missing
 from transpose.predictor import detector, web_session
 from transpose.predictor.predictor import Predictor
 from transpose.predictor.web_session import Sample, Scene, WebSession
 
-CONTENT = PHOTOGRAPH.read_bytes()
+CONTENT = IMAGE.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def found(ask) -> Scene:
 # Scenes
 
 
-def test_people_are_the_predictors_and_the_explanation_is_of_the_chosen_one(ask, found, predictor):
-    wanted = predictor(PHOTOGRAPH, BOXES)
+def test_persons_equal_the_predictors_and_the_chosen_one_is_explained(ask, found, predictor):
+    wanted = predictor(IMAGE, BOXES)
     np.testing.assert_array_equal(found.result.keypoints, wanted.keypoints)
     second = ask.choose(found, 1)
     for scene, person in ((found, 0), (second, 1)):
-        (own,) = predictor.explain(PHOTOGRAPH, [BOXES[person]])
+        (own,) = predictor.explain(IMAGE, [BOXES[person]])
         np.testing.assert_array_equal(scene.explanation.keypoints, own.keypoints)
         name, x, y, score = scene.table()[3]
         assert (name, len(scene.table())) == ("left_ear", 17)
@@ -55,7 +55,7 @@ def test_people_are_the_predictors_and_the_explanation_is_of_the_chosen_one(ask,
     assert found.picture().shape == (598, 900, 3)  # as large as the page shows it
 
 
-def test_a_place_of_the_crops_picture_asks_its_cell(found):
+def test_a_point_of_the_crop_queries_its_cell(found):
     """The demo's crop is 64 x 96 pixels in cells of 8, shown sixfold."""
     assert found.crop().shape == (576, 384, 3)
     for (x, y), token in (((0, 0), 0), ((47, 47), 0), ((48, 0), 1), ((0, 48), 8), ((384, 576), 95)):
@@ -84,7 +84,7 @@ def test_maps_follow_the_place_the_mode_and_the_share(found):
         replace(found.at(0.05, 0.9), mode="gradient").maps()
 
 
-def test_a_click_chooses_the_smallest_box_that_it_lies_in(ask):
+def test_a_click_chooses_the_smallest_box_around_it(ask):
     scene = ask.find(
         web_session.uploaded(CONTENT), "drawn", [[0, 0, 400, 300], [50, 60, 100, 90], [300, 200, 200, 132]]
     )
@@ -103,9 +103,9 @@ def test_two_corners_in_any_order_make_a_box():
         scene.box_between(50, 40, 52, 80)
 
 
-def test_samples_are_the_images_with_annotated_people_the_largest_first():
+def test_samples_are_the_images_with_annotated_persons_largest_first():
     samples = web_session.samples(ANNOTATIONS, IMAGES)
-    people = sample_people()
+    people = sample_instances()
     assert len(samples) == 29 and sum(len(sample.boxes) for sample in samples) == len(people) == 105
     for sample in samples:
         areas = sample.boxes[:, 2:].prod(1)
@@ -122,13 +122,13 @@ def test_samples_are_the_images_with_annotated_people_the_largest_first():
         ([[0, 0, 9, 9]] * 101, "101 boxes, more than max_instances 100"),
     ],
 )
-def test_boxes_that_cannot_be_are_told_without_a_number_of_the_image(ask, boxes, wrong):
+def test_malformed_boxes_of_a_single_image_are_reported_without_a_number(ask, boxes, wrong):
     with pytest.raises(UserError, match=wrong) as caught:
         ask.find(web_session.uploaded(CONTENT), "drawn", boxes)
     assert str(caught.value).startswith("the image: ")
 
 
-def test_where_the_detector_finds_nobody_the_whole_image_is_taken_and_it_is_said(run):
+def test_without_detections_the_whole_image_is_used_and_the_page_says_so(run):
     blind = WebSession(Predictor.from_pretrained(run, device="cpu", detector=lambda image: ([], [])))
     scene = web_session.uploaded(CONTENT)
     with pytest.raises(UserError, match="the detector finds nothing in this image; drag a box"):
@@ -138,7 +138,7 @@ def test_where_the_detector_finds_nobody_the_whole_image_is_taken_and_it_is_said
     assert opened.why == "The detector finds nothing in this image"
 
 
-def test_a_detector_that_cannot_be_had_is_said_without_the_machines_paths(run, monkeypatch, caplog):
+def test_an_unavailable_detector_is_reported_without_paths_of_the_machine(run, monkeypatch, caplog):
     def unreachable(url, path):
         raise UserError(f"{url}: cannot be reached; put it at {path}")
 
@@ -204,7 +204,7 @@ def page(ask) -> Iterator:
 
     guard = Guard("127.0.0.1", [], 2_000_000, sessions=20, of_address=5, idle=1800)
     with web.private_folder():
-        yield web.Page(ask, [Sample(PHOTOGRAPH, np.array(BOXES))], "<b>weights</b>", guard, max_pixels=200_000)
+        yield web.Page(ask, [Sample(IMAGE, np.array(BOXES))], "<b>weights</b>", guard, max_pixels=200_000)
 
 
 class Visitor:
@@ -241,7 +241,7 @@ def place(x0: float, y0: float, x1: float | None = None, y1: float | None = None
     return {"x0": x0, "y0": y0, "x1": x0 if x1 is None else x1, "y1": y0 if y1 is None else y1}
 
 
-def test_the_page_opens_with_a_sample_explained_and_goes_on_from_there(page, visitor):
+def test_the_page_opens_with_an_explained_sample_and_answers_events(page, visitor):
     assert page.opening.boxes == "annotated" and page.parts["maps"].value.startswith(
         '<img src="data:image/jpeg;base64,'
     )
@@ -282,7 +282,7 @@ def web_hints() -> dict[str | None, str]:
     return web.HINTS
 
 
-def test_mistakes_are_sentences_and_what_was_touched_goes_back(page, visitor):
+def test_mistakes_give_a_message_and_controls_go_back(page, visitor):
     visitor.do("sample", {"number": 0})
     visitor.do("crop", place(0.5, 0.5))
     before = visitor.scene
@@ -306,7 +306,7 @@ def test_mistakes_are_sentences_and_what_was_touched_goes_back(page, visitor):
     assert len(visitor.said) == 1 + len(wrong) and all(visitor.said) and not any("<" in said for said in visitor.said)
 
 
-def test_a_forgotten_image_is_said_and_not_taken_for_the_opening(visitor):
+def test_a_forgotten_image_is_reported_and_not_replaced_by_the_sample(visitor):
     visitor.do("sample", {"number": 0})
     visitor.scene = None
     assert visitor.do("keypoint", {"number": 1}) == {}
@@ -389,7 +389,7 @@ def test_a_served_page_answers_events_and_fetches_nothing_that_a_payload_names(p
 
 
 def test_help_comes_without_importing_torch(tmp_path, without_torch):
-    asked = run_anew("web_demo", ["--help"], tmp_path, without_torch)
+    asked = run_in_new_process("web_demo", ["--help"], tmp_path, without_torch)
     assert asked.returncode == 0 and "--host" in asked.stdout
 
 
@@ -403,23 +403,23 @@ def test_help_comes_without_importing_torch(tmp_path, without_torch):
     ],
 )
 def test_options_that_cannot_be(arguments, wrong, tmp_path, without_torch):
-    assert sentence(run_anew("web_demo", ["--model", "x", *arguments], tmp_path, without_torch)) == wrong
+    assert sentence(run_in_new_process("web_demo", ["--model", "x", *arguments], tmp_path, without_torch)) == wrong
 
 
 def test_without_gradio_the_tool_says_how_to_get_it(tmp_path, without_torch):
     (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError(name='gradio')\n")
     path = f"{tmp_path}:{without_torch['PYTHONPATH']}"
-    outcome = run_anew("web_demo", ["--model", "tp_r_a4"], tmp_path, {"PYTHONPATH": path})
+    outcome = run_in_new_process("web_demo", ["--model", "tp_r_a4"], tmp_path, {"PYTHONPATH": path})
     assert sentence(outcome) == str(missing("gradio", extra="web"))
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_missing_model(tmp_path):
     pytest.importorskip("gradio")
-    outcome = run_anew("web_demo", ["--model", "nothing"], tmp_path, {})
+    outcome = run_in_new_process("web_demo", ["--model", "nothing"], tmp_path, {})
     assert sentence(outcome).startswith("nothing: there is no such file or folder, and no released model")
 
 
-def test_a_space_holds_all_that_its_page_imports(tmp_path):
+def test_a_space_contains_all_imports_of_its_page(tmp_path):
     space = tmp_path / "space"
     subprocess.run(["make", "space", f"SPACE={space}"], cwd=ROOT, check=True, capture_output=True)
     assert (space / "requirements.txt").read_text().startswith((ROOT / "requirements.txt").read_text())
@@ -432,7 +432,7 @@ def test_a_space_holds_all_that_its_page_imports(tmp_path):
     assert sentence(outcome).startswith("nothing: there is no such file or folder")
 
 
-def test_a_port_that_is_taken(page):
+def test_a_port_in_use(page):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -196,7 +196,7 @@ def test_on_a_phone_the_maps_follow_the_picture(phone):
     changed(phone, "maps", of_point)
 
 
-def test_a_sample_its_people_and_the_maps_of_a_keypoint_and_of_points(page):
+def test_a_sample_its_persons_and_the_maps_of_a_keypoint_and_of_points(page):
     opened = sources(page, "maps")
     page.locator("#samples img").nth(3).click()
     first = changed(page, "maps", opened)
@@ -256,7 +256,7 @@ def test_an_upload_a_drawn_box_and_the_whole_image(page):
     ],
     ids=["no image", "cut off", "empty", "too many pixels", "too many bytes"],
 )
-def test_a_file_that_cannot_be_used_gives_a_sentence_and_the_page_goes_on(page, name, content, sentence):
+def test_an_unusable_file_gives_a_message_and_the_page_still_works(page, name, content, sentence):
     before = sources(page, "picture")
     upload(page, name, content)
     told(page, sentence)
@@ -265,7 +265,7 @@ def test_a_file_that_cannot_be_used_gives_a_sentence_and_the_page_goes_on(page, 
     changed(page, "picture", before)
 
 
-def test_other_mistakes_are_sentences_and_the_buttons_stay_with_the_picture(page):
+def test_other_mistakes_give_a_message_and_controls_match_the_image(page):
     for typed, sentence in (
         ("<img src=x onerror=alert(1)>", "a box is four numbers"),
         ("9000,2,30,40", "lies outside of the image"),

@@ -94,7 +94,7 @@ FILE = {"path": "http://127.0.0.1:1/secret", "meta": {"_type": "gradio.FileData"
     ],
     ids=lambda changed: json.dumps(changed)[:40],
 )
-def test_an_event_holds_texts_and_numbers_alone(changed):
+def test_an_event_contains_only_text_and_numbers(changed):
     server = Server()
     assert server.join()[0] == 200
     (_, body), server.reached = server.reached[0], []
@@ -106,12 +106,12 @@ def test_an_event_holds_texts_and_numbers_alone(changed):
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b"null", b'{"data": [NaN], "session_hash": "a"}', b"[" * 60_000, b"\xff"]
 )
-def test_what_is_no_event_is_said_to_be_none(body):
+def test_malformed_events_are_refused(body):
     status, said = Server().ask("POST", JOIN, body)
     assert (status, json.loads(said)) == (400, {"detail": "this is not an event of the page"})
 
 
-def test_of_an_event_only_what_the_page_needs_goes_on():
+def test_only_the_needed_fields_of_an_event_are_passed_on():
     server = Server()
     server.join(simple_format=True, oauth_token="x", batched=True, event_id="y", url="http://a")
     assert set(json.loads(server.reached[0][1])) == {*EVENT, "session_hash"}
@@ -228,7 +228,7 @@ def test_the_server_answers_to_its_own_names(started, names, reached, refused):
         assert status == 421 and "does not answer to that host name; start it with --name" in said
 
 
-def test_pages_of_other_sites_may_not_ask():
+def test_requests_from_other_sites_are_refused():
     server = Server()
     assert server.ask("GET", "/", origin="http://localhost:7860")[0] == 200
     for origin in ("http://evil.example", "http://localhost:1", "null"):

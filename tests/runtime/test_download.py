@@ -93,7 +93,7 @@ def files(path: Path) -> set[str]:
     return {file.name for file in path.parent.iterdir()}
 
 
-def test_a_file_comes_whole_with_its_sum_recorded(does, url, path):
+def test_a_complete_download_records_its_checksum(does, url, path):
     assert fetch(url, path) == path and path.read_bytes() == CONTENT
     assert files(path) == {"weights.pth", "weights.pth.sha256"}
     assert path.with_name("weights.pth.sha256").read_text() == f"{SUM}  weights.pth\n"
@@ -138,7 +138,7 @@ def test_a_file_that_changes_on_the_disk_is_noticed(does, url, path):
     assert does.requests == 1
 
 
-def test_a_record_that_is_none_is_named(does, url, path):
+def test_a_malformed_record_is_named(does, url, path):
     path.parent.mkdir()
     record = path.with_name("weights.pth.sha256")
     for wrong in (b"<html>", b"\xff\xfe", SUM[:63].encode()):
@@ -177,7 +177,7 @@ def test_fewer_bytes_promised_than_sent(does, url, path):
     assert files(path) == set()
 
 
-def test_no_length_is_refused_unless_the_sum_is_known(does, url, path):
+def test_a_missing_length_is_refused_unless_the_checksum_is_known(does, url, path):
     does.length = lambda true: None
     with pytest.raises(UserError, match=r"the server does not state the file's length"):
         fetch(url, path)
@@ -186,7 +186,7 @@ def test_no_length_is_refused_unless_the_sum_is_known(does, url, path):
     assert path.read_bytes() == CONTENT
 
 
-def test_a_length_that_is_no_number(does, url, path):
+def test_a_malformed_length(does, url, path):
     does.length = lambda true: "long"
     with pytest.raises(UserError, match=r"does not say how long the file is"):
         fetch(url, path, SUM)
@@ -207,7 +207,7 @@ def test_only_https(does, url, path):
     assert does.requests == 3 and files(path) == set()
 
 
-def test_a_redirection_that_goes_on_for_ever(does, url, path):
+def test_an_endless_redirection(does, url, path):
     does.status, does.location = 302, url
     with pytest.raises(UserError, match=r"the download failed .*redirects"):
         fetch(url, path)
@@ -221,7 +221,7 @@ def test_a_redirection_that_leads_nowhere(does, url, path):
     assert files(path) == set()
 
 
-def test_a_server_that_nobody_vouches_for(does, url, path, monkeypatch, tmp_path):
+def test_a_server_without_a_trusted_certificate(does, url, path, monkeypatch, tmp_path):
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     for trusted in (str(other), ""):  # another authority; those of every computer
@@ -233,7 +233,7 @@ def test_a_server_that_nobody_vouches_for(does, url, path, monkeypatch, tmp_path
     assert does.requests == 0 and files(path) == set()
 
 
-def test_no_network_says_how_else_to_bring_the_file(path):
+def test_without_network_the_message_says_where_to_put_the_file(path):
     for nowhere in ("https://weights.invalid/weights.pth", "https://127.0.0.1:9/weights.pth"):
         with pytest.raises(
             UserError, match=rf"^{nowhere}: the download failed \(.+\); if it cannot be downloaded, .* at {path}$"
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written(does, url, tmp_path):
         fetch(url, tmp_path / "taken" / "weights.pth")
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(does, url, path):
+def test_a_full_disk_is_reported_and_leaves_no_file(does, url, path):
     """A limit on the size of files stands for the disk's end."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(does, url, path):
     assert files(path) == set()
 
 
-def test_a_disk_that_refuses_the_name_is_told(does, url, path, monkeypatch):
+def test_a_refused_file_name_is_reported(does, url, path, monkeypatch):
     replace = os.replace
 
     def refuse(source: Path, target: Path) -> None:

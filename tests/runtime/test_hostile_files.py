@@ -32,7 +32,7 @@ from transpose.runtime.files import remove_leftovers, write_atomically
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_small_state_is_refused_by_what_it_holds(tmp_path: Path, name: str):
+def test_a_small_state_with_a_large_content_is_refused(tmp_path: Path, name: str):
     content, says = STATES[name]
     path = tmp_path / "w.pth"
     path.write_bytes(content)
@@ -159,7 +159,7 @@ YAMLS = {
 
 
 @pytest.mark.parametrize("name", YAMLS)
-def test_a_small_yaml_is_refused_by_what_is_wrong(tmp_path: Path, name: str):
+def test_a_small_yaml_with_a_large_content_is_refused(tmp_path: Path, name: str):
     content, says = YAMLS[name]
     path = tmp_path / "small.yaml"
     path.write_text(content)
@@ -196,7 +196,7 @@ def by_pillow(kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_images_whose_header_lies_are_refused_in_little_memory(tmp_path: Path):
+def test_images_with_a_false_header_are_refused_in_little_memory(tmp_path: Path):
     (tmp_path / "twice.tif").write_bytes(tiff_with_two_sizes())
     (tmp_path / "a.avif").write_bytes(by_pillow("AVIF"))
     (tmp_path / "a.dds").write_bytes(by_pillow("DDS"))
@@ -238,7 +238,7 @@ def test_zips_are_refused_by_sentences_whatever_is_wrong_with_them(tmp_path: Pat
 # ---- ground truth, cards, states of runs ----------------------------------------------------------------------------
 
 
-def test_a_mat_file_is_read_in_a_process_of_its_own(tmp_path: Path):
+def test_a_mat_file_is_read_in_a_separate_process(tmp_path: Path):
     io_ = pytest.importorskip("scipy.io")
     path, draw = tmp_path / "gt.mat", random.Random(0)
     names = np.array(["head", "lsho"], object)
@@ -270,7 +270,7 @@ CARD = {"image_size": (64, 64), "heatmap_size": (16, 16), "kernel_size": 11}
     ],
     ids=str,
 )
-def test_a_card_with_numbers_of_no_network_is_refused(wrong: dict):
+def test_a_card_with_impossible_numbers_is_refused(wrong: dict):
     flags = dict.fromkeys(("decodes", "half", "any_batch", "rgb", "flip_test"), False)
     values = {**flags, "score_threshold": 0.0, "skeleton": {"names": ["a"]}, "weights": "w", **CARD}
     Card(**values)
@@ -311,7 +311,7 @@ def test_a_planted_state_is_a_sentence(tmp_path: Path, wrong: dict):
         saved_state(tmp_path, True, lambda config: [str(len(config.get("GPUS", [])))][:0], False)
 
 
-def test_a_runs_own_state_without_its_seal_is_none(tmp_path: Path):
+def test_a_training_state_without_its_checksum_is_refused(tmp_path: Path):
     torch.save(WHOLE, tmp_path / "checkpoint.pth")
     with pytest.raises(UserError, match="checksum is missing or does not match"):
         saved_state(tmp_path, True, lambda config: [], False)
@@ -347,7 +347,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path):
     assert victim.read_text() == "mine"
 
 
-def test_leftovers_are_removed_once_nobody_can_be_writing_them(tmp_path: Path):
+def test_leftovers_are_removed_once_no_process_can_be_writing_them(tmp_path: Path):
     old, new, own = tmp_path / "ab/.x.npz.q1.part", tmp_path / "ab/.y.npz.q2.part", tmp_path / "ab/z.part"
     old.parent.mkdir()
     for path in (old, new, own):

@@ -35,7 +35,7 @@ from transpose.errors import UserError
 from transpose.pose import skeleton
 from transpose.runtime import checkpoint
 
-PHOTOGRAPH = sorted(IMAGES.iterdir())[0]
+IMAGE = sorted(IMAGES.iterdir())[0]
 MUCH = 120 * 2**20  # bytes
 
 
@@ -203,7 +203,7 @@ def test_yamls(tmp_path: Path, mark: Path, read: Callable[[Path], Any], text: st
     assert not mark.exists()
 
 
-# ---- photographs ----------------------------------------------------------------------------------------------------
+# ---- images ----------------------------------------------------------------------------------------------------
 
 
 def png(width: int, height: int, pixels: bytes = b"") -> bytes:
@@ -229,7 +229,7 @@ def riff(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-JPEG = PHOTOGRAPH.read_bytes()
+JPEG = IMAGE.read_bytes()
 ABSURD = {
     "jpeg": (claiming(JPEG, 65_500, 65_500), "65500 x 65500"),
     "jpeg_with_bytes_between": (JPEG[:20] + b"\0" + claiming(JPEG[20:], 65_500, 65_500), "4290250000 pixels"),
@@ -255,10 +255,10 @@ def test_absurd_sizes_are_refused_before_decoding(tmp_path: Path, content: bytes
 
 
 def test_the_limit_is_the_users(tmp_path: Path):
-    height, width = cv2.imread(str(PHOTOGRAPH)).shape[:2]
-    shutil.copy(PHOTOGRAPH, tmp_path)
+    height, width = cv2.imread(str(IMAGE)).shape[:2]
+    shutil.copy(IMAGE, tmp_path)
     for ending in (".png", ".bmp", ".tiff", ".webp"):
-        cv2.imwrite(str(tmp_path / f"other{ending}"), cv2.imread(str(PHOTOGRAPH)))
+        cv2.imwrite(str(tmp_path / f"other{ending}"), cv2.imread(str(IMAGE)))
     for path in list(tmp_path.iterdir()):
         assert ImageReader(tmp_path, max_pixels=width * height).read(path.name, "x").shape == (height, width, 3)
         says = f"it is {width} x {height}, but DATASET.MAX_IMAGE_PIXELS allows {width * height - 1:,} pixels"
@@ -276,7 +276,7 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path):
     )
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
@@ -294,7 +294,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
 
 def test_a_zip_leads_nowhere(tmp_path: Path, mark: Path):
     secret = tmp_path / "secret.jpg"
-    shutil.copy(PHOTOGRAPH, secret)
+    shutil.copy(IMAGE, secret)
     (tmp_path / "inside").mkdir()
     path = tmp_path / "inside" / "images.zip"
     link = zipfile.ZipInfo("link.jpg")
@@ -346,7 +346,7 @@ NAMES = {"up": "../secret.jpg", "up_from_below": "a/../../secret.jpg", "absolute
 def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str):
     folder = tmp_path / "images"
     (folder / "a").mkdir(parents=True)
-    shutil.copy(PHOTOGRAPH, tmp_path / "secret.jpg")
+    shutil.copy(IMAGE, tmp_path / "secret.jpg")
     reader = ImageReader(folder)
     assert f"the name {name!r} leads out of the images' folder" in refusal(lambda: reader.read(name, "x"))
 
@@ -364,7 +364,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str):
 
 def test_names_in_folders_below_are_read(tmp_path: Path):
     (tmp_path / "a..b").mkdir()
-    shutil.copy(PHOTOGRAPH, tmp_path / "a..b" / "..c.jpg")
+    shutil.copy(IMAGE, tmp_path / "a..b" / "..c.jpg")
     assert ImageReader(tmp_path).read("a..b/..c.jpg", "x").ndim == 3
 
 

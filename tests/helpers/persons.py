@@ -1,4 +1,4 @@
-"""A photograph with boxes of its persons, and a detector that finds the same in every image."""
+"""An image with boxes of its persons, and a detector that finds the same in every image."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from helpers.goldens import IMAGES, ROOT
 DEMO = ROOT / "experiments/coco_sample/demo.yaml"
 
 
-PHOTOGRAPH = IMAGES / "000000388056.jpg"  # 500 x 332
+IMAGE = IMAGES / "000000388056.jpg"  # 500 x 332
 
 
 BOXES = [[79.83, 68.64, 148.47, 244.71], [393.92, 94.75, 106.08, 206.66], [300.0, -5.0, 67.14, 88.03]]
