@@ -31,8 +31,8 @@ HIDDEN, SEEN = 1, 2  # visibility of a keypoint that something covers, and of on
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw images of kites with COCO keypoint annotations.")
     parser.add_argument("folder", type=Path, help="a new folder for photos/ and kites.json")
-    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="two images each (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws another set (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="two images each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws another set (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.folder.exists() and any(arguments.folder.iterdir()):
         parser.error(f"{arguments.folder} is not empty: name a new folder, or move it away")

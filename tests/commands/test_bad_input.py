@@ -813,7 +813,7 @@ TRUTH_MISTAKES = {
     "crowd_is_text": ({"iscrowd": "no"}, "'iscrowd' of annotation with id {id} must be 0 or 1, not 'no'"),
     "number_is_a_list": ({"num_keypoints": []}, "'num_keypoints' of annotation with id {id} must be a whole number"),
     "negative_area": ({"area": -1}, "'area' of annotation with id {id} must not be negative"),
-    "box_of_text": ({"bbox": ["1", "2", "3", "4"]}, "'bbox' of annotation with id {id} holds something that is no num"),
+    "box_of_text": ({"bbox": ["1", "2", "3", "4"]}, "'bbox' of annotation with id {id} has a value that is not a num"),
 }
 
 

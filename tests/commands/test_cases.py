@@ -101,7 +101,7 @@ CATEGORIES = {
     "root": ([{"id": 0, "name": "people"}, {"id": 1, "name": "skier", "keypoints": ["a"]}], "", 1),
     "by_id": ([{"id": 0, "name": "person"}, {"id": 1, "name": "person"}], "1", 1),
     "by_name": ([{"id": 0, "name": "cat", "keypoints": ["a"]}, {"id": 1, "name": "dog"}], "dog", 1),
-    "unclear": ([{"id": 0, "name": "person"}, {"id": 1, "name": "person"}], "", "are 0 person, 1 person: which one"),
+    "unclear": ([{"id": 0, "name": "person"}, {"id": 1, "name": "person"}], "", "0 person, 1 person: it is not clear"),
     "unknown": ([{"id": 0, "name": "person"}], "man", "are 0 person: none is named 'man'; set DATASET.CATEGORY"),
 }
 

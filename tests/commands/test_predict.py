@@ -667,26 +667,35 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["notes.txt"], ["notes.txt: the name does not end like an image or a video"]),
         (["broken.jpg"], ["broken.jpg: not an image that can be decoded"]),
         (["broken.mp4"], ["broken.mp4: cannot be opened"]),
-        (["film.mp4", "--save", "coco", "image"], ["--save coco image: of film.mp4 can be saved: video, json, csv"]),
-        (["one.jpg", "--save", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
+        (["film.mp4", "--save", "coco", "image"], ["--save coco image: the formats for film.mp4 are video, json, csv"]),
+        (["one.jpg", "--save", "video"], ["--save video: the formats for one.jpg are image, json, csv, coco"]),
         (["film.mp4", "one.jpg", "--boxes", "boxes.json"], ["--boxes belongs to images or to the frames of one video"]),
         (["one.jpg", "--box", "1,2,3"], ["--box must be X,Y,W,H, four numbers in pixels, not '1,2,3'"]),
         (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes cannot be used together"]),
         (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
-        (["one.jpg", "--box", "1,2,3,4", "--detector", "yolox_s"], ["--detector: --box gives the boxes, so that no"]),
-        (["7.jpg", "--boxes", "small.json", "--detector-class", "kite"], ["--detector-class: --boxes gives the boxes"]),
-        (["film.mp4", "--box", "1,2,3,4", "--detect-every", "2"], ["--detect-every: --box gives the boxes"]),
+        (
+            ["one.jpg", "--box", "1,2,3,4", "--detector", "yolox_s"],
+            ["--detector: no detector runs, because --box gives the boxes"],
+        ),
+        (
+            ["7.jpg", "--boxes", "small.json", "--detector-class", "kite"],
+            ["--detector-class: no detector runs, because --boxes gives"],
+        ),
+        (
+            ["film.mp4", "--box", "1,2,3,4", "--detect-every", "2"],
+            ["--detect-every: no detector runs, because --box gives the boxes"],
+        ),
         (["film.mp4", "--detect-every", "0"], ["--detect-every must be 1 or more, not 0"]),
         (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
-        (["one.jpg", "--save", "image", "video"], ["--save video: of one.jpg can be saved: image, json, csv, coco"]),
+        (["one.jpg", "--save", "image", "video"], ["--save video: the formats for one.jpg are image, json, csv, coco"]),
         (
             ["one.jpg", "film.mp4", "--save", "json", "coco"],
-            ["--save coco: of film.mp4 can be saved: video, json, csv"],
+            ["--save coco: the formats for film.mp4 are video, json, csv"],
         ),
         (["one.jpg", "--boxes", "nowhere.json"], ["nowhere.json: cannot read the detection file (--boxes)"]),
         (["one.jpg", "--boxes", "boxes.json"], ["boxes.json: it is unknown which images its image_ids mean"]),
-        (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 3 boxes of category 1 is in one of the 1"]),
+        (["7.jpg", "--boxes", "boxes.json"], ["boxes.json: none of its 3 boxes of category 1 belongs to one of the 1"]),
         (["7.jpg", "--boxes", "small.json"], ["small.json: the boxes of 1 of 1 lie within one pixel, like fractions"]),
         (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
@@ -702,7 +711,7 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["tp_x: there is no such file or folder, and no released model of this name"],
         ),
         (["one.jpg", "--device", "cuda:99"], ["device cuda:99: PyTorch cannot use it"]),
-        (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425 and --max-pixels"]),
+        (["one.jpg", "--max-pixels", "271999"], ["one.jpg: refused", "640 x 425, but --max-pixels"]),
         (["one.jpg", "--max-pixels", "0"], ["max_pixels must be 1 or more, not 0"]),
         (["one.jpg", "--kernel", "4"], ["kernel_size must be odd and positive, not 4"]),
         (["one.jpg", "--precision", "half"], ["there is no precision 'half'; choose from float32"]),
@@ -790,7 +799,7 @@ def test_detections_are_ready_for_the_test_and_for_predict(images, tmp_path, mon
 
 def test_detections_of_large_images_are_refused(images, tmp_path, monkeypatch):
     one, out = images / "000000000785.jpg", tmp_path / "found.json"
-    with pytest.raises(UserError, match=r"785.jpg: refused .* 640 x 425 and --max-pixels .* allows 271,999 pixels$"):
+    with pytest.raises(UserError, match=r"785.jpg: refused .* 640 x 425, but --max-pixels .* allows 271,999 pixels$"):
         detected(monkeypatch, one, "--out", out, "--max-pixels", 640 * 425 - 1)
     with pytest.raises(UserError, match="--max-pixels must be 1 or more, not 0"):
         detected(monkeypatch, one, "--out", out, "--max-pixels", 0)

@@ -751,7 +751,7 @@ def test_errors_are_exit_code_1_and_nothing_to_check_is_2(tmp_path: Path, run_pr
     place.options = ["--images", "many"]
     assert "--images must be a number or all, not 'many'" in sentence(place.run("check_data", run_preloaded))
     place.options = ["--out", str(tmp_path / "sheet.doc")]
-    assert "end it in .png" in sentence(place.run("check_data", run_preloaded))
+    assert "choose a name that ends in .png" in sentence(place.run("check_data", run_preloaded))
     place.options = ["DATASET.TEST_SET", "test-dev2017"]
     run = place.run("check_data", run_preloaded)
     assert run.returncode == 1 and "tools/test.py   would stop:" in run.stdout

@@ -69,7 +69,7 @@ def test_operations_are_as_listed(name):
 def test_names_of_both_kinds_and_the_nearest_of_a_wrong_one():
     assert zoo.is_name("tp_r_a4") and zoo.is_name("tpr_a4_256x192") and not zoo.is_name("model.pth")
     assert len(zoo.HUB_NAMES) == len(zoo.RELEASED) == 5
-    with pytest.raises(UserError, match=r"no model 'tp_r_a5'; choose from tp_r_a3, .*; the nearest is tp_r_a"):
+    with pytest.raises(UserError, match=r"no released model 'tp_r_a5'; choose from tp_r_a3, .*; the nearest is tp_r_a"):
         zoo.weights("tp_r_a5")
 
 

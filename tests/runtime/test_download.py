@@ -143,7 +143,7 @@ def test_a_malformed_record_is_named(does, url, path):
     record = path.with_name("weights.pth.sha256")
     for wrong in (b"<html>", b"\xff\xfe", SUM[:63].encode()):
         record.write_bytes(wrong)
-        with pytest.raises(UserError, match=r"weights\.pth\.sha256: not a sha256 sum"):
+        with pytest.raises(UserError, match=r"weights\.pth\.sha256: not a checksum file of sha256sum"):
             fetch(url, path)
     assert does.requests == 0
 
@@ -188,7 +188,7 @@ def test_a_missing_length_is_refused_unless_the_checksum_is_known(does, url, pat
 
 def test_a_malformed_length(does, url, path):
     does.length = lambda true: "long"
-    with pytest.raises(UserError, match=r"does not say how long the file is"):
+    with pytest.raises(UserError, match=r"the server does not state the file's length"):
         fetch(url, path, SUM)
     assert files(path) == set()
 
@@ -236,7 +236,7 @@ def test_a_server_without_a_trusted_certificate(does, url, path, monkeypatch, tm
 def test_without_network_the_message_says_where_to_put_the_file(path):
     for nowhere in ("https://weights.invalid/weights.pth", "https://127.0.0.1:9/weights.pth"):
         with pytest.raises(
-            UserError, match=rf"^{nowhere}: the download failed \(.+\); if it cannot be downloaded, .* at {path}$"
+            UserError, match=rf"^{nowhere}: the download failed \(.+\); if the download fails again, .* at {path}$"
         ):
             fetch(nowhere, path)
     assert files(path) == set()
