@@ -149,7 +149,7 @@ def grid(explanation: Explanation, maps: Maps, threshold: float = 0.0, *, share:
     left, top = MARGIN + shown + GAP + row_label, MARGIN + head
     width = left + columns * (cell + GAP) + GAP + BAR + BAR_LABELS + MARGIN
     inner = rows * (tall + GAP) - GAP
-    text = f"{MODES[maps.mode]}; lower right: the map's largest"
+    text = f"{MODES[maps.mode]}; lower right: the map's largest weight"
     if threshold > 0:
         text += f"; less than {in_words(threshold, maps.mode)} is left out"
     if share > 0:

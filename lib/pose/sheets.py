@@ -14,7 +14,11 @@ from . import draw, geometry
 from .draw import COLOURS, LEFT, MIDDLE, RIGHT, Colour, DrawOptions
 from .skeleton import Skeleton
 
-SIDES = [("own left", COLOURS[LEFT]), ("right", COLOURS[RIGHT]), ("unpaired", COLOURS[MIDDLE])]  # entries of `legend`
+SIDES = [
+    ("left (its own)", COLOURS[LEFT]),
+    ("right", COLOURS[RIGHT]),
+    ("unpaired", COLOURS[MIDDLE]),
+]  # entries of `legend`
 PAPER, INK = (255, 255, 255), (64, 64, 64)
 MARGIN = 6
 LABEL_HEIGHT, LINE_HEIGHT = 16, 26
