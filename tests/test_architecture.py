@@ -1,4 +1,4 @@
-"""Who may know whom in lib (the house rules), read from the source."""
+"""Which folder of lib may import which, read from the source."""
 
 import ast
 import sys

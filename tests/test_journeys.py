@@ -1,4 +1,4 @@
-"""Ways from an installed package to a first picture, as a new user goes them: commands in an empty folder.
+"""From an installed package to a first drawn image, as a new user does it: commands in an empty folder.
 
 Only what the package and the named extras depend on is there; a detector is a YOLOX with planted outputs in the cache.
 """

@@ -1,4 +1,4 @@
-"""What the report says: planted errors are found again, and its APs are pycocotools'."""
+"""The error report finds planted errors, and its APs equal those of pycocotools."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""verify-coco with stub tables and networks on the sample: pass, each failure, and going on after an interruption."""
+"""verify-coco with stub tables and networks on the sample: pass, each failure, and continuing after an interruption."""
 
 import json
 from dataclasses import replace

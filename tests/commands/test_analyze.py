@@ -1,4 +1,4 @@
-"""The command analyze: what it writes, and what it answers to results that do not belong to the data."""
+"""The command analyze: the files it writes, and its messages for results that do not belong to the data."""
 
 import json
 import re

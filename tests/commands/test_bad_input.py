@@ -1,4 +1,4 @@
-"""Bad input: one sentence that names the culprit, exit code 2, no traceback; a fault of the program keeps its own.
+"""Bad input: one message that names the faulty file or option, exit code 2, no traceback; a fault keeps its own.
 
 A case is a function that spoils one thing of a working set-up and returns what the sentence must say. The tools run
 as commands, from a folder that is not the clone; where it takes torch to find the mistake, from `preloaded.py`.

@@ -1,4 +1,4 @@
-"""Data that went wrong in others' hands: what each tool says and does, from end to end (inputs made of the sample)."""
+"""Inputs that failed for users: what each tool reports and does, from end to end (inputs are made from the sample)."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from transpose.errors import UserError
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """In a folder of a name that shells, formats and encodings stumble over."""
+    """In a folder whose name breaks careless shells, formats and encodings."""
     folder = tmp_path / "a 100 %s: b=ä' 日本"
     folder.mkdir()
     return Place(folder)

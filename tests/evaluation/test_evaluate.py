@@ -72,7 +72,7 @@ def test_persons_scores_and_metrics_are_the_originals(name, people):
 
 @pytest.mark.parametrize("flip_test", [False, True], ids=["plain", "flip test"])
 def test_perfect_heatmaps_bring_every_person_back_into_the_image(flip_test):
-    """The whole way from the image to the AP, with a model that knows the answer."""
+    """From the image to the AP, with a model that gives the annotated keypoints."""
     crops = sample_crops()
     plan = EvalSampler(crops.instances.image, 32)
     flip_order = torch.from_numpy(COCO.flip_order)
@@ -179,7 +179,7 @@ def test_similarities_are_pycocotools_own(monkeypatch, at_once):
 
 
 def test_numbers_are_plain_pycocotools_own(tmp_path):
-    """Thousands of persons good, middling and bad, in images of every kind."""
+    """Thousands of good, medium and bad predictions, in images of every kind."""
     path = tmp_path / "truth.json"
     synthetic.annotations(path, images=200, persons=600, empty_images=40, unlabelled=150)
     content = json.loads(path.read_bytes())
@@ -277,7 +277,7 @@ def test_person_score_is_box_score_times_mean_joint_score_above_the_threshold(sc
 
 
 def crowd(persons: int, seed: int = 0, spread: float = 12.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints, scores and areas of persons of whom many lie on one another."""
+    """Keypoints, scores and areas of persons, many of which overlap."""
     draw = np.random.default_rng(seed)
     places = draw.uniform(0, 400, (max(persons // 4, 1), 17, 2))
     keypoints = places[draw.integers(len(places), size=persons)] + draw.normal(0, spread, (persons, 17, 2))
@@ -288,7 +288,7 @@ hard, soft = nms.suppress, partial(nms.suppress, soft=True)
 
 
 def kept(suppress, keypoints, scores, areas, threshold) -> list[int]:
-    """Who stays of persons in one image."""
+    """Which persons of an image are kept."""
     return suppress(np.zeros(len(scores), int), keypoints, scores, areas, threshold, SIGMAS).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Results files: what is read, and what a file that does not belong here is answered with."""
+"""Reading results files, and the messages for files that do not belong to the data."""
 
 import json
 

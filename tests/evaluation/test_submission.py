@@ -1,4 +1,4 @@
-"""test-dev: the file under the server's name, its zip, and what the server would refuse."""
+"""test-dev: the file with the server's name, its zip, and refusing what the server would refuse."""
 
 import json
 import math

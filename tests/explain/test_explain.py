@@ -1,4 +1,4 @@
-"""What a network attends to: equal to whole attention matrices, never held whole; places, figures, tools."""
+"""Attention maps equal those of whole attention matrices, without holding one; also places, figures, tools."""
 
 import copy
 import csv

@@ -1,4 +1,4 @@
-"""What only a GPU can show: `make test-gpu`. Everything here is skipped where there is none."""
+"""Tests that need a GPU: `make test-gpu`. All are skipped without one."""
 
 import numpy as np
 import pytest

@@ -35,7 +35,7 @@ for name in {paths!r}:
 
 
 def read_within_bounds(imports: str, code: str, paths: Iterable[Path]) -> None:
-    """Run `code` on each `path` in a process of its own: a sentence or none, and no more memory than is allowed."""
+    """Run `code` on each `path` in a separate process; checks the error message, if any, and the memory limit."""
     names = [str(path) for path in paths]
     given = {"tools": str(ROOT / "tools"), "imports": imports, "code": code, "paths": names}
     text = MEASURED.format(spare=SPARE, factor=FACTOR, **given)
@@ -76,7 +76,7 @@ def tensor(size: tuple, stride: tuple, storage: bytes = STORAGE) -> bytes:
 
 
 def doubled(times: int) -> bytes:
-    """A list in a list twice, and so on."""
+    """A list that contains a list twice, and so on."""
     value: list = []
     for _ in range(times):
         value = [value, value]

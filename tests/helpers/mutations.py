@@ -48,11 +48,11 @@ class Mutant:
 
 @dataclass
 class Tally:
-    """What became of the mutants: how many of each kind were read and refused, and what it took."""
+    """How many mutants of each kind were read and refused, and the time and memory that it took."""
 
     read: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
-    slowest: tuple[float, str] = (0.0, "")  # seconds of the processor; one that waits for ever is for HANGS
+    slowest: tuple[float, str] = (0.0, "")  # seconds of the processor; HANGS ends one that waits forever
     grown: int = 0  # bytes that the process was larger than at the start, at the most
 
 
@@ -113,7 +113,7 @@ def _by_pil(image: np.ndarray, kind: str, mode: str = "RGB", **options: Any) -> 
 
 
 def _any(draw: Draw, image: np.ndarray) -> tuple[str, bytes]:
-    """An unspoilt file, a JPEG in half of the draws."""
+    """An intact file, a JPEG in half of the draws."""
     ending = ".jpg" if draw.random() < 0.5 else str(draw.choice([".png", ".bmp", ".webp", ".tiff", ".gif"]))
     return ending, _encoded(image, ending)
 

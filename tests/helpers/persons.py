@@ -15,7 +15,7 @@ BOXES = [[79.83, 68.64, 148.47, 244.71], [393.92, 94.75, 106.08, 206.66], [300.0
 
 
 class Stub(nn.Module):
-    """Finds the same in every image, and remembers what it was given."""
+    """A detector that finds the same in every image, and remembers its inputs."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small place with all that a command needs, and how commands are run in it and must end."""
+"""A small folder with all inputs of a command, and functions that run commands in it and check their ends."""
 
 import copy
 import json
@@ -87,7 +87,7 @@ class Place:
         return next(a for a in content["annotations"] if a["image_id"] == first and a["num_keypoints"])
 
     def image(self) -> Path:
-        """The first person's."""
+        """The first person's image."""
         return self.images / f"{self.person()['image_id']:012}.jpg"
 
 
@@ -99,7 +99,7 @@ MOST_SECONDS = 600
 
 
 def surroundings() -> dict[str, str]:
-    """This environment, but on one processor core and outside of torchrun, whatever surrounds the tests."""
+    """The current environment, but without torchrun's variables, without a GPU, and with one thread."""
     outer = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return outer | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
@@ -127,7 +127,7 @@ def write(path: Path, content: Any) -> None:
 
 
 def sentence(outcome: subprocess.CompletedProcess) -> str:
-    """The one sentence of a run that ended as a run with bad input must end."""
+    """The message of a run that must have ended with exit code 2 and a single message."""
     everything = f"exit code {outcome.returncode}\n{outcome.stdout}\n{outcome.stderr}"
     assert "Traceback" not in everything, everything
     assert outcome.returncode == 2, everything

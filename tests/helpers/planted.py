@@ -13,7 +13,7 @@ Planted = tuple[tuple[float, float], tuple[float, float], float, dict[int, float
 
 
 def planted_yolox(path: Path, found: Sequence[Planted], size: int = 416) -> Path:
-    """A network that finds these in every image; each is the output of a cell of its own that holds its centre."""
+    """A network that finds these in every image; each is the output of the cell that contains its centre."""
     counts = [(size // stride) ** 2 for stride in STRIDES]
     cells, used = np.zeros((1, sum(counts), 85), np.float32), set()
     cells[..., 2:4] = -9  # tiny

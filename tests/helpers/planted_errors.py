@@ -1,4 +1,4 @@
-"""Ground truth turned into results with known errors, for what is to find them again."""
+"""Turn ground truth into results with known errors, for tests that find them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from transpose.dataset.coco import Annotations
 from transpose.pose.skeleton import COCO, Skeleton
 
-FAR = -10_000.0  # pixels: near nobody
+FAR = -10_000.0  # pixels: near no instance
 # Of a jitter, and of a keypoint that is not quite as good; no thresholds of OKS.
 JITTERED, SLIGHTLY = 0.67, 0.92
 GOOD = 0.4  # of an instance's keypoints that stay good at least, so that it is found
@@ -147,7 +147,7 @@ def _keypoints_with_errors(
 
 
 def _slightly_worse(scene: Scene, points: np.ndarray) -> np.ndarray:
-    """The same, its good keypoints a little off."""
+    """A copy whose good keypoints are slightly off."""
     worse = points.copy()
     for k in np.flatnonzero((points[:, :2] == scene.own[:, :2]).all(1) & (scene.own[:, 2] > 0)).tolist():
         place = scene.beside(k, SLIGHTLY)

@@ -1,4 +1,4 @@
-"""The network made fast: the same heatmaps, the model untouched, and training in lower precision."""
+"""Faster inference gives the same heatmaps and leaves the model unchanged; training in lower precision."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""The networks: the published ones to the last digit, and what the constructor's arguments change."""
+"""The networks: the published ones exactly, and the effects of the constructor's arguments."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Drawing: what is drawn, where, and what is left alone; and the tool that makes a sheet of a results file."""
+"""Drawing: what is drawn, where, and which pixels are unchanged; and the tool that draws a results file."""
 
 import dataclasses
 import json

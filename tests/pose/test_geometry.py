@@ -1,4 +1,4 @@
-"""Pixels: the original's crops and maps, and what the conventions promise."""
+"""Geometry: the original's crops and maps, and the guarantees of the conventions."""
 
 import json
 

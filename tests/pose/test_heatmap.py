@@ -1,4 +1,4 @@
-"""The codec: targets and DARK decoding as in the original, the edges of a map, and there and back."""
+"""The codec: targets and DARK decoding as in the original, the borders of a map, and round trips."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Skeletons: COCO's, one read from a yaml, one told by an annotation file."""
+"""Skeletons: COCO's, one from a yaml, one from an annotation file."""
 
 import pytest
 import yaml

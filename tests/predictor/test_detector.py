@@ -1,4 +1,4 @@
-"""Where the persons are: a YOLOX with planted outputs, torchvision's networks, randomly initialised, and a stub."""
+"""Detectors: a YOLOX with planted outputs, torchvision's networks with random initialisation, and a stub."""
 
 import re
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def test_images_of_any_size_in_batches_as_rgb_from_0_to_1():
 
 @pytest.mark.parametrize("name", detector.TORCHVISION)
 def test_torchvisions_networks(name):
-    """With random weights that like persons: what such a network finds lies in the image."""
+    """With random weights that favour persons: all boxes are in the image."""
     categories = get_model_weights(detector.TORCHVISION[name])["COCO_V1"].meta["categories"]
     assert categories == detector.LABELS and len(detector.CLASSES) == 80
     torch.manual_seed(22)

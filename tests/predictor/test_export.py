@@ -1,4 +1,4 @@
-"""Exported files find what PyTorch finds, say what they need, and are not left behind where they drift."""
+"""Exported files give PyTorch's keypoints, describe their input, and are removed if their results differ."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""From an image, whatever holds it, to its result: equal to testing, and one sentence for what cannot be used."""
+"""From an image in any form to its result: equal to testing, and one message for input that cannot be used."""
 
 import importlib
 import json

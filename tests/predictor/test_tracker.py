@@ -1,4 +1,4 @@
-"""The same persons from frame to frame: who is who, and keypoints that rest when the person does."""
+"""Tracking: ids from frame to frame, and keypoints that do not jitter when the person is at rest."""
 
 from pathlib import Path
 

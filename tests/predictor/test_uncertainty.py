@@ -1,4 +1,4 @@
-"""A predictor whose network was calibrated says how sure it is, and an exported file too."""
+"""Results of a calibrated network have confidences, and so have those of its exported file."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the web page says to a visitor, without a browser (tests/predictor/test_web_browser.py has one)."""
+"""The web page's answers to a visitor, without a browser (tests/predictor/test_web_browser.py uses one)."""
 
 import http.client
 import http.server

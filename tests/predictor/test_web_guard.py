@@ -1,4 +1,4 @@
-"""What of a stranger's request gets to the web page's server, and what is refused in which words."""
+"""Which requests reach the web page's server, and the messages for those that are refused."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Stages that work at the same time."""
+"""Stages that run in parallel."""
 
 import threading
 

@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address) -> None:
-        """A client that hangs up is no news."""
+        """A client that disconnects is not logged."""
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_written(does, url, tmp_path):
 
 
 def test_a_full_disk_is_reported_and_leaves_no_file(does, url, path):
-    """A limit on the size of files stands for the disk's end."""
+    """A limit on the size of files simulates a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Small files that would take much: each is a sentence, within 64 MB and eight times its size."""
+"""Small files that would take much memory: each gives one message, within 64 MB plus eight times its size."""
 
 import io
 import os

@@ -63,7 +63,7 @@ def traps(mark: Path) -> dict[str, Trap]:
 
 
 def refusal(read: Callable[[], Any]) -> str:
-    """What is said, once the memory has been seen not to grow."""
+    """The message, after a check that the memory did not grow."""
     before = psutil.Process().memory_info().rss
     with pytest.raises(UserError) as caught:
         read()
