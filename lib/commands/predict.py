@@ -45,7 +45,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--save",
         nargs="+",
         choices=FORMS,
-        metavar="FORM",
+        metavar="FORMAT",
         help=f"any of {', '.join(FORMS)} (default: image; for videos, video)",
     )
     add("--track", action="store_true", help="videos: give each person an id that stays the same from frame to frame")
@@ -61,12 +61,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X,Y,W,H",
         help="a box in pixels, used in every image and frame; may be repeated",
     )
-    add("--boxes", type=Path, metavar="FILE", help="COCO detections (tools/detect.py) or annotations")
+    add("--boxes", type=Path, metavar="FILE", help="COCO detections (of tools/detect.py) or annotations with the boxes")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add(
         "--detector",
         choices=(*DETECTORS, WHOLE_IMAGE),
-        help=f"whole-image: one person per image (default: {DETECTORS[0]})",
+        help=f"detector; whole-image: each image is one box (default: {DETECTORS[0]})",
     )
     add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
     add(
@@ -111,7 +111,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, metavar="N", help="persons in a batch")
     add("--precision", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
     add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (default: %(default)s)")
-    add("--compile", action="store_true", help="torch.compile")
+    add("--compile", action="store_true", help="compile the network (torch.compile)")
     add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     return parser.parse_args(argv)
 

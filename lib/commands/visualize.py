@@ -61,7 +61,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X,Y",
         help="explain a point of the image, in pixels; may be repeated",
     )
-    add("--mode", default=MODES[0], choices=MODES, help="%(choices)s (default: %(default)s)")
+    add("--mode", default=MODES[0], choices=MODES, help="kind of map (default: %(default)s)")
     add("--layers", type=whole_numbers, metavar="N,…", help="encoder layers, counted from 0 (default: all)")
     add(
         "--heads",
