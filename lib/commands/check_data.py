@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="instances to draw (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="picture to write (<OUTPUT_DIR>/check/<name of the yaml>.png)"
+        "--out", type=Path, metavar="FILE", help="picture to write (default: <OUTPUT_DIR>/check/<name of the yaml>.png)"
     )
     arguments = parser.parse_args(argv)
     if arguments.images != "all" and not arguments.images.isdecimal():

@@ -34,8 +34,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="sessions per address, of 20 in all (default: %(default)s)",
     )
-    add("--max-megabytes", type=float, default=20, metavar="N", help="largest uploaded file (default: %(default)s)")
-    add("--max-pixels", type=int, default=25_000_000, metavar="N", help="largest uploaded image (default: %(default)s)")
+    add(
+        "--max-megabytes",
+        type=float,
+        default=20,
+        metavar="N",
+        help="largest uploaded file, in MB (default: %(default)s)",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=25_000_000,
+        metavar="N",
+        help="largest uploaded image, in pixels (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
