@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:
-                problem = f"{shown(name)} stands in line {lines[name]} already; one of the two has no effect"
+                problem = f"{shown(name)} is in line {lines[name]} already; one of the two has no effect"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[name] = line
         return node

@@ -37,7 +37,7 @@ def plots(analysis: Analysis, report: dict[str, Any]) -> dict[str, str]:
             "AP by slice": _slices(report),
         }
         if report["reliability"]["curves"]:
-            made["How sure a keypoint is"] = _reliability(report["reliability"])
+            made["Reliability of keypoint scores"] = _reliability(report["reliability"])
         return {title: _svg(figure) for title, figure in made.items()}
 
 

@@ -92,7 +92,7 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
     yield Table("Slices", heads, rows, "The kinds of errors are in % of the keypoints.")
     found = report["reliability"]
     yield Table(
-        "How sure a keypoint is",
+        "Reliability of keypoint scores",
         ("used as the probability", "calibration error"),
         [(name, _text(error, 1, 4)) for name, error in found["calibration_error"].items()],
         f"Of the {found['keypoints']:,} labelled keypoints of instances that are found; right is an OKS of "

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .window import Window
 
     log.start()
-    cli.drawing(given)  # what cannot be drawn is told at once
+    cli.drawing(given)  # refuses unknown drawing options at once
     sources = inputs.expand(given.sources)
     plan = make_plan(given, sources)
     failures, videos = cli.Failures(), {}

@@ -145,8 +145,8 @@ MERGES = "m0: &m0 {a: 1, b: 2}\n" + "".join(
 YAMLS = {
     "merges": (MERGES, "more than 20,000 values"),
     "many": ("GPUS:\n" + "- 1\n" * 100_000, "more than 20,000 values"),
-    "section_twice": ("TRAIN:\n  LR: 1\nDATASET:\n  FLIP: true\nTRAIN:\n  EMA: 0\n", "line 5.*TRAIN' stands in line 1"),
-    "key_twice": ("TRAIN:\n  LR: 1\n  EMA: 0\n  LR: 2\n", "line 4, .*'LR' stands in line 2"),
+    "section_twice": ("TRAIN:\n  LR: 1\nDATASET:\n  FLIP: true\nTRAIN:\n  EMA: 0\n", "line 5.*TRAIN' is in line 1"),
+    "key_twice": ("TRAIN:\n  LR: 1\n  EMA: 0\n  LR: 2\n", "line 4, .*'LR' is in line 2"),
     "infinite": ("TRAIN: {LR: 1e309}\n", "TRAIN.LR must be a number, not inf"),
     "digits": ("SEED: " + "9" * 5000, "4300 digits"),
     "digits_in_hexadecimal": ("TRAIN: {LR: 0x" + "f" * 5000 + "}", "4,300 digits"),
