@@ -323,11 +323,11 @@ def test_make_targets_that_are_named_exist_and_are_listed():
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
-def test_an_issue_is_asked_for_command_sentence_and_versions(path: Path):
+def test_an_issue_asks_for_command_message_and_versions(path: Path):
     form = yaml.safe_load(path.read_text())
     assert form["name"] and form["description"]
     assert {"command", "versions"} <= {field["id"] for field in form["body"]}
-    assert "sentence" in path.read_text()
+    assert "message" in path.read_text()
 
 
 def test_the_paper_is_cited_as_in_the_readme():

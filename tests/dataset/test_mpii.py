@@ -455,7 +455,7 @@ TRUTHS = {
         partial(cut, "pos_gt_src"),
         "'pos_gt_src' has the shape (16, 2, 4), but (16, 2, 5) fits the 5 persons",
     ),
-    "heads": (partial(cut, "headboxes_src"), "'headboxes_src' has the shape (2, 2, 4) where (2, 2, 5) fits"),
+    "heads": (partial(cut, "headboxes_src"), "'headboxes_src' has the shape (2, 2, 4), but (2, 2, 5) fits"),
     "order": (reorder, "'dataset_joints' must have 'head' as number 10, where the skeleton has 'head_top'"),
     "flat-head": (flat_head, "the head box of person number 4 has no size"),
     "nobody": (partial(put, "jnt_missing", 1.0), "'jnt_missing' leaves no joint to measure"),

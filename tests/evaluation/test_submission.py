@@ -31,8 +31,8 @@ def test_written_under_the_servers_name_with_its_zip(tmp_path):
 @pytest.mark.parametrize(
     "results, says",
     [
-        ([PERSON | {"category_id": 2}], "takes category 1, person, of 17 keypoints, not category 2 of 17"),
-        ([PERSON | {"keypoints": [1.0] * 48}], "takes category 1, person, of 17 keypoints, not category 1 of 16"),
+        ([PERSON | {"category_id": 2}], "accepts category 1, person, with 17 keypoints, not category 2 with 17"),
+        ([PERSON | {"keypoints": [1.0] * 48}], "accepts category 1, person, with 17 keypoints, not category 1 with 16"),
         ([], "it would have no person; the server needs at least one"),
     ],
 )

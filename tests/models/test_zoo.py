@@ -274,7 +274,7 @@ def test_imagenet_weights_come_from_where_a_program_can_get_them(fetched, tmp_pa
     path = tmp_path / "resnet50-19c8e357.pth"
     assert fetched == [("https://download.pytorch.org/models/resnet50-19c8e357.pth", path)] and not path.exists()
     with pytest.raises(
-        UserError, match=rf"{tmp_path}/hrnet_w32-36af842e\.pth: get .*drive\.google\.com.* put it there"
+        UserError, match=rf"{tmp_path}/hrnet_w32-36af842e\.pth: download .*drive\.google\.com.* put it there"
     ):
         zoo.backbone("hrnet_w32", tmp_path)
     with pytest.raises(UserError, match="no ImageNet weights 'vgg'; choose from resnet50, hrnet_w32"):
