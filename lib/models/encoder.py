@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dropout import Dropout, attend
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 POSITIONS = ("sine", "learnable", "none")
 
@@ -73,15 +75,9 @@ class SelfAttention(nn.Module):
         return self._split(q), self._split(k), self._split(v)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """(B, N, D) -> (B, N, D); N x N maps are stored only in training on a processor with dropout."""
+        """(B, N, D) -> (B, N, D); the N x N maps of all heads are never in memory together."""
         q, k, v = self.projections(x, positions)
-        dropout = self.dropout if self.training else 0.0
-        if dropout and x.device.type == "cpu":
-            # PyTorch has no fused kernel for it, and its fallback checks for fully masked rows, which never occur here.
-            scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
-            mixed = F.dropout(scores.softmax(-1), dropout) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        mixed = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -96,7 +92,7 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(config.feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
