@@ -2,17 +2,20 @@
 
 import io
 import os
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
+import PIL.TiffImagePlugin
 
 from ..errors import UserError
 from ..runtime.files import open_to_read, root_cause
@@ -20,11 +23,25 @@ from .json_fields import leads_out
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
-JPEG_LONE = {0x01, *range(0xD0, 0xDA), 0xFF}  # markers without a segment, and padding
+JPEG_LONE = {0x01, *range(0xD0, 0xDA)}  # markers without a segment
+JPEG_EXIF, EXIF_START = 0xE1, b"Exif\0\0"
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag
-MAX_PIXELS = 2**27  # per image; 400 MB decoded
-LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # the name of the reader's limit in errors
-# Read by Pillow. AVIF and JPEG 2000 are left out: their headers may state a smaller size than is decoded.
+# A TIFF's tags that its pixels depend on, from TIFF 6.0 and its supplements; Pillow and libtiff get no others.
+TIFF_TAGS = {*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326)}
+TIFF_TAGS |= {332, 338, 339, 347, 529, 530, 532}
+TILE = 322, 323  # width, height
+# How one begins -> its order of bytes, where the place of its directory stands, and the types of places and of the
+# number of entries. The last two are BigTIFF's.
+TIFF_FORMS = {
+    **{b"II*\0": ("<", 4, "I", "H"), b"MM\0*": (">", 4, "I", "H")},
+    **{b"II+\0": ("<", 8, "Q", "Q"), b"MM\0+": (">", 8, "Q", "Q")},
+}
+MAX_VALUES = 200_000  # of a tag, such as one for each strip
+# Of texts in a PNG, which take up to four times as many in memory: Pillow's own limit is 64 MB.
+PIL.PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20
+MAX_PIXELS = 2**27  # of an image; 400 MB decoded
+LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
+# Read by Pillow. AVIF and JPEG 2000 are not: their headers may say less than what is decoded.
 OTHER_FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of Pillow
 MAX_BYTES_A_PIXEL = 8  # bytes of a file per allowed pixel: uncompressed RGBA of 16 bits
@@ -131,7 +148,8 @@ class ImageReader:
 def opened_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip. Raises UserError if it is missing or damaged in any way."""
     try:
-        return zipfile.ZipFile(path)
+        with open_to_read(path):
+            return zipfile.ZipFile(path)
     except MemoryError:
         raise
     except Exception as error:
@@ -177,18 +195,15 @@ def decode_image(
     if not content:
         raise UserError(f"{where}: the image file is empty")
     if not content.startswith(JPEG_START):
-
-        def use(image: PIL.Image.Image) -> np.ndarray:
-            if not oriented:
-                image.getexif().pop(ORIENTATION, None)  # Pillow rotates TIFFs by default
-            return pixels_of(image, oriented)
-
-        return _by_pillow(content, where, max_pixels, limit, use)
-    place, size = _jpeg_header(content)
+        return _by_pillow(content, where, oriented, max_pixels, limit)
+    size, place = (0, 0), 0
+    for marker, place, _ in _jpeg_segments(content):
+        if marker in JPEG_FRAMES:
+            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (5, 7))
+            size = width, height
     if content.rfind(JPEG_END, place) < 0:  # it is most often the last thing
         raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
-    width, height = size or _by_pillow(content, where, max_pixels, limit, lambda image: image.size)
-    _refuse_size(width, height, where, max_pixels, limit)
+    _refuse_size(*size, where, max_pixels, limit)
     try:
         image = cv2.imdecode(
             np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION)
@@ -203,10 +218,58 @@ def decode_image(
 def orientation(content: bytes) -> int:
     """The EXIF orientation of an image file's content, 1 (as stored) where it has none."""
     try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(content)) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged metadata can raise anything
+        if content.startswith(JPEG_START):
+            segments = (content[place + 4 : end] for m, place, end in _jpeg_segments(content) if m == JPEG_EXIF)
+            exif = next((segment for segment in segments if segment.startswith(EXIF_START)), b"")
+        elif content[:4] in TIFF_FORMS:
+            exif = content
+        else:
+            with warnings.catch_warnings(action="ignore"), _opened(content) as image:
+                image.load()  # a PNG may state it after the pixels
+                exif = image.info.get("exif", b"")
+        return _orientation(exif)
+    except Exception:  # what a foreign library makes of damaged files
         return 1
+
+
+def _orientation(exif: bytes) -> int:
+    """What a TIFF, such as EXIF's data, says; 1 if it says nothing or is damaged."""
+    try:
+        content = exif.removeprefix(EXIF_START)
+        entry = _first_directory(content, {ORIENTATION})[1][ORIENTATION]
+        order, _, word, _ = TIFF_FORMS[content[:4]]
+        return struct.unpack_from(f"{order}H", entry, len(entry) - struct.calcsize(word))[0]
+    except (LookupError, ValueError, struct.error):
+        return 1
+
+
+def _first_directory(content: bytes, tags: Collection[int]) -> tuple[int, dict[int, bytes]]:
+    """The place of a TIFF's first directory, and its entries of these tags.
+
+    Of a tag that stands twice the first counts, as for libtiff. Raises struct.error, LookupError or ValueError for what
+    is no TIFF, or cut off.
+    """
+    order, at, word, number = TIFF_FORMS[content[:4]]
+    (place,) = struct.unpack_from(order + word, content, at)
+    (count,) = struct.unpack_from(order + number, content, place)
+    first, length = place + struct.calcsize(number), 4 + 2 * struct.calcsize(word)
+    entries: dict[int, bytes] = {}
+    for (entry,) in struct.iter_unpack(f"{length}s", content[first : first + length * count]):
+        tag, _, values = struct.unpack_from(f"{order}HH{word}", entry)
+        if tag in tags:
+            if values > MAX_VALUES:
+                raise ValueError(f"{values:,} values of tag {tag}")
+            entries.setdefault(tag, entry)
+    return place, entries
+
+
+def _bare_tiff(content: bytes, tags: Collection[int]) -> bytes:
+    """A TIFF of one page without other tags: in a small one they may all point at the same megabyte."""
+    order, _, word, number = TIFF_FORMS[content[:4]]
+    place, entries = _first_directory(content, tags)
+    end = bytes(struct.calcsize(word))  # no other directory follows
+    directory = struct.pack(order + number, len(entries)) + b"".join(entries.values()) + end
+    return content[:place] + directory + content[place + len(directory) :]
 
 
 def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
@@ -226,23 +289,35 @@ def _refuse_size(width: int, height: int, where: str, max_pixels: int, limit: st
         )
 
 
-def _by_pillow(content: bytes, where: str, max_pixels: int, limit: str, use: Callable[[PIL.Image.Image], Any]) -> Any:
-    """The result of `use` for an image that Pillow opens and then decodes, so that the checked size is the decoded one.
-    Raises UserError for any exception of Pillow."""
+def _opened(content: bytes) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(content), formats=OTHER_FORMATS)
+
+
+def _by_pillow(content: bytes, where: str, oriented: bool, max_pixels: int, limit: str) -> np.ndarray:
+    """The pixels of an image that Pillow opens and then decodes, so that the size that is looked at is the one that is
+    decoded. Raises UserError for whatever Pillow raises."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            PIL.Image.open(io.BytesIO(content), formats=("JPEG", *OTHER_FORMATS)) as image,
-        ):
+        if content[:4] in TIFF_FORMS:
+            content = _bare_tiff(content, TIFF_TAGS | ({ORIENTATION} if oriented else set()))
+        with warnings.catch_warnings(action="ignore"), _opened(content) as image:
             _refuse_size(*image.size, where, max_pixels, limit)
-            return use(image)
+            if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+                width, height = (image.tag_v2.get(tag, 0) for tag in TILE)
+                _refuse_size(width, height, f"{where}, a tile", max_pixels, limit)
+            elif oriented:
+                image.load()
+                turned = PIL.Image.Exif()
+                turned[ORIENTATION] = _orientation(image.info.get("exif", b""))
+                image.info["exif"] = turned.tobytes()  # in place of what Pillow would read whole
+            return pixels_of(image, oriented)
     except (UserError, MemoryError):
         raise
     except PIL.Image.DecompressionBombError as error:
         raise UserError(f"{where}: refused before decoding: {error}") from None
     except Exception as error:
-        unknown = isinstance(error, PIL.UnidentifiedImageError)
-        reason = f"neither JPEG nor {', '.join(OTHER_FORMATS)}" if unknown else root_cause(error)
+        reason = root_cause(error)
+        if isinstance(error, PIL.UnidentifiedImageError):
+            reason = f"neither JPEG nor {', '.join(OTHER_FORMATS)}: save it as one of them"
         raise UserError(f"{where}: not an image that can be decoded ({reason})") from None
 
 
@@ -260,21 +335,21 @@ def pixels_of(image: PIL.Image.Image, oriented: bool) -> np.ndarray:
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
 
 
-def _jpeg_header(content: bytes) -> tuple[int, tuple[int, int] | None]:
-    """Where a JPEG's first scan begins, and the (width, height) that is stated before it.
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """The markers up to a JPEG's first scan, and where their segments begin and end, as libjpeg finds them.
 
-    Segments before the scan state their lengths, so thumbnails inside them are passed over. Bytes between segments,
-    which some cameras leave and decoders skip, end the walk, and the size is None.
+    A segment states its length, so a thumbnail in one is passed over, and so are bytes between segments, which some
+    cameras leave.
     """
-    place, size = len(JPEG_START), None
-    while place + 4 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
+    place = len(JPEG_START)
+    while 0 <= (place := content.find(b"\xff", place)) <= len(content) - 4:
+        marker, end = content[place + 1], place + 2
+        if marker in (0, 0xFF):  # no marker; padding
+            place += 1
+            continue
+        if marker not in JPEG_LONE:
+            end += int.from_bytes(content[end : end + 2], "big")
+        yield marker, place, end
         if marker == JPEG_SCAN:
-            return place, size
-        if marker in JPEG_LONE:
-            break
-        if marker in JPEG_FRAMES:
-            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (5, 7))
-            size = width, height
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return place, None
+            return
+        place = end
