@@ -1,5 +1,6 @@
 """Read a yaml's plain values with the safe loader; refuses duplicate keys and aliases that multiply."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import yaml
 
 from .errors import UserError, shown
 
-MAX_NODES = 20_000  # keys and values, with repetitions by aliases and merges counted
+MAX_LENGTH = 1_000  # characters of a value that is no text: a number in base 60 takes time with their square
+TEXT = "tag:yaml.org,2002:str"
+MAX_NODES = 20_000  # keys and values, those that aliases and merges repeat counted each time
 
 
 class _Loader(yaml.SafeLoader):
@@ -21,7 +24,10 @@ class _Loader(yaml.SafeLoader):
         mark = self.peek_event().start_mark
         node = super().compose_node(parent, index)
         if alias and node not in self.sizes:
-            raise yaml.MarkedYAMLError(problem="this alias contains itself", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="this alias lies in what it repeats, without end", problem_mark=mark)
+        if isinstance(node, yaml.ScalarNode) and node.tag != TEXT and len(node.value) > MAX_LENGTH:
+            problem = f"a value of {len(node.value):,} characters that is no text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         self.nodes += self.sizes[node] if alias else 1
         if self.nodes > MAX_NODES:
             problem = f"more than {MAX_NODES:,} values, with repetitions by aliases counted"
@@ -44,6 +50,8 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, what: str) -> Any:
     """The values in a file, None for an empty one. Raises UserError that names the file, as `what`, and the line."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "Not a regular file")  # a pipe or a device may never end
         return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None

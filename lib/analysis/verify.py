@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..dataset.json_fields import read_json
 from ..errors import UserError
 from ..evaluation.coco_eval import METRICS
 from ..runtime.files import checksum, write_text
@@ -113,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"inputs": {}, "tests": {}}
     try:
-        state = json.loads(path.read_bytes())
+        state = read_json(path, "verification", Any)
         complete = all({"AP"} <= test["metrics"].keys() and test["measured"] for test in state["tests"].values())
         if complete and all("sha256" in found for found in state["inputs"].values()):
             return state

@@ -1,11 +1,12 @@
 """A cache of decoded images on the disk, for training that is limited by JPEG decoding."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.files import write_atomically
+from ..runtime.files import open_to_read, write_atomically
 from .images import ImageReader
 
 
@@ -23,7 +24,7 @@ class DecodedImages:
         """Pixels (H, W, 3), BGR. Raises UserError as `reader` does, and if the folder cannot be written."""
         path = self._place(name)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open_to_read(path) as content, np.load(content, allow_pickle=False) as file:
                 return file["pixels"]
         except Exception:  # missing, or damaged in any way
             pixels = self.reader.read(name, owner)
@@ -32,5 +33,5 @@ class DecodedImages:
 
     def _place(self, name: str) -> Path:
         image = f"{self.source.absolute()}\n{name}\n{self.reader.version(name)}"
-        digest = hashlib.sha256(image.encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode(image)).hexdigest()
         return self.folder / digest[:2] / f"{digest[2:34]}.npz"  # folders of a few hundred files

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UserError, shown
+from ..runtime.files import read_bytes
 from .findings import ERROR, Findings, many
 
 MAX_NUMBER = 2**63  # range of the arrays' integers
@@ -37,7 +38,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
     not valid JSON.
     """
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
         return msgspec.json.decode(content, type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.predict import TestOptions
+from ..dataset.json_fields import read_json
 from ..errors import UserError
 from ..runtime.files import checksum, write_text
 
@@ -157,7 +158,7 @@ def from_mapping(content: Mapping[str, Any], where: str) -> Calibration:
     try:
         found = Calibration(**{key: kinds.get(key, lambda value: value)(value) for key, value in content.items()})
         fits = len(found.scores) == len(found.probabilities) > 0 and (len(found.spread), len(found.radii)) == (3, 2)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         fits = False
     if not fits:
         raise UserError(f"{where}: not a calibration of this version; make it again with tools/calibrate.py")
@@ -172,11 +173,7 @@ def read(weights: Path) -> Calibration | None:
     path = place(weights)
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: the calibration is not valid JSON ({error})") from None
-    found = from_mapping(content, str(path))
+    found = from_mapping(read_json(path, "calibration", Any), str(path))
     if found.weights_sha256 != checksum(weights):
         logger.warning(
             "%s: ignored, because it was made for other weights than %s; run tools/calibrate.py", path, weights

@@ -19,6 +19,7 @@ from ..dataset import coco, detections
 from ..dataset.json_fields import read_json
 from ..errors import UserError
 from ..pose.skeleton import PERSON
+from ..runtime.files import open_to_read
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -249,7 +250,7 @@ def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[i
 def is_annotation_file(path: Path) -> bool:
     """Whether a JSON file is a COCO annotation file, and not a list of detections."""
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             return file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     except OSError:
         return False  # reading it raises the error

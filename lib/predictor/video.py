@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import UserError, needs
 from ..runtime.ahead import ahead
+from ..runtime.files import open_to_read
 from .image import Frame, InputImage
 from .predictor import Predictor
 from .result import PoseResult
@@ -57,10 +58,12 @@ class Video:
             place, (formats, protocols), options = source, ADDRESSES[source[:4]], {"timeout": (SECONDS, SECONDS)}
         self._av = needs("av", extra="video")
         try:
+            if isinstance(source, Path):
+                open_to_read(source).close()
             self._file = self._av.open(
                 place, container_options={"format_whitelist": formats, "protocol_whitelist": protocols}, **options
             )
-        except self._av.FFmpegError as error:
+        except (OSError, self._av.FFmpegError) as error:
             raise UserError(f"{self.name}: cannot be opened as a video ({error.strerror})") from None
         self._stream = self._file.streams.best("video")
         if self._stream is None:

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from . import plain_pickle
-from .files import open_to_read, root_cause, write_atomically
+from .files import read_bytes, root_cause, write_atomically
 
 SAFETENSORS = ".safetensors"
 SEAL = b"sha256:"  # and 64 digits: the zip comment of files written here, the checksum of all bytes before it
@@ -55,8 +55,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     try:
         # Read at once: any error after this is the file's, not the disk's. It is not mapped into memory either: a file
         # that shrinks while it is mapped ends the process.
-        with open_to_read(path) as file:
-            content = file.read()
+        content = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
     except MemoryError:
@@ -84,8 +83,8 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def seal_of(path: Path) -> str:
-    """The checksum at the end of a file written here; "" if the file is missing."""
-    return path.read_bytes()[-SEAL_LENGTH:].decode("ascii", "replace") if path.exists() else ""
+    """The checksum that a file of ours ends with; "" for a file that is missing."""
+    return read_bytes(path)[-SEAL_LENGTH:].decode("ascii", "replace") if path.exists() else ""
 
 
 def _is_as_sealed(content: bytes, required: bool) -> bool:

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import torch
 
 from ..errors import UserError
-from .files import checksum, root_cause, write_atomically, write_text
+from .files import checksum, read_bytes, root_cause, write_atomically, write_text
 from .log import logger, on_terminal
 
 SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # PyTorch's way: resnet50-19c8e357.pth
@@ -54,8 +54,8 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
 
 
 def _recorded(record: Path) -> str:
-    """The checksum in a file written by sha256sum, "" if there is none."""
-    content = record.read_bytes() if record.exists() else b""
+    """The sum in a file as sha256sum writes it, "" if there is none."""
+    content = read_bytes(record) if record.exists() else b""
     if content and not re.match(rb"[0-9a-f]{64}\b", content):
         raise UserError(f"{record}: not a checksum file of sha256sum; move it away to record a new one")
     return content[:64].decode()

@@ -50,8 +50,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, by `write_atomically`."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """`write_atomically` a text, as UTF-8; what that cannot hold, such as a part of a file's name, is escaped."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def _move_all(moves: list[tuple[Path, Path]]) -> None:
@@ -85,6 +85,12 @@ def open_to_read(path: Path) -> io.BufferedReader:
     raise OSError(errno.EINVAL, "Not a regular file")
 
 
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Raises OSError as `open_to_read` does."""
+    with open_to_read(path) as file:
+        return file.read()
+
+
 def checksum(path: Path, kind: str = "sha256") -> str:
     """A file's checksum in hexadecimal. Raises OSError as `open_to_read`."""
     with open_to_read(path) as file:
@@ -92,9 +98,13 @@ def checksum(path: Path, kind: str = "sha256") -> str:
 
 
 def open_to_append(path: Path) -> io.TextIOWrapper:
-    """Open a text file to append to. Raises OSError for a symbolic link: another user may have put it there."""
-    no_link = getattr(os, "O_NOFOLLOW", 0)
-    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
+    """A text file to add lines to. Raises OSError for a link or a pipe: another user may have put it there."""
+    regular = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | regular, 0o666)
+
+    return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=opener)
 
 
 def _sync(folder: Path) -> None:

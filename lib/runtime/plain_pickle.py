@@ -129,8 +129,8 @@ class _NumpyType:
 
     def value(self, data: bytes | str) -> Any:
         """The scalar with these bytes, which are text if Python 2 wrote them."""
-        if not re.fullmatch(r"[biufcSUmM]\d{1,9}", self.code):
-            raise _no_plain_value(f"NumPy's {self.code}")
+        if not re.fullmatch(r"[<>|=][biufcSUmM]\d{1,9}", f"{self.order}{self.code}"):
+            raise _no_plain_value("NumPy's " + f"{self.order}{self.code}".removeprefix("="))
         dtype = np.dtype(f"{self.order}{self.code}{self.unit}")
         raw = data.encode("latin1") if isinstance(data, str) else data
         scalar = np.frombuffer(raw, dtype)[0] if raw else dtype.type()

@@ -109,8 +109,8 @@ NO_MEMORY = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate mem
 @pytest.mark.parametrize(
     ("place", "error", "says"),
     [
-        ("transpose.runtime.checkpoint.open_to_read", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
-        ("transpose.runtime.checkpoint.open_to_read", MemoryError(), "not enough memory"),
+        ("transpose.runtime.checkpoint.read_bytes", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        ("transpose.runtime.checkpoint.read_bytes", MemoryError(), "not enough memory"),
         ("torch.frombuffer", MemoryError(), "not enough memory"),
         ("torch.frombuffer", NO_MEMORY, "not enough memory"),
     ],

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,18 @@ STATES: dict[str, tuple[bytes, str]] = {
         zipped(calls("numpy.core.multiarray", "scalar", call("numpy", "dtype", "U500000000", False, True), b"U\x01x")),
         "no checkpoint at all",
     ),
+    "numpy_struct": (
+        zipped(
+            b"\x80\x02}X\x01\x00\x00\x00w"
+            + call(
+                "numpy.core.multiarray",
+                "scalar",
+                call("numpy", "dtype", "f8", False, True) + pickle.dumps((3, "f8," * 200_000, 0), 2)[2:-1] + b"b",
+            )
+            + b"s."
+        ),
+        "NumPy's f8,f8,",
+    ),
     "numpy_array": (zipped(calls("numpy.core.multiarray", "_reconstruct", (0,))), "numpy.core.multiarray._reconstruct"),
     "view": (
         zipped(b"\x80\x02}X\x01\x00\x00\x00w" + tensor((10**7, 1, 256), (0, 0, 0)) + b"s.", **{"0": bytes(4)}),
@@ -136,6 +149,22 @@ STATES: dict[str, tuple[bytes, str]] = {
         "more numbers than the file has bytes",
     ),
 }  # fmt: skip
+
+
+def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
+    """A TIFF of 10 x 10 grey pixels with more tags: number, type, how many values, and these or where they are. The
+    pixels, and then the `data`, begin at byte 8."""
+    data = (bytes(100) + data).ljust(102 + len(data) % 2, b"\0")
+    own = {256: 10, 257: 10, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 10, 279: 100}
+    entries = {tag: (tag, 4, 1, value) for tag, value in own.items()} | {entry[0]: entry for entry in tags}
+    packed = b"".join(struct.pack("<HHII", *entries[tag]) for tag in sorted(entries))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+def png_with(start: bytes, kind: bytes, *contents: bytes) -> bytes:
+    """A PNG, with more chunks of one kind behind its first."""
+    chunks = [len(c).to_bytes(4, "big") + kind + c + zlib.crc32(kind + c).to_bytes(4, "big") for c in contents]
+    return start[:33] + b"".join(chunks) + start[33:]
 
 
 def tiff_with_two_sizes() -> bytes:

@@ -3,10 +3,13 @@
 import io
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
+import zlib
 from collections import Counter, OrderedDict
 from pathlib import Path
 
@@ -16,17 +19,21 @@ import pytest
 import torch
 import yaml
 from helpers.goldens import IMAGES, ROOT
-from helpers.hostile import STATES, read_within_bounds, tiff_with_two_sizes
+from helpers.hostile import STATES, png_with, read_within_bounds, tiff, tiff_with_two_sizes
 
 from transpose.config.load import load_config
-from transpose.dataset.images import ImageReader, decode_image
+from transpose.dataset.image_cache import DecodedImages
+from transpose.dataset.images import ImageReader, content_of, decode_image, opened_zip, orientation
+from transpose.dataset.json_fields import read_json
 from transpose.engine.resume import saved_state
 from transpose.errors import UserError
-from transpose.evaluation import matlab_file
+from transpose.evaluation import calibration, matlab_file
 from transpose.models.weights import load_weights
 from transpose.predictor.export import Card
-from transpose.runtime import checkpoint, lock
-from transpose.runtime.files import remove_leftovers, write_atomically
+from transpose.predictor.inputs import is_annotation_file
+from transpose.predictor.video import Video
+from transpose.runtime import checkpoint, lock, log
+from transpose.runtime.files import remove_leftovers, write_atomically, write_text
 
 # ---- states ---------------------------------------------------------------------------------------------------------
 
@@ -148,8 +155,9 @@ YAMLS = {
     "section_twice": ("TRAIN:\n  LR: 1\nDATASET:\n  FLIP: true\nTRAIN:\n  EMA: 0\n", "line 5.*TRAIN' is in line 1"),
     "key_twice": ("TRAIN:\n  LR: 1\n  EMA: 0\n  LR: 2\n", "line 4, .*'LR' is in line 2"),
     "infinite": ("TRAIN: {LR: 1e309}\n", "TRAIN.LR must be a number, not inf"),
-    "digits": ("SEED: " + "9" * 5000, "4300 digits"),
-    "digits_in_hexadecimal": ("TRAIN: {LR: 0x" + "f" * 5000 + "}", "4,300 digits"),
+    "digits": ("SEED: " + "9" * 5000, "line 1, .*a value of 5,000 characters that is no text"),
+    "digits_in_hexadecimal": ("TRAIN: {LR: 0x" + "f" * 5000 + "}", "a value of 5,002 characters"),
+    "base_60": ("SEED: 1" + ":1" * 300_000, "a value of 600,001 characters that is no text"),
     "nul": ('MODEL: {PRETRAINED: "a\\0b"}', "text without a NUL"),
     "control": ('"a\\e[31mb": 1', r"a\\x1b\[31mb is not a configuration key"),
     "long": ("MODEL: {IMAGE_SIZE: " + "a" * 100_000 + "}", "MODEL.IMAGE_SIZE must be a list"),
@@ -206,10 +214,53 @@ def test_images_with_a_false_header_are_refused_in_little_memory(tmp_path: Path)
         twice[:8] + twice[8:33].replace(twice[16:24], struct.pack(">II", 9, 9)) + twice[8:]
     )
     for path in tmp_path.iterdir():
-        with pytest.raises(UserError, match="not an image that can be decoded"):
+        says = "refused before decoding" if path.name == "twice.tif" else "not an image that can be decoded"
+        with pytest.raises(UserError, match=says):
             decode_image(path.read_bytes(), path.name)
     code = "decode_image(path.read_bytes(), path.name)"
     read_within_bounds("from transpose.dataset.images import decode_image", code, tmp_path.iterdir())
+
+
+def test_what_is_no_pixel_in_an_image_takes_little_memory(tmp_path: Path):
+    """Tags that all point at the same 300 kB, texts that unpack, tiles and strips of more than the image."""
+    tags = tiff([(tag, 7, 300_000, 8) for tag in range(50_000, 50_700)], bytes(300_000))
+    text = b"k\0\1\0\0\0" + zlib.compress(("a" * 900_000 + "\U0001f600").encode())
+    images = {
+        "tags.tif": tags,
+        "exif.webp": by_pillow("WEBP", exif=b"Exif\0\0" + tags),
+        "exif.png": png_with(by_pillow("PNG"), b"eXIf", tags),
+        "profile.png": png_with(
+            by_pillow("PNG"), b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\n\n\n" + tags.hex().encode())
+        ),
+        "texts.png": png_with(by_pillow("PNG"), b"iTXt", *[text] * 40),
+        "tile.tif": tiff([(259, 4, 1, 8), (322, 4, 1, 30_000), (323, 4, 1, 30_000), (324, 4, 1, 8), (325, 4, 1, 100)]),
+        "strips.tif": tiff([(273, 4, 500_000, 8), (278, 4, 1, 1), (279, 4, 500_000, 8)], bytes(2_000_000)),
+    }
+    for name, content in images.items():
+        (tmp_path / name).write_bytes(content)
+    assert decode_image(tags, "x").shape == decode_image(tags, "x", oriented=True).shape == (10, 10, 3)
+    for name, says in (("texts.png", "text"), ("tile.tif", "a tile: refused"), ("strips.tif", "values of tag 273")):
+        with pytest.raises(UserError, match=says):
+            decode_image(images[name], "x")
+    read_within_bounds(
+        "from transpose.dataset.images import decode_image, orientation",
+        "orientation(path.read_bytes()), decode_image(path.read_bytes(), path.name, oriented=True)",
+        tmp_path.iterdir(),
+    )
+
+
+def test_a_jpeg_with_bytes_between_its_segments_is_read_and_its_size_is_seen():
+    jpeg = by_pillow("JPEG")
+    frame = jpeg.index(b"\xff\xc0")
+    odd = jpeg[:frame] + b"ab\xff\x01\xff\0\xff" + jpeg[frame:]
+    assert (decode_image(odd, "x") == decode_image(jpeg, "x")).all()
+    with pytest.raises(UserError, match=r"60 x 40 and DATASET\.MAX_IMAGE_PIXELS"):
+        decode_image(odd, "x", max_pixels=2399)
+
+
+def test_an_image_in_a_format_that_is_not_read_says_what_to_do():
+    with pytest.raises(UserError, match=r"neither JPEG nor PNG, .*: save it as one of them"):
+        decode_image(by_pillow("AVIF"), "x")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
@@ -219,6 +270,7 @@ def test_as_stored_means_as_stored_in_every_format(kind: str):
     content = by_pillow(kind, exif=exif)
     assert decode_image(content, "x").shape == (40, 60, 3)
     assert decode_image(content, "x", oriented=True).shape == (60, 40, 3)
+    assert orientation(content) == 6
 
 
 def test_zips_are_refused_by_sentences_whatever_is_wrong_with_them(tmp_path: Path):
@@ -347,7 +399,48 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path):
     assert victim.read_text() == "mine"
 
 
-def test_leftovers_are_removed_once_no_process_can_be_writing_them(tmp_path: Path):
+READERS = {
+    "checkpoint": checkpoint.read,
+    "yaml": load_config,
+    "json": lambda path: read_json(path, "list", list),
+    "kind_of_json": is_annotation_file,
+    "image": lambda path: content_of(path, str(path)),
+    "zip": opened_zip,
+    "video": Video,
+    "calibration": lambda path: calibration.read(path.with_name("w.pth")),
+    "log": log.to_file,
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str):
+    pytest.importorskip("av") if name == "video" else None
+    path, said = tmp_path / "w_calibration.json", list[str]()
+    os.mkfifo(path)
+
+    def read() -> None:
+        try:
+            said.append(str(READERS[name](path)))
+        except UserError as error:
+            said.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert said and re.search("^False|Not a regular file|No such device", said[0]), said
+
+
+def test_a_file_name_of_other_bytes_than_utf8_can_be_written_about(tmp_path: Path):
+    name = os.fsdecode(b"\xff.jpg")
+    write_text(tmp_path / "table.csv", f"{name},1\n")
+    assert (tmp_path / "table.csv").read_text() == "\\udcff.jpg,1\n"
+    (tmp_path / name).write_bytes(by_pillow("PNG"))
+    for _ in range(2):
+        assert DecodedImages(ImageReader(tmp_path), tmp_path / "decoded").read(name, "x").shape == (40, 60, 3)
+
+
+def test_leftovers_are_removed_once_nobody_can_be_writing_them(tmp_path: Path):
     old, new, own = tmp_path / "ab/.x.npz.q1.part", tmp_path / "ab/.y.npz.q2.part", tmp_path / "ab/z.part"
     old.parent.mkdir()
     for path in (old, new, own):
