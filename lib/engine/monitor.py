@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 from torch import Tensor
 
 from ..core.predict import TestOptions
@@ -22,6 +23,45 @@ from ..pose.skeleton import Skeleton
 from ..runtime.files import root_cause, write_atomically
 
 logger = logging.getLogger(__name__)
+
+
+class EventFile:
+    """What TensorBoard's thread writes to, until it cannot be written: an error would end the thread with a traceback,
+    and the run would then wait for it."""
+
+    NAME = "until-full"  # begins the paths of such files
+
+    def __init__(self, path: str):
+        self.path = path.removeprefix(f"{self.NAME}:")
+        self.file: Any = open(self.path, "wb")  # noqa: SIM115  closed by TensorBoard
+
+    @classmethod
+    def open(cls, path: str) -> "EventFile":
+        return cls(path)
+
+    @classmethod
+    def directory_check(cls, path: str) -> None:
+        Path(path.removeprefix(f"{cls.NAME}:")).mkdir(parents=True, exist_ok=True)
+
+    def write(self, content: bytes) -> None:
+        self._try("write", content)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def close(self) -> None:
+        self._try("close")
+
+    def _try(self, what: str, *given: bytes) -> None:
+        if self.file is not None:
+            try:
+                getattr(self.file, what)(*given)
+            except OSError as error:
+                self.file = None
+                logger.warning("%s: TensorBoard's file can no longer be written (%s)", self.path, error.strerror)
+
+
+register_writer_factory(EventFile.NAME, EventFile)
 
 
 @dataclass(frozen=True)
@@ -40,17 +80,13 @@ class Monitor:
 
     def __init__(self, log_dir: Path | None, picture_dir: Path, wanted: Pictures, skeleton: Skeleton, rgb: bool):
         try:
-            self.writer: Any = SummaryWriter(str(log_dir)) if log_dir else None
+            self.writer: Any = SummaryWriter(f"{EventFile.NAME}:{log_dir}") if log_dir else None
         except Exception as error:
             raise UserError(f"{log_dir}: cannot write TensorBoard's files ({root_cause(error)})") from None
         self.picture_dir, self.wanted, self.skeleton, self.rgb = picture_dir, wanted, skeleton, rgb
 
-    def _writes(self) -> bool:
-        """Whether TensorBoard's thread is alive: a full disk ends it, and then writing to it would block forever."""
-        return self.writer is not None and self.writer.file_writer.event_writer._worker.is_alive()
-
     def scalars(self, prefix: str, numbers: dict[str, float], step: int) -> None:
-        if not self._writes():
+        if self.writer is None:
             return
         for name, value in numbers.items():
             # TensorBoard would replace other characters by underscores.
@@ -59,7 +95,7 @@ class Monitor:
 
     def pictures(self, prefix: str, batch: dict[str, Tensor], output: Tensor, target: Tensor, step: int) -> None:
         """Crops with keypoints and heatmaps of a batch: output and target (B, K, H, W)."""
-        if not self._writes():
+        if self.writer is None:
             return
         crops = batch["image"].numpy()
         if self.rgb:
@@ -79,8 +115,8 @@ class Monitor:
             self._picture(f"{prefix}_hm_pred", sheets.heatmaps(crops, output.float().cpu().numpy(), guess), step)
 
     def attention(self, network: TransPose, crops: TopDownDataset, options: TestOptions, step: int) -> None:
-        """The dependency areas of some persons of the test set: evenly spread, and the same each time."""
-        if not self.wanted.attention or not self._writes():
+        """The dependency areas of some persons of the test set, always the same, evenly spread."""
+        if not self.wanted.attention or self.writer is None:
             return
         training = network.training
         network.eval()
@@ -97,9 +133,5 @@ class Monitor:
         self.writer.add_image(name, image[..., ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
-        if not self._writes():
-            return
-        try:
+        if self.writer is not None:
             self.writer.close()
-        except OSError as error:
-            logger.warning("TensorBoard's last numbers could not be written (%s)", error.strerror)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 import torch
 from helpers.runs import ROOT
 
+from transpose.engine import monitor
 from transpose.engine.resume import claim_folder, saved_state
 from transpose.errors import UserError
+from transpose.pose.skeleton import COCO
 from transpose.runtime import checkpoint, lock
 from transpose.runtime.files import remove_leftovers
 
@@ -153,6 +156,31 @@ def test_a_state_of_version_0_1_with_random_generators_is_gone_on_from(make_run:
     again.run()
     state = checkpoint.read(path)
     assert (state["epoch"], state["step"]) == (2, 2 * again.plan.steps) and "generators" not in state
+
+
+def test_the_saved_learning_rate_is_of_the_epoch_that_a_state_goes_on_with(make_run: Callable, tmp_path: Path) -> None:
+    trainer = make_run("TRAIN.END_EPOCH", "2")
+    trainer.run()
+    rates = {}
+    for name in ("checkpoint_previous.pth", "checkpoint.pth"):
+        state = checkpoint.read(tmp_path / name)
+        (group,) = state["optimizer"]["param_groups"]
+        rates[state["epoch"]] = group["lr"]
+    assert rates == {epoch: trainer.learning_rate(epoch) for epoch in (1, 2)} and rates[1] != rates[2]
+
+
+def test_a_disk_that_fills_ends_tensorboards_file_with_one_warning(tmp_path: Path, monkeypatch, caplog) -> None:
+    died: list = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    monkeypatch.setattr(monitor, "open", lambda _, mode: open("/dev/full", mode), raising=False)  # noqa: SIM115
+    writer = monitor.Monitor(tmp_path / "log", tmp_path, monitor.Pictures(), COCO, rgb=False)
+    for step in range(100):  # far more than its queue holds
+        writer.scalars("train", {"loss": 1.0, "lr": 0.1}, step)
+    writer.close()
+    assert [record.getMessage() for record in caplog.records if "TensorBoard" in record.getMessage()] == [
+        f"{next(iter(caplog.records)).args[0]}: TensorBoard's file can no longer be written (No space left on device)"
+    ]
+    assert not died
 
 
 CLAIMS = """
