@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -95,6 +96,8 @@ def run(main: Callable[[], None]) -> None:
 
     If the reader of standard output closes it early, as `| head` does, the command ends silently.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file of few characters gets the others escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             main()
