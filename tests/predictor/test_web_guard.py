@@ -66,6 +66,7 @@ class Server:
         return self.ask("POST", JOIN, json.dumps(EVENT | {"session_hash": session} | changed).encode(), address)
 
 
+HALVES = {"session_hash": "\ud800", "data": ["\udfff", 1, 2, 3], "event_data": {"\ud800": 1}}  # of characters
 FILE = {"path": "http://127.0.0.1:1/secret", "meta": {"_type": "gradio.FileData"}}
 
 
@@ -89,6 +90,9 @@ FILE = {"path": "http://127.0.0.1:1/secret", "meta": {"_type": "gradio.FileData"
         {"session_hash": FILE},
         {"session_hash": "a" * 65},
         {"session_hash": ""},
+        {"data": [10**400, *"abc"]},
+        {"event_data": {"number": -(10**30)}},
+        {"trigger_id": 10**400},
         {"data": None},
         {"data": "abcd"},
     ],
@@ -104,7 +108,9 @@ def test_an_event_contains_only_text_and_numbers(changed):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"null", b'{"data": [NaN], "session_hash": "a"}', b"[" * 60_000, b"\xff"]
+    "body",
+    [b"", b"[]", b"{", b"null", b'{"data": [NaN], "session_hash": "a"}', b"[" * 60_000, b"\xff"]
+    + [json.dumps(EVENT | {"session_hash": "a"} | {key: value}).encode() for key, value in HALVES.items()],
 )
 def test_malformed_events_are_refused(body):
     status, said = Server().ask("POST", JOIN, body)
@@ -180,6 +186,40 @@ def test_all_addresses_together_store_a_limited_number_of_images():
     server = Server()
     answers = [server.ask("POST", UPLOAD, b"x", f"10.0.0.{i}")[0] for i in range(web_guard.MAX_WAITING + 1)]
     assert answers == [200] * web_guard.MAX_WAITING + [429]
+
+
+def test_one_address_keeps_a_limited_number_of_requests_open():
+    async def asked() -> list[list[dict]]:
+        server, waits, answers = Server(), asyncio.Event(), []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/gradio_api/heartbeat/a",
+            "headers": [(b"host", b"localhost")],
+        }
+
+        async def app(scope, receive, send) -> None:
+            await waits.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def ask(address: str) -> None:
+            answers.append([])
+
+            async def send(message: dict, own: list = answers[-1]) -> None:
+                own.append(message)
+
+            await server.guard.around(app)({**scope, "client": (address, 1)}, None, send)
+
+        tasks = [asyncio.create_task(ask(address)) for address in ["1.1.1.1"] * (web_guard.MAX_OPEN + 1) + ["2.2.2.2"]]
+        await asyncio.sleep(0)
+        await tasks[web_guard.MAX_OPEN]
+        waits.set()
+        await asyncio.gather(*tasks)
+        assert not server.guard._open
+        return answers
+
+    statuses = [answer[0]["status"] for answer in asyncio.run(asked())]
+    assert statuses == [200] * web_guard.MAX_OPEN + [429, 200]
 
 
 def test_sessions_in_use_are_not_evicted_by_others():
