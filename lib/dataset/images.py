@@ -1,5 +1,6 @@
 """Read image files: find them, refuse some before decoding, and decode the others to pixels."""
 
+import contextlib
 import io
 import os
 import struct
@@ -168,7 +169,17 @@ def content_of(path: Path, where: str, max_pixels: int = MAX_PIXELS, limit: str 
     except UserError:
         raise
     except (OSError, ValueError) as error:  # of a name with a zero byte
-        raise UserError(f"{where}: cannot read the image ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{where}: cannot read the image ({reason}{spelt_otherwise(path)})") from None
+
+
+def spelt_otherwise(path: Path) -> str:
+    """What to add where a file is missing: that one is there whose name differs in upper and lower case alone."""
+    with contextlib.suppress(OSError, ValueError):
+        for name in os.listdir(path.parent):
+            if name != path.name and name.lower() == path.name.lower():
+                return f"; there is {name}: upper and lower case count"
+    return ""
 
 
 def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT_KEY) -> None:

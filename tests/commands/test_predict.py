@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -700,11 +701,9 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
         (["one.jpg", "--boxes", "object.json"], ["object.json: not a COCO annotation file: it has no list 'images'"]),
-        (["one.jpg", "--show"], ["--show needs a display"]),
-        (
-            ["one.jpg", "--out", "."],
-            ["one.jpg: the result would replace one of the sources; choose another folder with --out"],
-        ),
+        (["one.jpg", "--show"], ["--show: there is no display here"]),
+        (["one.jpg", "--out", "."], ["one.jpg: this is one of the sources; choose another folder with --out"]),
+        (["ONE.JPG", "--out", ".", "--overwrite"], ["ONE.jpg: this is one of the sources"]),
         (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
         (
             ["one.jpg", "--model", "tp_x"],
@@ -724,6 +723,8 @@ def test_bad_input_is_one_sentence(arguments, words, images, run, command, monke
         (tmp_path / name).write_text("these are no pixels " * 100)
     for name in ("one.jpg", "7.jpg"):
         shutil.copy(images / "000000000785.jpg", tmp_path / name)
+    for name in ("ONE.JPG", "ONE.jpg"):  # as where case does not count: one file of two names
+        os.link(tmp_path / "one.jpg", tmp_path / name)
     written(tmp_path / "film.mp4")
     for name, content in (
         ("small.json", '[{"image_id": 7, "category_id": 1, "bbox": [0.4, 0.1, 0.3, 0.8], "score": 1}]'),

@@ -422,7 +422,15 @@ def image_of_nobody_missing(patient: Patient) -> list:
     return [(NOTE, "there"), "1 of 4 images are missing, 0 of them with persons such as nobody.jpg"]
 
 
-def image_cut_off(patient: Patient) -> list:
+def names_in_other_letters(patient: Patient) -> list:
+    first = patient.content["images"][0]
+    name = first["file_name"].upper()
+    shutil.copy(patient.images / first["file_name"], patient.images / name)
+    patient.content["images"].append(first | {"id": 5, "file_name": name})
+    return [(NOTE, "names"), "2 are named like another but for upper and lower case", name]
+
+
+def photograph_cut_off(patient: Patient) -> list:
     path = patient.images / patient.content["images"][0]["file_name"]
     path.write_bytes(path.read_bytes()[:3000])
     return [
@@ -466,7 +474,7 @@ def images_of_twelve_bits(patient: Patient) -> list:
 FAULTS = (
     *(boxes_as_fractions, boxes_in_percent, box_begins_before, box_wholly_before),
     *(category_ids_as_text, keypoints_in_another_order),
-    *(image_tagged, images_of_twelve_bits),
+    *(photograph_tagged, photographs_of_twelve_bits, names_in_other_letters),
     *(image_twice, annotation_twice, image_unlisted, image_without_size),
     *(box_empty, box_outside, box_of_a_labelled_person_outside, box_beyond, boxes_as_corners),
     *(area_zero, area_as_fraction, keypoint_outside, keypoints_as_fractions, visibility_three, visibility_zero),

@@ -258,6 +258,14 @@ def test_a_jpeg_with_bytes_between_its_segments_is_read_and_its_size_is_seen():
         decode_image(odd, "x", max_pixels=2399)
 
 
+def test_a_name_in_other_letters_is_told_where_a_file_is_missing(tmp_path: Path):
+    (tmp_path / "Photo.JPG").write_bytes(by_pillow("JPEG"))
+    with pytest.raises(
+        UserError, match=r"photo\.jpg .*No such file.*; there is Photo\.JPG: upper and lower case count"
+    ):
+        ImageReader(tmp_path).read("photo.jpg", "x")
+
+
 def test_an_image_in_a_format_that_is_not_read_says_what_to_do():
     with pytest.raises(UserError, match=r"neither JPEG nor PNG, .*: save it as one of them"):
         decode_image(by_pillow("AVIF"), "x")

@@ -4,6 +4,7 @@ Reports the errors that would stop the tools, and problems that only this report
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ...pose.skeleton import Skeleton
 from .. import coco, detections, mpii
 from ..coco import Annotations, Images, Instances
 from ..findings import ERROR, NOTE, OK, many
-from ..images import ImageReader, orientation, size_mismatch
+from ..images import ImageReader, orientation, size_mismatch, spelt_otherwise
 from ..topdown import refuse_without_crop
 from . import statistics
 from .report import TEST, TRAIN, Report, short
@@ -227,9 +228,14 @@ def _check_images(
         which = np.flatnonzero(wanted if wanted.any() else missing).tolist()
         findings.add(ERROR if wanted.any() else NOTE, "there", says, (names[i] for i in which))
         if wanted.any():
-            report.stop(UserError(f"{reader.source / names[which[0]]}: the image is missing"))
+            first = reader.source / names[which[0]]
+            report.stop(UserError(f"{first}: the image is missing{spelt_otherwise(first)}"))
     else:
         findings.add(OK, "there", f"all {len(missing):,}")
+    spelt = Counter(map(str.lower, set(names)))
+    if twins := [name for name in names if spelt[name.lower()] > 1]:
+        says = f"{len(twins):,} are named like another but for upper and lower case: on some systems that is one file"
+        findings.add(NOTE, "names", says, twins, "give each a name of its own")
 
     there = np.flatnonzero(needed & ~missing)
     chosen = there
