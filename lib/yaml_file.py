@@ -61,4 +61,5 @@ def read(path: Path, what: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         text = getattr(error, "problem", None) or str(error) or type(error).__name__
+        text = "lists lie in lists too deep" if isinstance(error, RecursionError) else text
         raise UserError(f"{path}: not a yaml file: {place}{' '.join(text.split())}") from None

@@ -13,6 +13,7 @@ from ..errors import UserError, shown
 
 logger = logging.getLogger(__name__)
 
+MAX_WIDTH, MAX_DEPTH = 4096, 100  # channels, pixels and keypoints; layers and modules
 Rule = Callable[[Any], str]  # value -> what is wrong with it, as "must be … , not …"; "" if nothing is
 
 
@@ -32,19 +33,29 @@ def must(demand: str, holds: Callable[[Any], bool]) -> Rule:
     return lambda value: "" if holds(value) else f"must {demand}, not {shown(value)}"
 
 
+def up_to(most: int) -> Rule:
+    """For the numbers that a network is made of: a few characters of a yaml must not ask for any memory."""
+    return must(f"be 1 to {most:,}", lambda value: 0 < value <= most)
+
+
 file_name = must("be a name, without / and ..", lambda value: bool(re.fullmatch(r"(?!\.\.?$)[^/\\]{0,100}", value)))
 positive = must("be positive", lambda value: value > 0)
 not_negative = must("not be negative", lambda value: value >= 0)
 probability = must("be between 0 and 1", lambda value: 0 <= value <= 1)
-width_and_height = must("be width and height", lambda value: len(value) == 2)
+width_and_height = must(
+    f"be width and height, {MAX_WIDTH:,} at most", lambda value: len(value) == 2 and max(value) <= MAX_WIDTH
+)
 precision = one_of("float32", "bfloat16", "float16", "auto")
 
 
 def stage_rules(stage: str, branches: int) -> dict[str, Rule]:
     """The rules of one of HRNet's stages, by their keys."""
-    one_each = must(f"list {branches} positive numbers", lambda value: len(value) == branches and min(value) > 0)
+    one_each = must(
+        f"list {branches} numbers of 1 to {MAX_WIDTH:,}",
+        lambda value: len(value) == branches and 0 < min(value) <= max(value) <= MAX_WIDTH,
+    )
     return {
-        f"{stage}.NUM_MODULES": positive,
+        f"{stage}.NUM_MODULES": up_to(MAX_DEPTH),
         f"{stage}.NUM_BRANCHES": must(f"be {branches}", lambda value: value == branches),
         f"{stage}.BLOCK": one_of("BASIC", "BOTTLENECK"),
         f"{stage}.NUM_BLOCKS": one_each,
@@ -58,15 +69,15 @@ RULES: dict[str, Rule] = {
     "PRINT_FREQ": positive,
     "SEED": not_negative,
     "MODEL.NAME": one_of("transpose_r", "transpose_h"),
-    "MODEL.NUM_JOINTS": positive,
+    "MODEL.NUM_JOINTS": up_to(MAX_WIDTH),
     "MODEL.TARGET_TYPE": one_of("gaussian"),
     "MODEL.IMAGE_SIZE": width_and_height,
     "MODEL.HEATMAP_SIZE": width_and_height,
     "MODEL.SIGMA": positive,
-    "MODEL.DIM_MODEL": positive,
-    "MODEL.DIM_FEEDFORWARD": positive,
-    "MODEL.ENCODER_LAYERS": positive,
-    "MODEL.N_HEAD": positive,
+    "MODEL.DIM_MODEL": up_to(MAX_WIDTH),
+    "MODEL.DIM_FEEDFORWARD": up_to(4 * MAX_WIDTH),
+    "MODEL.ENCODER_LAYERS": up_to(MAX_DEPTH),
+    "MODEL.N_HEAD": up_to(MAX_WIDTH),
     "MODEL.DROPOUT": probability,
     "MODEL.ATTENTION_ACTIVATION": one_of("relu", "gelu"),
     "MODEL.POS_EMBEDDING": one_of("sine", "learnable", "none"),
@@ -101,7 +112,7 @@ RULES: dict[str, Rule] = {
     "TEST.BATCH_SIZE_PER_GPU": positive,
     "TEST.BACKEND": one_of("pytorch", "openvino", "onnxruntime"),
     "TEST.PRECISION": precision,
-    "TEST.BLUR_KERNEL": must("be odd", lambda value: 0 < value < 4096 and value % 2 == 1),
+    "TEST.BLUR_KERNEL": must("be odd, and less than 4,096", lambda value: 0 < value < 4096 and value % 2 == 1),
     "TEST.OKS_THRE": positive,
     "DEBUG.SAVE_ATTENTION": not_negative,
 }
@@ -183,7 +194,7 @@ def _relations(cfg: CfgNode) -> Iterator[tuple[Any, str]]:
             f"MODEL.EXTRA.NUM_DECONV_LAYERS is {extra.NUM_DECONV_LAYERS}, but NUM_DECONV_FILTERS lists {len(filters)} "
             f"and NUM_DECONV_KERNELS {len(kernels)}",
         )
-        for key, rule, value in (("FILTERS", positive, filters[0]), ("KERNELS", one_of(4, 3, 2), kernels[0])):
+        for key, rule, value in (("FILTERS", up_to(MAX_WIDTH), filters[0]), ("KERNELS", one_of(4, 3, 2), kernels[0])):
             yield not rule(value), f"MODEL.EXTRA.NUM_DECONV_{key} {rule(value)}"
     yield (
         cfg.LOSS.NAME != "ohkm" or 0 < cfg.LOSS.TOPK <= model.NUM_JOINTS,

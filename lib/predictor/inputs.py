@@ -87,6 +87,8 @@ def _files(name: str) -> tuple[Path, list[Path]]:
     elif glob.has_magic(name):
         folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
+    elif path.exists():
+        raise UserError(f"{name}: neither a file nor a folder; a pipe or a device is not read")
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is not a pattern or a camera number")
     known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())

@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
 # Scheme of an address -> the formats and protocols that may read it.
 ADDRESSES = {"http": (FORMATS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
-SECONDS = 20  # without an answer from an address, in seconds
-SEEN = 0.2  # lowest score of a keypoint that the next frame's box is computed from
-USUAL_RATE = Fraction(30)  # frames per second of a video or camera that does not state it
+MAX_PIXELS = 2**25  # of a frame, 8192 x 4096: a decoder keeps up to some twenty of them
+SECONDS = 20  # without an answer from an address
+SEEN = 0.2  # the lowest score of a keypoint that carries a box on
+USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
 
 
 def _usable(rate: Any) -> Fraction:
@@ -54,6 +55,7 @@ class Video:
         self.live = isinstance(source, str) and source.startswith("rtsp")
         place = f"file:{source}"  # else a name such as "concat:a|b.mp4" would be a command to FFmpeg
         formats, protocols, options = FORMATS, "file", {}
+        limit = {"max_pixels": str(MAX_PIXELS)}  # of the decoder: the first frames are read when a file is opened
         if isinstance(source, str):
             place, (formats, protocols), options = source, ADDRESSES[source[:4]], {"timeout": (SECONDS, SECONDS)}
         self._av = needs("av", extra="video")
@@ -61,13 +63,21 @@ class Video:
             if isinstance(source, Path):
                 open_to_read(source).close()
             self._file = self._av.open(
-                place, container_options={"format_whitelist": formats, "protocol_whitelist": protocols}, **options
+                place,
+                options=limit,
+                container_options={"format_whitelist": formats, "protocol_whitelist": protocols},
+                **options,
             )
         except (OSError, self._av.FFmpegError) as error:
             raise UserError(f"{self.name}: cannot be opened as a video ({error.strerror})") from None
         self._stream = self._file.streams.best("video")
         if self._stream is None:
             raise UserError(f"{self.name}: cannot be opened as a video (it has only sound or text)")
+        codec = self._stream.codec_context
+        if codec.width * codec.height > MAX_PIXELS:
+            size = f"its frames are {codec.width} x {codec.height}, and {MAX_PIXELS:,} pixels are the most that is read"
+            raise UserError(f"{self.name}: refused before decoding, {size}")
+        codec.options = limit  # for frames whose size changes
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate, self.time_base = _usable(rate), self._stream.time_base
         seconds = (self._stream.duration or 0) * self.time_base or Fraction(self._file.duration or 0, 1_000_000)

@@ -65,7 +65,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         wrong = "its checksum is missing or does not match its bytes"
         raise Damaged(f"{path}: the checkpoint is truncated or damaged: {wrong}")
     try:
-        loaded = safetensors.torch.load(content) if is_safetensors else plain_pickle.read(content)
+        loaded = _read_safetensors(content) if is_safetensors else plain_pickle.read(content)
     except plain_pickle.Refused as error:
         raise UserError(f"{path}: refused, {error}") from None
     except Exception as error:
@@ -76,6 +76,13 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a checkpoint: it contains a {type(loaded).__name__}, not a state dict")
     return loaded
+
+
+def _read_safetensors(content: bytes) -> dict[str, Any]:
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    if header.count(b"{") > plain_pickle.MAX_PARTS:  # an empty tensor takes more than its 60 bytes there
+        raise plain_pickle.Refused(f"it has more than {plain_pickle.MAX_PARTS:,} parts")
+    return safetensors.torch.load(content)
 
 
 def _seal(content: bytes | memoryview) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter, OrderedDict
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from transpose.engine.resume import saved_state
 from transpose.errors import UserError
 from transpose.evaluation import calibration, matlab_file
 from transpose.models.weights import load_weights
+from transpose.predictor import video
 from transpose.predictor.export import Card
 from transpose.predictor.inputs import is_annotation_file
 from transpose.predictor.video import Video
@@ -49,6 +51,14 @@ def test_a_small_state_with_a_large_content_is_refused(tmp_path: Path, name: str
     with pytest.raises(UserError, match=says) as caught:
         checkpoint.read(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_safetensors_of_empty_tensors_is_refused(tmp_path: Path):
+    empty = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(b'"%d":%s' % (i, empty) for i in range(60_000)) + b"}"
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match=r"w\.safetensors: refused, it has more than 50,000 parts"):
+        checkpoint.read(tmp_path / "w.safetensors")
 
 
 def test_small_states_take_little_memory(tmp_path: Path):
@@ -158,6 +168,7 @@ YAMLS = {
     "digits": ("SEED: " + "9" * 5000, "line 1, .*a value of 5,000 characters that is no text"),
     "digits_in_hexadecimal": ("TRAIN: {LR: 0x" + "f" * 5000 + "}", "a value of 5,002 characters"),
     "base_60": ("SEED: 1" + ":1" * 300_000, "a value of 600,001 characters that is no text"),
+    "deep": ("A: " + "[" * 5000, "lists lie in lists too deep"),
     "nul": ('MODEL: {PRETRAINED: "a\\0b"}', "text without a NUL"),
     "control": ('"a\\e[31mb": 1', r"a\\x1b\[31mb is not a configuration key"),
     "long": ("MODEL: {IMAGE_SIZE: " + "a" * 100_000 + "}", "MODEL.IMAGE_SIZE must be a list"),
@@ -293,6 +304,16 @@ def test_zips_are_refused_by_sentences_whatever_is_wrong_with_them(tmp_path: Pat
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"images\.zip"):
             ImageReader(path).read("ä.jpg", "x")
+
+
+def test_a_video_of_frames_past_the_limit_is_refused_before_decoding(tmp_path: Path, monkeypatch):
+    pytest.importorskip("av")
+    with video.Recording(tmp_path / "v.mp4", Fraction(5)) as recording:
+        recording.add(np.zeros((64, 80, 3), np.uint8), 0.0)
+    assert len(list(Video(tmp_path / "v.mp4").frames())) == 1
+    monkeypatch.setattr(video, "MAX_PIXELS", 5119)
+    with pytest.raises(UserError, match="refused before decoding, its frames are 80 x 64, and 5,119 pixels"):
+        Video(tmp_path / "v.mp4")
 
 
 # ---- ground truth, cards, states of runs ----------------------------------------------------------------------------
