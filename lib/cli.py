@@ -96,7 +96,7 @@ def run(main: Callable[[], None]) -> None:
 
     If the reader of standard output closes it early, as `| head` does, the command ends silently.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file of few characters gets the others escaped
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:

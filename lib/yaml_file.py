@@ -8,9 +8,9 @@ import yaml
 
 from .errors import UserError, shown
 
-MAX_LENGTH = 1_000  # characters of a value that is no text: a number in base 60 takes time with their square
+MAX_LENGTH = 1_000  # characters of a value other than text: the time for a number in base 60 grows with their square
 TEXT = "tag:yaml.org,2002:str"
-MAX_NODES = 20_000  # keys and values, those that aliases and merges repeat counted each time
+MAX_NODES = 20_000  # keys and values, with repetitions by aliases and merges counted
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
         mark = self.peek_event().start_mark
         node = super().compose_node(parent, index)
         if alias and node not in self.sizes:
-            raise yaml.MarkedYAMLError(problem="this alias lies in what it repeats, without end", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="this alias contains itself", problem_mark=mark)
         if isinstance(node, yaml.ScalarNode) and node.tag != TEXT and len(node.value) > MAX_LENGTH:
             problem = f"a value of {len(node.value):,} characters that is no text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

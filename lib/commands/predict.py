@@ -247,7 +247,7 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
     files = {(status.st_dev, status.st_ino) for status in map(os.stat, read)}
     for path in there:
         if (path.stat().st_dev, path.stat().st_ino) in files:  # by another spelling too, where case does not count
-            raise UserError(f"{path}: this is one of the sources; choose another folder with --out")
+            raise UserError(f"{path}: the result would replace one of the sources; choose another folder with --out")
     if there and not given.overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(

@@ -40,9 +40,9 @@ TIFF_FORMS = {
 MAX_VALUES = 200_000  # of a tag, such as one for each strip
 # Of texts in a PNG, which take up to four times as many in memory: Pillow's own limit is 64 MB.
 PIL.PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20
-MAX_PIXELS = 2**27  # of an image; 400 MB decoded
-LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # what an error calls the limit that a reader is given
-# Read by Pillow. AVIF and JPEG 2000 are not: their headers may say less than what is decoded.
+MAX_PIXELS = 2**27  # per image; 400 MB decoded
+LIMIT_KEY = "DATASET.MAX_IMAGE_PIXELS"  # the name of the reader's limit in errors
+# Read by Pillow. AVIF and JPEG 2000 are left out: their headers may state a smaller size than is decoded.
 OTHER_FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # modes of Pillow
 MAX_BYTES_A_PIXEL = 8  # bytes of a file per allowed pixel: uncompressed RGBA of 16 bits

@@ -115,7 +115,7 @@ class Monitor:
             self._picture(f"{prefix}_hm_pred", sheets.heatmaps(crops, output.float().cpu().numpy(), guess), step)
 
     def attention(self, network: TransPose, crops: TopDownDataset, options: TestOptions, step: int) -> None:
-        """The dependency areas of some persons of the test set, always the same, evenly spread."""
+        """The dependency areas of some persons of the test set: evenly spread, and the same each time."""
         if not self.wanted.attention or self.writer is None:
             return
         training = network.training

@@ -33,9 +33,9 @@ FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
 # Scheme of an address -> the formats and protocols that may read it.
 ADDRESSES = {"http": (FORMATS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
 MAX_PIXELS = 2**25  # of a frame, 8192 x 4096: a decoder keeps up to some twenty of them
-SECONDS = 20  # without an answer from an address
-SEEN = 0.2  # the lowest score of a keypoint that carries a box on
-USUAL_RATE = Fraction(30)  # frames per second of a video or camera that states none
+SECONDS = 20  # without an answer from an address, in seconds
+SEEN = 0.2  # lowest score of a keypoint that the next frame's box is computed from
+USUAL_RATE = Fraction(30)  # frames per second of a video or camera that does not state it
 
 
 def _usable(rate: Any) -> Fraction:

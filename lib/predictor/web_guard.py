@@ -26,11 +26,11 @@ UPLOAD, JOIN = "/upload", "/gradio_api/queue/join"
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events")
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 READ = (*PAGES, "/gradio_api/queue/data")
-MAX_EVENT = 64 * 1024  # bytes of any other body than an image's
-MAX_SECONDS = 60  # for a body to arrive, and for an image to wait
-MAX_WAITING = 8  # images on the way or waiting, of all visitors
-MINE = 2  # of them, of one address
-MAX_OPEN = 64  # requests of one address; a tab keeps two open, and asks for some files at a time
+MAX_EVENT = 64 * 1024  # bytes of a body that is not an image
+MAX_SECONDS = 60  # seconds for a body to arrive, and for an image to wait
+MAX_WAITING = 8  # images being uploaded or waiting, of all visitors
+MINE = 2  # the same, per address
+MAX_OPEN = 64  # open requests per address; a tab keeps two open, and loads some files at a time
 MAX_NUMBER = 1e15  # in an event
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -63,11 +63,11 @@ class Guard:
     ):
         self.host, self.names, self.max_bytes = host, {name.lower() for name in names}, max_bytes
         self.sessions, self.of_address, self.idle, self.clock = sessions, of_address, idle, clock
-        self.events: dict[int, int] = {}  # the page's, by their numbers: of how many values
-        self.forget: Callable[[str], object] = str  # called with each session that is not known any more
-        self._seen: dict[str, tuple[str, float]] = {}  # session -> its address, and when it was last used
-        self._open = Counter[str]()  # requests that are not answered in full, of each address
-        self._waiting: dict[str, tuple[str, float, bytes]] = {}  # ticket -> address, since when, content
+        self.events: dict[int, int] = {}  # the page's events: number -> how many values it has
+        self.forget: Callable[[str], object] = str  # called with each session that is dropped
+        self._seen: dict[str, tuple[str, float]] = {}  # session -> address and time of last use
+        self._open = Counter[str]()  # address -> requests being answered
+        self._waiting: dict[str, tuple[str, float, bytes]] = {}  # ticket -> address, time of arrival, content
 
     def around(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +89,7 @@ class Guard:
         try:
             answer = await self._answer(request)
         except Refused as refused:
-            # An answer before the body was read ends the connection, so that the rest is not taken.
+            # A refusal before the body is read closes the connection, so that the rest is not received.
             headers = {"Connection": "close"}
             answer = JSONResponse({"detail": str(refused)}, refused.status, headers)
         except ClientDisconnect:
@@ -103,7 +103,7 @@ class Guard:
         """The guard's own answer, or the body to pass on to Gradio."""
         self._check_address(request)
         if self._open[_address(request)] > MAX_OPEN:
-            raise Refused(429, "too many requests of yours are open; close some of this page's tabs")
+            raise Refused(429, "too many requests from your address are open; close some tabs of this page")
         path, reads = request.scope["path"], request.method in ("GET", "HEAD")
         if reads and (path in READ or (path.startswith(FOLDERS) and ".." not in path)):
             return b""
@@ -186,7 +186,7 @@ def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
         json.dumps([event["data"], about, session], ensure_ascii=False).encode()  # half a character: a ValueError
         known = type(number) is int and type(trigger) in (int, type(None)) and len(event["data"]) == events[number]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        raise Refused(400, "this is no event of the page") from None
+        raise Refused(400, "this is not an event of the page") from None
     plain = all(
         value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < MAX_NUMBER)
         for value in (*values, trigger)

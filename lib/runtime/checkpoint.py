@@ -90,7 +90,7 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def seal_of(path: Path) -> str:
-    """The checksum that a file of ours ends with; "" for a file that is missing."""
+    """The checksum at the end of a file written here; "" if the file is missing."""
     return read_bytes(path)[-SEAL_LENGTH:].decode("ascii", "replace") if path.exists() else ""
 
 

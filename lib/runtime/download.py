@@ -54,7 +54,7 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
 
 
 def _recorded(record: Path) -> str:
-    """The sum in a file as sha256sum writes it, "" if there is none."""
+    """The checksum in a file written by sha256sum, "" if there is none."""
     content = read_bytes(record) if record.exists() else b""
     if content and not re.match(rb"[0-9a-f]{64}\b", content):
         raise UserError(f"{record}: not a checksum file of sha256sum; move it away to record a new one")

@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], keep: Pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_atomically` a text, as UTF-8; what that cannot hold, such as a part of a file's name, is escaped."""
+    """Write a text as UTF-8, by `write_atomically`; bytes of a file's name that are not UTF-8 are escaped."""
     write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
@@ -98,7 +98,7 @@ def checksum(path: Path, kind: str = "sha256") -> str:
 
 
 def open_to_append(path: Path) -> io.TextIOWrapper:
-    """A text file to add lines to. Raises OSError for a link or a pipe: another user may have put it there."""
+    """Open a text file to append to. Raises OSError for a link or a pipe: another user may have put it there."""
     regular = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
     def opener(name: str, flags: int) -> int:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_BYTES = 48 << 20  # of what is no tensor; a training state of the largest model takes 30 MB of them
-STEP_BYTES = 160  # what an instruction takes at most, besides its argument
-MAX_DEPTH = 50  # of lists in lists
-MAX_SHARED = 4  # bytes of all tensors, which may share memory, for each byte of the file
-MAX_PARTS = 50_000  # of a zip, and of a .safetensors
-ZIP = b"PK\x03\x04"  # begins a file
+MAX_BYTES = 48 << 20  # bytes of all that is not a tensor; the training state of the largest model has 30 MB
+STEP_BYTES = 160  # most bytes per instruction, besides its argument
+MAX_DEPTH = 50  # depth of nested lists
+MAX_SHARED = 4  # bytes of all tensors, which may share memory, per byte of the file
+MAX_PARTS = 50_000  # files in a zip, and tensors in a .safetensors
+ZIP = b"PK\x03\x04"  # first bytes of a zip
 MAGIC = 0x1950A86A20F9469CFC6C  # the first value in a file from before PyTorch 1.6, which is no zip
 
 CONSTANTS = {

@@ -701,9 +701,15 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["7.jpg", "--boxes", "text.json"], ["text.json: 'category_id' of detection number 1 must be a number"]),
         (["one.jpg", "--boxes", "nan.json"], ["nan.json: the detection file (--boxes) holds NaN", "[NaN"]),
         (["one.jpg", "--boxes", "object.json"], ["object.json: not a COCO annotation file: it has no list 'images'"]),
-        (["one.jpg", "--show"], ["--show: there is no display here"]),
-        (["one.jpg", "--out", "."], ["one.jpg: this is one of the sources; choose another folder with --out"]),
-        (["ONE.JPG", "--out", ".", "--overwrite"], ["ONE.jpg: this is one of the sources"]),
+        (["one.jpg", "--show"], ["--show needs a display"]),
+        (
+            ["one.jpg", "--out", "."],
+            ["one.jpg: the result would replace one of the sources; choose another folder with --out"],
+        ),
+        (
+            ["ONE.JPG", "--out", ".", "--overwrite"],
+            ["ONE.jpg: the result would replace one of the sources; choose another folder with --out"],
+        ),
         (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
         (
             ["one.jpg", "--model", "tp_x"],

@@ -430,7 +430,7 @@ def names_in_other_letters(patient: Patient) -> list:
     return [(NOTE, "names"), "2 are named like another but for upper and lower case", name]
 
 
-def photograph_cut_off(patient: Patient) -> list:
+def image_cut_off(patient: Patient) -> list:
     path = patient.images / patient.content["images"][0]["file_name"]
     path.write_bytes(path.read_bytes()[:3000])
     return [
@@ -474,7 +474,7 @@ def images_of_twelve_bits(patient: Patient) -> list:
 FAULTS = (
     *(boxes_as_fractions, boxes_in_percent, box_begins_before, box_wholly_before),
     *(category_ids_as_text, keypoints_in_another_order),
-    *(photograph_tagged, photographs_of_twelve_bits, names_in_other_letters),
+    *(image_tagged, images_of_twelve_bits),
     *(image_twice, annotation_twice, image_unlisted, image_without_size),
     *(box_empty, box_outside, box_of_a_labelled_person_outside, box_beyond, boxes_as_corners),
     *(area_zero, area_as_fraction, keypoint_outside, keypoints_as_fractions, visibility_three, visibility_zero),
@@ -483,7 +483,7 @@ FAULTS = (
     *(boxes_of_other_images, boxes_of_other_images_only, boxes_of_another_category, boxes_of_another_category_only),
     *(boxes_empty, boxes_of_low_score, boxes_elsewhere, box_malformed),
     *(image_missing, image_of_nobody_missing, image_cut_off),
-    *(image_of_another_size, image_turned),
+    *(image_of_another_size, image_turned, names_in_other_letters),
 )
 
 

@@ -469,7 +469,7 @@ def test_a_file_name_of_other_bytes_than_utf8_can_be_written_about(tmp_path: Pat
         assert DecodedImages(ImageReader(tmp_path), tmp_path / "decoded").read(name, "x").shape == (40, 60, 3)
 
 
-def test_leftovers_are_removed_once_nobody_can_be_writing_them(tmp_path: Path):
+def test_leftovers_are_removed_once_no_process_can_be_writing_them(tmp_path: Path):
     old, new, own = tmp_path / "ab/.x.npz.q1.part", tmp_path / "ab/.y.npz.q2.part", tmp_path / "ab/z.part"
     old.parent.mkdir()
     for path in (old, new, own):
