@@ -265,7 +265,7 @@ def test_a_jpeg_with_bytes_between_its_segments_is_read_and_its_size_is_seen():
     frame = jpeg.index(b"\xff\xc0")
     odd = jpeg[:frame] + b"ab\xff\x01\xff\0\xff" + jpeg[frame:]
     assert (decode_image(odd, "x") == decode_image(jpeg, "x")).all()
-    with pytest.raises(UserError, match=r"60 x 40 and DATASET\.MAX_IMAGE_PIXELS"):
+    with pytest.raises(UserError, match=r"60 x 40, but DATASET\.MAX_IMAGE_PIXELS"):
         decode_image(odd, "x", max_pixels=2399)
 
 
