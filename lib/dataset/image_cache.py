@@ -25,7 +25,12 @@ class DecodedImages:
         path = self._place(name)
         try:
             with open_to_read(path) as content, np.load(content, allow_pickle=False) as file:
-                return file["pixels"]
+                if any(part.compress_type for part in file.zip.infolist()):
+                    raise ValueError("not written here, and may unpack to any size")
+                pixels = file["pixels"]
+            if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+                raise ValueError("not the pixels of an image")
+            return pixels
         except Exception:  # missing, or damaged in any way
             pixels = self.reader.read(name, owner)
             write_atomically(path, lambda file: np.savez(file, pixels=pixels))

@@ -74,7 +74,9 @@ def test_a_changed_image_is_noticed(tmp_path, images, zipped):
     assert (after != before).mean() > 0.9
 
 
-@pytest.mark.parametrize("harm", ["truncated", "a flipped bit", "other content", "empty"])
+@pytest.mark.parametrize(
+    "harm", ["truncated", "a flipped bit", "other content", "empty", "compressed", "other numbers"]
+)
 def test_a_damaged_copy_is_written_again(tmp_path, images, harm):
     name, reader = names_in(images)[0], ImageReader(images)
     decoded = DecodedImages(reader, tmp_path / "decoded")
@@ -88,6 +90,10 @@ def test_a_damaged_copy_is_written_again(tmp_path, images, harm):
     else:
         content = bytearray(b"nothing" if harm == "other content" else b"")
     copy.write_bytes(content)
+    if harm == "compressed":
+        np.savez_compressed(copy, pixels=np.zeros((2000, 2000, 3), np.uint8))
+    elif harm == "other numbers":
+        np.savez(copy, pixels=np.zeros((9, 9)))
     for _ in range(2):
         np.testing.assert_array_equal(decoded.read(name, "x"), reader.read(name, "x"))
     assert copy.stat().st_size > 100_000
