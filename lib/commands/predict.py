@@ -113,7 +113,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (default: %(default)s)")
     add("--compile", action="store_true", help="compile the network (torch.compile)")
     add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.box = [box_from(text) for text in given.box or ()]  # before any weights are downloaded
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -175,7 +177,7 @@ def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -
     if given.boxes:
         return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
     if given.box:
-        own = [box_from(text) for text in given.box], None
+        own = given.box, None
         return GivenBoxes(numbers, [own] * len(sources.images), lambda frame: own)
     return GivenBoxes(numbers)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError, needs
-from .predict import DETECTORS, WHOLE_IMAGE, refuse_detector
+from .predict import DETECTORS, WHOLE_IMAGE, box_from, refuse_detector
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
@@ -31,7 +31,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--image", required=True, type=Path, metavar="FILE", help="image file")
     add(
         "--box",
-        type=numbers,
         metavar="X,Y,W,H",
         help="the person's box in image pixels (default: the best of the detector)",
     )
@@ -86,7 +85,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--singles", type=Path, metavar="DIR", help="also write one picture per map into this folder")
     add("--overwrite", action="store_true", help="replace existing pictures")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.box = given.box and box_from(given.box)
+    return given
 
 
 def threshold(text: str) -> dict[str, float]:
@@ -162,8 +163,6 @@ def check(given: argparse.Namespace) -> None:
         raise UserError("no network is given: pass --model, or --cfg for the weights that tools/test.py would test")
     if given.model and given.opts:
         raise UserError(f"{' '.join(given.opts)}: KEY VALUE pairs need --cfg without --model")
-    if given.box and len(given.box) != 4:
-        raise UserError(f"--box must be X,Y,W,H, four numbers, not {len(given.box)}")
     if given.box:
         refuse_detector("--box", {"detector": given.detector, "detector-class": given.detector_class})
     for point in given.point or []:

@@ -671,7 +671,10 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["film.mp4", "--save", "coco", "image"], ["--save coco image: the formats for film.mp4 are video, json, csv"]),
         (["one.jpg", "--save", "video"], ["--save video: the formats for one.jpg are image, json, csv, coco"]),
         (["film.mp4", "one.jpg", "--boxes", "boxes.json"], ["--boxes belongs to images or to the frames of one video"]),
-        (["one.jpg", "--box", "1,2,3"], ["--box must be X,Y,W,H, four numbers in pixels, not '1,2,3'"]),
+        (
+            ["one.jpg", "--box", "1,2,3", "--model", "no"],
+            ["--box must be X,Y,W,H, four numbers in pixels, not '1,2,3'"],
+        ),
         (["one.jpg", "--box", "1,2,3,4", "--boxes", "far.json"], ["--box and --boxes cannot be used together"]),
         (["one.jpg", "--box", "9000,0,9,9"], ["one.jpg: box 0", "lies outside of the image"]),
         (

@@ -598,6 +598,7 @@ def test_visualize_writes_the_grid_and_each_map(run, run_preloaded: Run, tmp_pat
         (["--threshold", "nan"], ["--threshold must be a weight, 0 or more, or a percentage such as 50%, not nan"]),
         (["--threshold", "100%"], ["--threshold must be a weight, 0 or more, or a percentage such as 50%, not 100%"]),
         (["--box", "1,2,3"], ["--box must be X,Y,W,H"]),
+        (["--box", "1,2,3,a"], ["--box must be X,Y,W,H, four numbers in pixels, not '1,2,3,a'"]),
         (["--detector", "yolox_s"], ["--detector: no detector runs, because --box gives the boxes"]),
         (["--box", "900,10,50,50"], ["900", "outside of the image, which is 500 x 332"]),
         (["--max-pixels", "165999"], ["388056.jpg: refused before decoding: it is 500 x 332, but --max-pixels"]),
