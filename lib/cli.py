@@ -70,7 +70,11 @@ def drawing(arguments: argparse.Namespace) -> "DrawOptions":
     """The drawing options of the arguments. Raises UserError for unknown ones."""
     from .pose.draw import DrawOptions
 
-    parts = None if arguments.draw is None else tuple(part for part in arguments.draw.split(",") if part != "none")
+    parts = (
+        None
+        if arguments.draw is None
+        else tuple(part for part in arguments.draw.replace(" ", "").split(",") if part != "none")
+    )
     return DrawOptions(arguments.threshold, parts, arguments.color_by)
 
 

@@ -44,6 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--save",
         nargs="+",
+        action="extend",
         choices=FORMS,
         metavar="FORMAT",
         help=f"any of {', '.join(FORMS)} (default: image; for videos, video)",

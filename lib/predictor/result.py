@@ -34,6 +34,7 @@ def rounded(values: np.ndarray, decimals: int) -> np.ndarray:
 
 
 def _options(threshold: float, parts: Iterable[str] | None, color_by: str | None) -> DrawOptions:
+    parts = [parts] if isinstance(parts, str) else parts
     return DrawOptions(threshold, None if parts is None else tuple(parts), color_by)
 
 

@@ -24,3 +24,8 @@ def test_the_originals_spellings_are_taken(original):
 @pytest.mark.parametrize("spelling", ["--max-instances", "--most-persons"])
 def test_predict_takes_the_older_spelling_of_its_limit(spelling):
     assert predict.arguments(["one.jpg", "--model", "m", spelling, "3"]).max_instances == 3
+
+
+def test_a_list_may_hold_spaces_and_an_option_be_repeated():
+    given = predict.arguments(["one.jpg", "--model", "m", "--save", "csv", "--save", "json", "--draw", "boxes, scores"])
+    assert given.save == ["csv", "json"] and cli.drawing(given).parts == ("boxes", "scores")

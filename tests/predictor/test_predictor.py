@@ -416,6 +416,8 @@ def test_drawings_have_the_channels_of_the_image(predictor, pixels, tmp_path):
     assert np.array_equal(predictor(pixels[..., ::-1], BOXES, color="BGR").draw(threshold=0), rgb[..., ::-1])
     assert not np.array_equal(rgb, pixels) and rgb.shape == pixels.shape
     assert np.array_equal(predictor(pixels, BOXES).draw(threshold=1e9), pixels)
+    one, several = (predictor(pixels, BOXES).draw(1e9, parts) for parts in ("boxes", ["boxes"]))
+    assert np.array_equal(one, several) and not np.array_equal(one, pixels)
     result = predictor(PIL.Image.fromarray(pixels), BOXES)
     result.save(tmp_path / "new" / "drawn.png", threshold=0)
     assert np.array_equal(cv2.imread(str(tmp_path / "new" / "drawn.png"))[..., ::-1], rgb)
