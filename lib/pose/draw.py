@@ -29,6 +29,7 @@ SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers, here in 1/16 pixel
 MAX_COORDINATE = 1e6  # pixels; OpenCV clips, but its integers must hold the coordinate
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_TEXT = 6  # pixels: smaller names cannot be read, and would hide a small person
+MIN_TAG = 7  # pixels: smaller ids and scores cannot be read
 CAPITAL = 21  # pixels: the height of this font's capitals at size 1
 
 
@@ -112,7 +113,8 @@ def persons(
         colours = options.colours(skeleton, int(numbers[i]))
         if boxes is not None and "boxes" in parts:
             _frame(canvas, boxes[i], colours[0][0] if options.color_by == "person" else COLOURS[MIDDLE])
-        _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours)
+        dot = 1.8 if options.key(skeleton) else 1.2  # large enough for its colour to be told
+        _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours, dot)
         if ellipses is not None and "ellipses" in parts:
             _rings(canvas, keypoints[i][shown[i]], ellipses[i][shown[i]], 0.5 * _line_width(canvas, extents[i]))
     for i in order:  # texts last, so that no line crosses them
@@ -125,8 +127,12 @@ def persons(
         if person_scores is not None and "scores" in parts:
             words.append(f"{person_scores[i]:.2f}")
         if words and (boxes is not None or shown[i].any()):
-            corner = keypoints[i][shown[i]].min(0) if boxes is None else boxes[i][:2]
-            _tag(canvas, " ".join(words), corner, joints[0] if options.color_by == "person" else COLOURS[MIDDLE])
+            corner, side = (
+                (keypoints[i][shown[i]].min(0), extents[i]) if boxes is None else (boxes[i][:2], max(boxes[i][2:]))
+            )
+            height = min(_text_height(canvas), max(side / 8, MIN_TAG))
+            colour = joints[0] if options.color_by == "person" else COLOURS[MIDDLE]
+            _tag(canvas, "  ".join(words), corner, height, colour)
     return canvas
 
 
@@ -156,7 +162,9 @@ def _person(
     skeleton: Skeleton,
     extent: float,
     colours: tuple[list[Colour], list[Colour]],
+    dot: float,
 ) -> None:
+    """`dot` is the radius of a keypoint, in widths of its limbs."""
     line = _line_width(canvas, extent)
     widths = np.full(skeleton.num_joints, line)
     limbs = []
@@ -166,7 +174,7 @@ def _person(
             width = min(line, max(line / 3, _extent(keypoints[[a, b]]) / 5))
             widths[[a, b]] = np.minimum(widths[[a, b]], width)
             limbs.append((keypoints[a], keypoints[b], colour, width))
-    dots = [(keypoints[k], colours[0][k], 1.2 * float(widths[k])) for k in np.flatnonzero(shown)]
+    dots = [(keypoints[k], colours[0][k], dot * float(widths[k])) for k in np.flatnonzero(shown)]
     _paint(canvas, line, limbs, dots)
 
 
@@ -225,15 +233,15 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
 def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour) -> None:
     """Draw text with an outline, beside a point."""
     beside = np.clip(point + np.array([height, height / 3]), -MAX_COORDINATE, MAX_COORDINATE)
-    place = np.rint(beside).astype(int).tolist()
+    place = np.rint(beside).astype(int)
     thin = max(1, round(height / 9))
-    for paint, thickness in ((OUTLINE, 3 * thin), (colour, thin)):
-        cv2.putText(canvas, text, place, FONT, height / CAPITAL, paint, thickness, cv2.LINE_AA)
+    around = thin * np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
+    for shift, paint in [(shift, OUTLINE) for shift in around] + [(np.zeros(2, int), colour)]:  # fonts have no outline
+        cv2.putText(canvas, text, (place + shift).tolist(), FONT, height / CAPITAL, paint, thin, cv2.LINE_AA)
 
 
-def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, colour: Colour) -> None:
+def _tag(canvas: np.ndarray, text: str, corner: np.ndarray, height: float, colour: Colour) -> None:
     """Draw text on a dark background above a corner, moved into the image if it does not fit."""
-    height = _text_height(canvas)
     scale, thick, pad = height / CAPITAL, max(1, round(height / 8)), round(height / 2)
     width = cv2.getTextSize(text, FONT, scale, thick)[0][0] + pad
     high = round(height) + pad

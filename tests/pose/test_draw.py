@@ -149,6 +149,23 @@ def test_boxes_scores_ids_and_names_are_drawn_if_asked():
     assert (drawn(("ids",), ids=np.array([7])) != drawn(("ids",), ids=np.array([8]))).any()
 
 
+def test_what_is_written_of_a_small_person_is_small_whatever_the_image():
+    image, box = np.full((2000, 2000, 3), 128, np.uint8), np.array([[500.0, 500, 12, 25]])
+    drawn = [
+        draw.persons(image, box[0, :2] + HAND_POINTS / 5, np.ones(5), HAND, DrawOptions(parts=p))
+        for p in ((), ("ids",))
+    ]
+    rows, columns = np.nonzero(changed(*drawn))
+    assert 7 <= np.ptp(rows) < 15 and np.ptp(columns) < 25
+
+
+def test_names_are_outlined():
+    image = np.full((240, 240, 3), 255, np.uint8)
+    drawn = [draw.persons(image, 2 * HAND_POINTS, np.ones(5), HAND, DrawOptions(parts=p)) for p in ((), ("names",))]
+    dark, light = ((picture.max(-1) < 90).sum() for picture in drawn[::-1])
+    assert dark - light > 0.2 * changed(*drawn).sum()
+
+
 def test_colours_are_of_sides_persons_or_keypoints():
     both = np.stack([HAND_POINTS, HAND_POINTS[:, ::-1]])
     shown = draw.persons(GREY, both, np.ones((2, 5)), HAND, DrawOptions(color_by="person"))
