@@ -42,7 +42,7 @@ HINTS = {
     DETECTOR: "Click a detected box to see the attention for it, or drag another box.",
     WHOLE: "The whole image is used as the box; drag a smaller one.",
     DRAWN: "Drag another box, or type its numbers.",
-    None: "Drag a box.",
+    None: "Drag a box, or type its numbers.",  # there is none yet
 }
 STYLE = """
 .gradio-container .fillable { max-width: 1440px !important; padding: 8px 20px !important }
@@ -64,7 +64,7 @@ STYLE = """
 #table table { width: 100%; font-size: 12px; line-height: 1; border-collapse: collapse }
 #table td, #table th { padding: 3px 6px; text-align: right; border: 0 } #table tr :first-child { text-align: left }
 #table tbody tr { cursor: pointer } #table tr.asked { background: var(--color-accent-soft) }
-#notice { position: fixed; z-index: 9; top: 6px; right: 20px; max-width: 60% }
+#notice { position: fixed; z-index: 100; top: 6px; right: 20px; max-width: 60% }
 #notice p { margin: 0; padding: 6px 12px; border-radius: 6px; background: #fde68a; color: #181818;
   animation: gone 1s 10s forwards }
 @keyframes gone { to { opacity: 0; visibility: hidden } }
@@ -291,7 +291,8 @@ class Page:
     def _parts(self, scene: Scene, before: Scene | None) -> dict[str, Any]:
         """The page's parts for a scene. Images that have not changed are left out."""
         parts = self._controls(scene)
-        parts["hint"] = html.escape(f"{scene.why}. " if scene.why else "") + HINTS[scene.boxes]
+        hint = HINTS[scene.boxes if scene.result else None]
+        parts["hint"] = html.escape(f"{scene.why}. " if scene.why else "") + hint
         if before is None or (scene.result, scene.person, scene.boxes) != (before.result, before.person, before.boxes):
             parts["picture"] = _image(scene.picture(), "class=drawing" if scene.result is None else "")
         if scene.explanation is None:

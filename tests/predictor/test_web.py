@@ -268,6 +268,7 @@ def test_answers_of_the_page_lead_from_an_image_to_maps(page, visitor):
     assert whole["typed"] == "0,0,500,332" and whole["hint"] == web_hints()["whole image"]
     empty = visitor.do("boxes", {}, "drawn")
     assert (empty["maps"], empty["table"], empty["typed"]) == ("", "", "") and "class=drawing" in empty["picture"]
+    assert empty["hint"] == web_hints()[None] and drawn["hint"] == web_hints()["drawn"]
 
     sample = visitor.do("sample", {"number": 0})
     assert dict(sample["boxes"].choices)["annotated"] == sample["boxes"].value == "annotated"

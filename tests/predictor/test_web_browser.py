@@ -181,6 +181,10 @@ def test_the_page_opens_explained_and_all_of_it_is_in_sight(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+# Whose part of the page, or of Gradio's parts, lies on top at a place.
+TOPMOST = "([x, y]) => document.elementFromPoint(x, y).closest('[id]').id"
+
+
 def test_on_a_phone_the_maps_follow_the_picture(phone):
     screenshot(phone, "phone")
     tops = {part: phone.locator(f"#{part}").bounding_box()["y"] for part in PARTS}
@@ -194,6 +198,13 @@ def test_on_a_phone_the_maps_follow_the_picture(phone):
     of_point = changed(phone, "maps", first)
     phone.locator("#samples img").nth(1).tap()
     changed(phone, "maps", of_point)
+    phone.locator("#typed").get_by_role("textbox").fill("x")
+    phone.locator("#typed").get_by_role("textbox").press("Enter")
+    told(phone, "a box is four numbers")
+    box = phone.locator("#notice p").bounding_box()
+    height = box["y"] + box["height"] / 2
+    row = [phone.evaluate(TOPMOST, [box["x"] + share * box["width"], height]) for share in np.linspace(0.05, 0.95, 30)]
+    assert set(row) == {"notice"}  # nothing of the page shows through
 
 
 def test_a_sample_its_persons_and_the_maps_of_a_keypoint_and_of_points(page):
