@@ -296,7 +296,7 @@ def test_the_limit_of_pixels_can_be_moved_and_is_named(run, pixels, tmp_path):
     for most in (500 * 332, None):
         assert len(Predictor.from_pretrained(run, device="cpu", max_pixels=most)(IMAGE, BOXES)) == 3
     few = Predictor.from_pretrained(run, device="cpu", max_pixels=500 * 332 - 1)
-    says = r"it is 500 x 332 and --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
+    says = r"it is 500 x 332, but --max-pixels \(in Python max_pixels\) allows 165,999 pixels$"
     for ask in (few, few.explain):
         with pytest.raises(UserError, match=says):
             ask(IMAGE, BOXES)
