@@ -113,6 +113,11 @@ def _annotation_file(cfg: CfgNode, name: str) -> Path:
     return _in_root(cfg, cfg.DATASET.ANNOTATIONS or ("annot/{set}.json" if is_mpii(cfg) else usual), name)
 
 
+def mpii_truth(annotations: Path, name: str) -> Path:
+    """Where the ground truth of PCKh lies, beside the annotations of the set of that name."""
+    return annotations.with_name(f"gt_{name}.mat")
+
+
 def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
     path = _annotation_file(cfg, name)
     if is_mpii(cfg):
@@ -208,6 +213,8 @@ def data_sums(cfg: CfgNode) -> dict[str, str]:
     """Key -> SHA-256 of the file that it names, for the files that define a run's data."""
     data, test = cfg.DATASET, cfg.TEST
     files = {f"DATASET.{key}": _annotation_file(cfg, data[key]) for key in ("TRAIN_SET", "TEST_SET")}
+    if is_mpii(cfg):
+        files["DATASET.TEST_SET's truth"] = mpii_truth(files["DATASET.TEST_SET"], data.TEST_SET)
     if data.SKELETON:
         files["DATASET.SKELETON"] = Path(data.SKELETON)
     if test.COCO_BBOX_FILE and not test.USE_GT_BBOX:

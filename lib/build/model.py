@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,14 +87,13 @@ def load_start_weights(cfg: CfgNode, network: TransPose, skeleton: Skeleton) -> 
         path = Path(m.INIT_FROM)
         beside = path.parent / SKELETON_FILE
         source = _skeleton_of(path)
-        remarks = weights.transfer(
-            network, weights.unwrap(checkpoint.read(path)), source.names, skeleton.names, source=str(path)
-        )
+        state = weights.unwrap(checkpoint.read(path), str(path))
+        remarks = weights.transfer(network, state, source.names, skeleton.names, source=str(path))
         logger.info("start weights: %s (%s)", path, f"keypoints of {beside if beside.exists() else 'COCO'}")
         for remark in remarks:
             logger.info("  %s", remark)
     elif m.INIT_WEIGHTS:
-        imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED))) if m.PRETRAINED else None
+        imagenet = weights.unwrap(checkpoint.read(Path(m.PRETRAINED)), m.PRETRAINED) if m.PRETRAINED else None
         weights.initialise(network, imagenet, m.EXTRA.PRETRAINED_LAYERS, source=m.PRETRAINED)
         logger.info("start weights: %s", m.PRETRAINED or "random initialisation, without ImageNet")
 
@@ -109,7 +107,7 @@ def _skeleton_of(weights_file: Path) -> Skeleton:
 def refuse_other_order(weights_file: Path, tested: Skeleton, name: str) -> None:
     """Raise UserError if the weights have the keypoints of the test set `name` in another order."""
     names = _skeleton_of(weights_file).names
-    own, others = ([re.sub(r"\W|_", "", joint.lower()) for joint in joints] for joints in (names, tested.names))
+    own, others = (list(map(skeletons.common_name, joints)) for joints in (names, tested.names))
     if own != others and sorted(own) == sorted(others):
         raise UserError(
             f"{weights_file}: it has the keypoints of {name} in another order, {', '.join(names)}: bring the "
@@ -153,7 +151,7 @@ def load_trained(cfg: CfgNode, network: TransPose, folder: Path) -> Path:
 
 
 def _load(network: TransPose, path: Path) -> None:
-    for remark in weights.load_weights(network, weights.unwrap(checkpoint.read(path)), source=str(path)):
+    for remark in weights.load_weights(network, weights.unwrap(checkpoint.read(path), str(path)), source=str(path)):
         logger.info("%s", remark)
 
 

@@ -26,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..models import weights
     from ..runtime import checkpoint
 
-    state = weights.unwrap(checkpoint.read(source))
+    content = checkpoint.read(source)
+    state = weights.unwrap(content, str(source))
     if not state:
         raise UserError(f"{source}: the file contains no named tensors, so there are no weights to convert")
     checkpoint.save(target, state)
-    print(f"{target}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers")
+    others = 0 if {"state_dict", "best_state_dict"} & set(content) else len(content) - len(state)
+    left_out = f"; left out: {others} that are no named tensors" * bool(others)
+    print(f"{target}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} numbers{left_out}")

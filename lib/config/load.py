@@ -53,9 +53,11 @@ def load_config(
     cfg = defaults()
     given: set[str] = set()
     for file, content in _read_yaml(Path(path)):
+        own: set[str] = set()
         for key, value in leaves(content):
+            _expect_once(key, own, str(file))
             _set(cfg, key, value, where=str(file))
-            given.add(key)
+        given |= own
     given |= _merge_overrides(cfg, overrides)
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
@@ -113,6 +115,13 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
             raise UserError(f"{where}: {key} contains further keys, and cannot have the value {shown(value)}")
         return
     node[leaf] = _coerce(value, node[leaf], key, where)
+
+
+def _expect_once(key: str, seen: set[str], where: str) -> None:
+    """A yaml may spell a key in one piece or by sections."""
+    if key in seen:
+        raise UserError(f"{where}: {key} stands there twice, in one piece and in its section; one has no effect")
+    seen.add(key)
 
 
 def _nearest(key: str) -> str:

@@ -28,6 +28,7 @@ MAX_ID = 60  # characters of an id in a message
 NUMBERS = {int, float}
 TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # the usual types, which need no further check
 NO_JSON = re.compile(rb"[\[:,]\s*(NaN|-?Infinity)\b")  # not JSON, but written by Python's json module
+JSON_TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:)?|[{}\[\]]', re.DOTALL)  # a string, or a bracket
 MISSING: Any = object()  # stands for a missing field
 
 
@@ -39,7 +40,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
     """
     try:
         content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-        return msgspec.json.decode(content, type=form)
+        value = msgspec.json.decode(content, type=form)
     except OSError as error:
         raise UserError(f"{path}: cannot read the {what} ({error.strerror})") from None
     except msgspec.ValidationError as error:
@@ -49,7 +50,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
         raise UserError(f"{path}: the {what} has another format: {mismatch}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UserError(f"{path}: the {what} is text in UTF-16; save it as UTF-8") from None
+            raise UserError(f"{path}: the {what} is text in UTF-16 or UTF-32; save it as UTF-8") from None
         if found := NO_JSON.search(content):
             near = content[max(found.start(1) - 30, 0) : found.end()].decode(errors="replace")
             raise UserError(
@@ -57,6 +58,24 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
                 "or leave the object out"
             ) from None
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
+    if any(content.count(f'"{key}"'.encode()) > 1 for key in getattr(form, "__annotations__", ())):
+        _refuse_twice(content, path, what)
+    return value
+
+
+def _refuse_twice(content: bytes, path: Path, what: str) -> None:
+    """Raise UserError for a key that stands twice in the outermost object: the decoder takes the last."""
+    depth, seen = 0, set()
+    for token in JSON_TOKEN.finditer(content):
+        if token[0] in (b"{", b"["):
+            depth += 1
+        elif token[0] in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and token[2]:
+            if token[1] in seen:
+                key = token[1].decode(errors="replace")
+                raise UserError(f"{path}: '{key}' stands twice in the {what}, and one of the two would be lost")
+            seen.add(token[1])
 
 
 def form(name: str, fields: dict[str, Any]) -> Any:

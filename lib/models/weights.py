@@ -99,10 +99,10 @@ def _take(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     model.load_state_dict(matching, strict=False)
 
 
-def unwrap(content: Mapping) -> dict[str, Tensor]:
+def unwrap(content: Mapping, source: str) -> dict[str, Tensor]:
     """The plain state dict in a file's content: a state dict, or a training checkpoint that contains one.
 
-    Anything but named tensors is left out.
+    Anything but named tensors is left out. Raises UserError for a tensor that is there twice.
     """
     for key in ("state_dict", "best_state_dict"):
         if isinstance(content.get(key), Mapping):
@@ -114,6 +114,8 @@ def unwrap(content: Mapping) -> dict[str, Tensor]:
             continue
         while key.startswith(WRAPPERS):
             key = key.split(".", 1)[1]
+        if key in state:
+            raise UserError(f"{source}: it holds {key} twice, with and without a prefix such as {WRAPPERS[0]!r}")
         state[key] = value
     return state
 
@@ -136,12 +138,14 @@ def _with_fitting_positions(model: TransPose, state: Mapping[str, Tensor]) -> tu
     positions, own = state.get("pos_embedding"), model.pos_embedding
     if positions is None or own is None or positions.shape[1:] != own.shape[1:]:
         return dict(state), []
+    if not (len(positions) and positions.is_floating_point()):  # refused with the other tensors
+        return dict(state), []
     grid = token_grid(positions, model.grid)
     if grid == model.grid:
         return dict(state), []
     old, new = ("x".join(map(str, rows_columns)) for rows_columns in (grid, model.grid))
     remark = f"pos_embedding: resized from {old} to {new} tokens (rows x columns)"
-    return {**state, "pos_embedding": resize_positions(positions, grid, model.grid)}, [remark]
+    return {**state, "pos_embedding": resize_positions(positions.float(), grid, model.grid)}, [remark]
 
 
 def transfer(

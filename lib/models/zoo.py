@@ -153,7 +153,7 @@ def pretrained(name: str, variants: Mapping[str, type] = VARIANTS) -> TransPose:
     """
     path = weights(name)
     network = model(name, variants)
-    load_weights(network, unwrap(checkpoint.read(path)), source=str(path))
+    load_weights(network, unwrap(checkpoint.read(path), str(path)), source=str(path))
     return network.eval()
 
 

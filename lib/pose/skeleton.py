@@ -254,6 +254,14 @@ def pairs_from_names(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, lowered[low]) for name, low in mirrored.items() if low != name.lower() and low in lowered]
 
 
+def common_name(name: str) -> str:
+    """One spelling for left_eye, LeftEye, "eye left", l-eye and lefteye."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)
+    joined = "".join({"l": "left", "r": "right"}.get(word, word) for word in map(str.lower, words))
+    side = next((side for side in ("left", "right") if joined.startswith(side) or joined.endswith(side)), "")
+    return side + (joined.removeprefix(side) if joined.startswith(side) else joined.removesuffix(side))
+
+
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2
 

@@ -363,7 +363,10 @@ def checked_boxes(
         raise UserError(
             f"{label}: {len(table)} boxes need {len(table)} scores, not scores of the shape {certainty.shape}"
         )
+    shown = geometry.in_image(table, np.array(size)) | ~np.isfinite(table).all(1)
     for number, (box, score) in enumerate(zip(table, certainty, strict=True)):
+        if found and not shown[number]:
+            continue
         where = f"{label}: box {number} (counted from 0), {box.tolist()}, scored {score:g},"
         x, y, w, h = box
         if not (np.abs([*box, score]) < MAX_BOX).all():
@@ -374,9 +377,8 @@ def checked_boxes(
             raise UserError(f"{where} must have a positive width and height: x, y, w, h")
         if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
             raise UserError(f"{where} lies outside of the image, which is {size[0]} x {size[1]} pixels")
-        if x + w <= 1 and y + h <= 1 < max(size):
+        if max(box) <= 1 < max(size):
             raise UserError(f"{where} lies within one pixel, like fractions of the image: give it in pixels")
-    shown = geometry.in_image(table, np.array(size))
     if not shown.all():
         logger.warning(
             "%s: %d of %d boxes are empty or outside the image, and are left out", label, (~shown).sum(), len(shown)
@@ -402,7 +404,7 @@ def trained_network(source: str | PathLike, config: str | PathLike | None = None
         return export.load(path)
     if path.is_dir() or yaml_file or (path.parent / CONFIG_FILE).exists():
         return read_trained_model(path, yaml_file)
-    state = unwrap(checkpoint.read(path))
+    state = unwrap(checkpoint.read(path), str(path))
     shapes = {name: tensor.shape for name, tensor in state.items()}
     for entry in zoo.RELEASED.values():
         with torch.device("meta"):

@@ -104,6 +104,12 @@ def test_base_is_overridden_key_by_key(tmp_path):
     assert (cfg.MODEL.DIM_MODEL, cfg.MODEL.N_HEAD, cfg.WORKERS) == (64, 2, 1)
 
 
+def test_a_key_in_one_piece_and_in_its_section_is_refused(tmp_path):
+    assert load(tmp_path, "MODEL.N_HEAD: 2\nMODEL: {DIM_MODEL: 64}\n").MODEL.N_HEAD == 2
+    with pytest.raises(UserError, match=r"experiment.yaml: MODEL.N_HEAD stands there twice, in one piece and in its"):
+        load(tmp_path, "MODEL: {N_HEAD: 4}\nMODEL.N_HEAD: 2\n")
+
+
 def test_bases_in_a_circle_are_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("_BASE_: experiment.yaml\n")
     with pytest.raises(UserError, match="leads back"):

@@ -18,7 +18,7 @@ from helpers.places import Run, sentence
 from scipy.io import loadmat, savemat
 from torch.utils.data import DataLoader
 
-from transpose.build.data import build_training_data, data_report
+from transpose.build.data import build_training_data, data_report, data_sums
 from transpose.build.evaluation import build_evaluation
 from transpose.build.model import build_model, load_start_weights
 from transpose.config.load import load_config
@@ -33,6 +33,7 @@ from transpose.errors import UserError
 from transpose.evaluation.pckh import MEANS, NO_JOINT, PCKH_COLUMNS, PckhEvaluation, Truth, pckh, read_truth
 from transpose.models.backends import Backend
 from transpose.pose import geometry, heatmap, skeleton
+from transpose.runtime.files import checksum
 
 RECIPES = ROOT / "experiments" / "mpii" / "transpose_r"
 R_A4 = RECIPES / "TP_R_256x256_d256_h1024_enc4_mh8.yaml"
@@ -346,6 +347,8 @@ def test_images_may_be_a_zip(root: Path):
             file.write(path, path.name)
     cfg = load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root), "DATASET.DATA_FORMAT", "zip"])
     evaluation = build_evaluation(cfg, torch.device("cpu"))
+    # A run is not gone on with if this changes.
+    assert data_sums(cfg)["DATASET.TEST_SET's truth"] == checksum(root / "annot" / "gt_valid.mat")
     assert evaluation.crops.reader.source == root / "images.zip" and evaluation.crops[4]["image"].any()
 
 

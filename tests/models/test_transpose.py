@@ -150,8 +150,13 @@ def test_checkpoints_load_however_they_were_saved(make, wrap, tmp_path):
     source, target = make(), make()
     fill_from_names(source)
     torch.save(wrap(source.state_dict()), tmp_path / "model.pth")
-    assert load_weights(target, unwrap(checkpoint.read(tmp_path / "model.pth")), "model.pth") == []
+    assert load_weights(target, unwrap(checkpoint.read(tmp_path / "model.pth"), "model.pth"), "model.pth") == []
     assert equal(target.state_dict(), source.state_dict())
+
+
+def test_a_tensor_that_is_there_twice_is_refused():
+    with pytest.raises(UserError, match=r"^odd.pth: it holds a.b twice, with and without a prefix such as 'module.'"):
+        unwrap({"a.b": torch.zeros(1), "module.a.b": torch.ones(1)}, "odd.pth")
 
 
 def test_what_is_saved_is_the_plain_published_state_dict(tmp_path):
@@ -222,6 +227,16 @@ def test_checkpoint_of_another_input_size_loads_with_resized_positions(make, pos
     assert equal(*({k: v for k, v in state.items() if k != "pos_embedding"} for state in (own, loaded)))
     with torch.no_grad():
         assert target(images(1, (96, 128))).shape == (1, 17, 32, 24)
+
+
+@pytest.mark.parametrize("spoil", [lambda positions: positions > 0, lambda positions: positions[:0]])
+def test_positions_that_cannot_be_resized_are_refused(spoil):
+    source, target = small_r(), small_r(image_size=(96, 128))
+    state = source.state_dict()
+    with pytest.raises(UserError, match=r"^odd.pth: .*pos_embedding"):
+        load_weights(target, state | {"pos_embedding": spoil(state["pos_embedding"])}, "odd.pth")
+    with pytest.raises(UserError, match=r"^odd.pth: .*pos_embedding"):
+        load_weights(source, state | {"pos_embedding": spoil(state["pos_embedding"])}, "odd.pth")
 
 
 def test_sine_positions_of_the_transposed_input_are_resized_too():

@@ -112,3 +112,9 @@ def test_pairs_against_the_names_are_accepted_with_a_warning(caplog):
     names = ["left_wing", "right_wing", "tail"]
     kind = skeleton.from_mapping({"names": names, "pairs": [["left_wing", "tail"]]}, "odd.yaml")
     assert kind.pairs == ((0, 2),) and "odd.yaml: the `pairs` left_wing/tail" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["LeftEye", "leftEye", "LEFT EYE", "eye_left", "l_eye", "eye-L", "LEye", "lefteye"])
+def test_spellings_of_one_keypoint(name):
+    assert skeleton.common_name(name) == skeleton.common_name("left_eye") != skeleton.common_name("right_eye")
+    assert len({skeleton.common_name(own) for own in skeleton.COCO.names}) == 17

@@ -404,6 +404,9 @@ def test_weights_convert_bit_for_bit(tmp_path: Path, convert: Callable):
     assert convert("a.safetensors", "b.pth") == (0, "b.pth: 4 tensors, 121 numbers\n", "")
     for name in ("a.safetensors", "b.pth"):
         assert same_bits(checkpoint.read(tmp_path / name), state)
+    checkpoint.save(tmp_path / "more.pth", state | {"note": "x", "lr": 0.1})
+    says = "c.safetensors: 4 tensors, 121 numbers; left out: 2 that are no named tensors\n"
+    assert convert("more.pth", "c.safetensors") == (0, says, "")
 
 
 def test_safetensors_serve_wherever_weights_are_named(tmp_path: Path):
