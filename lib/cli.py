@@ -160,10 +160,11 @@ class Failures:
         """If none was `done`, raise the first item's error; else report each and exit with 1, if there are any."""
         if self.errors and not done:
             raise self.errors[0]
-        for error in self.errors[:MAX_REPORTED]:
-            print(f"error: {error}", file=sys.stderr)
-        if self.errors:
-            print(f"{len(self.errors)} could not be used or written, the others are done", file=sys.stderr)
+        sentences = list(dict.fromkeys(map(str, self.errors)))  # one image may be wanted several times
+        for sentence in sentences[:MAX_REPORTED]:
+            print(f"error: {sentence}", file=sys.stderr)
+        if sentences:
+            print(f"{len(sentences)} could not be used or written, the others are done", file=sys.stderr)
             sys.exit(1)
 
 

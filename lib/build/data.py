@@ -113,9 +113,10 @@ def _annotation_file(cfg: CfgNode, name: str) -> Path:
     return _in_root(cfg, cfg.DATASET.ANNOTATIONS or ("annot/{set}.json" if is_mpii(cfg) else usual), name)
 
 
-def mpii_truth(annotations: Path, name: str) -> Path:
-    """Where the ground truth of PCKh lies, beside the annotations of the set of that name."""
-    return annotations.with_name(f"gt_{name}.mat")
+def _pckh_file(cfg: CfgNode) -> Path:
+    """PCKh's ground truth of DATASET.TEST_SET, beside its annotations."""
+    name = cfg.DATASET.TEST_SET
+    return _annotation_file(cfg, name).with_name(f"gt_{name}.mat")
 
 
 def _read_annotations(cfg: CfgNode, name: str) -> coco.Annotations:
@@ -139,8 +140,7 @@ def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
 
 def read_pckh(cfg: CfgNode, skeleton: Skeleton, persons: int) -> pckh.Truth:
     """PCKh's ground truth of DATASET.TEST_SET. Raises UserError if it is missing, damaged or does not fit."""
-    name = cfg.DATASET.TEST_SET
-    return pckh.read_truth(_annotation_file(cfg, name).with_name(f"gt_{name}.mat"), skeleton.names, persons)
+    return pckh.read_truth(_pckh_file(cfg), skeleton.names, persons)
 
 
 def build_dataset(
@@ -214,7 +214,7 @@ def data_sums(cfg: CfgNode) -> dict[str, str]:
     data, test = cfg.DATASET, cfg.TEST
     files = {f"DATASET.{key}": _annotation_file(cfg, data[key]) for key in ("TRAIN_SET", "TEST_SET")}
     if is_mpii(cfg):
-        files["DATASET.TEST_SET's truth"] = mpii_truth(files["DATASET.TEST_SET"], data.TEST_SET)
+        files["DATASET.TEST_SET's truth"] = _pckh_file(cfg)
     if data.SKELETON:
         files["DATASET.SKELETON"] = Path(data.SKELETON)
     if test.COCO_BBOX_FILE and not test.USE_GT_BBOX:

@@ -10,7 +10,8 @@ from yacs.config import CfgNode
 from ..config.load import load_config
 from ..config.paths import repository_root
 from ..dataset import coco, detections, mpii
-from ..dataset.check.statistics import why_no_precision
+from ..dataset.check import statistics
+from ..dataset.findings import Findings
 from ..dataset.samplers import EvalSampler
 from ..dataset.topdown import TopDownDataset
 from ..errors import UserError
@@ -67,21 +68,28 @@ def _coco_evaluation(cfg: CfgNode, device: torch.device) -> CocoEvaluation:
     check_box_source(cfg)
     annotations, reader = test_images(cfg)
     skeleton = skeleton_of(cfg, annotations)
+    doubts: list[str] = []
     joints, boxes, source = skeleton.num_joints, "ground truth", annotations.path
     if has_truth(name):
         coco.check_truth(annotations)
-        if no_precision := why_no_precision(annotations):
+        if no_precision := statistics.why_no_precision(annotations):
             logger.warning("%s: %s", annotations.path, no_precision)
+        elif (sizes := statistics.count_by_size(annotations))[1]:
+            logger.info("%s: %s", annotations.path, sizes[0])
         instances = coco.annotated_instances(annotations)
+        statistics.check_num_keypoints(stated := Findings(), annotations, tests=True)
+        doubts += [instances.doubts, stated.warn(annotations.path)]
     if not test.USE_GT_BBOX:
         boxes = f"{Path(test.COCO_BBOX_FILE).name}, score >= {test.IMAGE_THRE:g}"
         source = Path(test.COCO_BBOX_FILE)
         instances = detections.detected_instances(source, annotations, joints, test.IMAGE_THRE)
+        doubts.append(instances.doubts)
     log_left_out(source, instances, skeleton)
     return CocoEvaluation(
         boxes=boxes,
         annotations=annotations,
         has_truth=has_truth(name),
+        doubts="; ".join(filter(None, doubts)),
         oks_threshold=test.OKS_THRE,
         soft_nms=test.SOFT_NMS,
         **_common(cfg, device, build_dataset(cfg, instances, reader, skeleton)),

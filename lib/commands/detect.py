@@ -62,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..runtime.files import write_text
 
     log.start()
-    found = inputs.expand(given.sources)
-    if found.videos or found.cameras:
-        raise UserError(
-            f"{[*found.videos, *found.cameras][0]}: this command reads images only; tools/predict.py also reads videos "
-            "and cameras"
-        )
-    numbers = inputs.numbering(found, given.annotations, given.detector_class)
+    failures = cli.Failures()
+    found = inputs.expand(given.sources, failures.errors.append)
+    for source in [*found.videos, *found.cameras]:
+        says = "this command reads images only; tools/predict.py also reads videos and cameras"
+        failures.errors.append(UserError(f"{source}: {says}"))
+    numbers = inputs.numbering(found, given.annotations, given.detector_class, failures.errors.append)
+    if not numbers.files:
+        failures.end(done=0)
     numbers.refuse_otherwise_turned(not given.ignore_exif)
     images_file = inputs.list_beside(given.out)
     for path in [given.out] if given.annotations else [given.out, images_file]:
@@ -87,18 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=given.device,
     )
 
-    failures = cli.Failures()
     detections: list[dict] = []
     listed: list[tuple[str, int, tuple[int, int]]] = []
 
     def readable() -> "Iterator[tuple[str, int, np.ndarray]]":
-        rows = zip(found.images, found.names, numbers.ids, numbers.sizes, strict=True)
+        rows = zip(numbers.files, numbers.names, numbers.ids, numbers.sizes, strict=True)
         for file, name, number, size in progress.follow(rows):
             with failures.passing_over():
                 image = InputImage(file, str(file), oriented=not given.ignore_exif, max_pixels=max_pixels, size=size)
                 yield name, number, image.pixels()
 
-    with log.Progress(len(found.images), "images") as progress:
+    with log.Progress(len(numbers.files), "images") as progress:
         images = readable()
         while group := list(islice(images, given.batch)):
             boxes_and_scores = detector.batch([pixels[..., ::-1].copy() for _, _, pixels in group])

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError
 
 
@@ -32,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table(arguments.folder))
         return
     clone = repository_root()
+    failures, done = cli.Failures(), 0
     for name in arguments.names:
         get, place = (zoo.backbone, zoo.IMAGENET_FOLDER) if name in zoo.BACKBONES else (zoo.weights, zoo.FOLDER)
         folder = arguments.folder or (clone / place if (clone / "experiments").is_dir() else None)
-        log.logger.info("%s: %s", name, get(name, folder))
+        with failures.passing_over():
+            log.logger.info("%s: %s", name, get(name, folder))
+            done += 1
+    failures.end(done)
 
 
 def table(folder: Path | None) -> str:

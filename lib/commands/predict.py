@@ -130,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     log.start()
     cli.drawing(given)  # refuses unknown drawing options at once
-    sources = inputs.expand(given.sources)
-    plan = make_plan(given, sources)
     failures, videos = cli.Failures(), {}
+    sources = inputs.expand(given.sources, failures.errors.append)
+    plan = make_plan(given, sources)
     for source, name in plan.videos.items():
         with failures.passing_over():
             videos[name] = Camera(source) if isinstance(source, int) else Video(source)
@@ -141,11 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     window = Window() if given.show else None
     predictor = make_predictor(given)
     category = predictor.skeleton.category
-    boxes = choose_boxes(given, sources, category)
+    boxes = choose_boxes(given, sources, category, failures)
     if not (given.box or given.boxes):  # last, as it may have to be downloaded
         wanted = given.detector, given.detector_class, given.box_score
         predictor.detector = detector_for(category, *wanted, device=given.device)
-    done = save_images(given, sources, plan, predictor, boxes, window, failures) if plan.images else 0
+    done = save_images(given, plan, predictor, boxes, window, failures) if plan.images else 0
     for name, video in videos.items():
         with failures.passing_over():
             save_video(given, predictor, video, given.out / name, plan.forms, window, boxes.of_frame)
@@ -162,7 +162,7 @@ class GivenBoxes:
     of_frame: "FrameBoxes | None" = None
 
 
-def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -> GivenBoxes:
+def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str, failures: cli.Failures) -> GivenBoxes:
     """Raises UserError for a file that is malformed or belongs to other images."""
     from ..predictor import inputs
 
@@ -173,13 +173,15 @@ def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str) -
     if given.boxes and not sources.images:
         of_frame = inputs.read_frame_boxes(given.boxes, category, lowest)
         return GivenBoxes(inputs.numbering(sources), of_frame=of_frame)
-    numbers = inputs.numbering(sources, listed, category)
+    numbers = inputs.numbering(sources, listed, category, failures.errors.append)
+    if sources.images and not numbers.files:
+        failures.end(done=0)
     numbers.refuse_otherwise_turned(not given.ignore_exif)
     if given.boxes:
         return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
     if given.box:
         own = given.box, None
-        return GivenBoxes(numbers, [own] * len(sources.images), lambda frame: own)
+        return GivenBoxes(numbers, [own] * len(numbers.files), lambda frame: own)
     return GivenBoxes(numbers)
 
 
@@ -287,7 +289,6 @@ def make_predictor(given: argparse.Namespace) -> "Predictor":
 
 def save_images(
     given: argparse.Namespace,
-    sources: "Sources",
     plan: Plan,
     predictor: "Predictor",
     boxes: GivenBoxes,
@@ -304,9 +305,9 @@ def save_images(
     numbers, options = boxes.numbers, cli.drawing(given)
     files = [
         InputImage(file, str(file), oriented=not given.ignore_exif, size=size)
-        for file, size in zip(sources.images, numbers.sizes, strict=True)
+        for file, size in zip(numbers.files, numbers.sizes, strict=True)
     ]
-    known = dict(zip(sources.images, zip(numbers.ids, sources.names, strict=True), strict=True))
+    known = dict(zip(numbers.files, zip(numbers.ids, numbers.names, strict=True), strict=True))
     table: list[str] = []
     entries: list[dict] = []
     listed: list[tuple[str, int, tuple[int, int]]] = []

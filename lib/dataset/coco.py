@@ -6,6 +6,7 @@ the tools raise the first finding that stops them, and the data check (`check/`)
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table
 ANNOTATION_FILE = "annotation file (DATASET.ROOT, TRAIN_SET, TEST_SET)"
 NUM_JOINTS = 17  # of COCO's persons
 SUSPICIOUS, FEW = 0.05, 5  # share and number of objects from which a file's unit is called wrong
+PERCENT = 105  # largest coordinate in percent: a little more than 100 where something leaves its image
+AREA_OF_BOX = (0.02, 1.5)  # usual range of area / box area, whose median in COCO is 0.5
 NOT_STATED = -1  # num_keypoints of an annotation without this field
 
 IMAGE = {"id": WHOLE, "width": WHOLE, "height": WHOLE, "file_name": FILE_NAME}
@@ -71,7 +74,7 @@ class Images:
 class Instances:
     """The instances to crop: ids (N) of annotations, or positions in the detection file; image (N), indices into
     `images`; boxes (N, 4) and their scores (N); keypoints (N, K, 2); visible (N, K), 0 or 1. `left_out` counts the
-    file's other objects by reason."""
+    file's other objects by reason, and `doubts` say what may be wrong with its numbers."""
 
     images: Images
     ids: np.ndarray
@@ -81,6 +84,7 @@ class Instances:
     keypoints: np.ndarray
     visible: np.ndarray
     left_out: str = ""
+    doubts: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -309,8 +313,8 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
 
     boxes, points = table["bbox"][listed], source.keypoints[wanted & listed]
     seen = np.where(points[..., 2:] > 0, points[..., :2], -np.inf).max(1, initial=-np.inf)
-    check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:], source.sizes[listed])
-    check_units(findings, "the keypoints", seen, source.sizes[wanted & listed])
+    check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), source.sizes[listed])
+    check_units(findings, "the keypoints", seen[:, None], source.sizes[wanted & listed])
 
     none, negative = areas <= 0, areas < 0
     if none.any():
@@ -326,11 +330,25 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
             "set 'area' to the instance's area in square pixels, or to half of the box's",
             error,
         )
+    spans = np.prod(table["bbox"][:, 2:], axis=1)
+    both = wanted & (areas > 0) & (spans > 0)
+    share = float(np.median(areas[both] / spans[both])) if both.any() else 0.5
+    if not AREA_OF_BOX[0] <= share <= AREA_OF_BOX[1] and not other_unit(findings):
+        says = f"they are {share:.3g} times the box's area in the median, where COCO's are half of it"
+        remedy = "give them in square pixels of the image: the OKS of COCO's evaluation divides by them"
+        findings.add(ERROR, "areas", says, remedy=remedy)
+    elif not (none.any() or other_unit(findings)):
+        findings.add(OK, "areas", "all positive")
     if not source.taken.any():
         says = f"no person to train on or to test: 0 of {many(len(table), source.noun)}"
         error = f"no annotated {source.noun} has a box inside its image and a positive area"
         if not source.listed.get("annotations"):
             error = "its list 'annotations' is empty"
+        elif not len(table):
+            wanted_id = f"category_id {source.category.get('id')} that '{source.category.get('name')}' has"
+            error = f"none of its {many(source.listed['annotations'], 'annotation')} has the {wanted_id}"
+        elif source.labelled.any() and not wanted.any():
+            error = f"every annotation of category '{source.category.get('name')}' with a labelled keypoint is a crowd"
         elif not wanted.any():
             error = f"no annotation of category '{source.category.get('name')}' has a labelled keypoint"
         elif not (wanted & listed).any():
@@ -339,20 +357,38 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
     return findings
 
 
-def check_units(findings: Findings, what: str, far: np.ndarray, sizes: np.ndarray) -> None:
-    """Check whether coordinates are fractions or percent of the image: `far` (N, 2) are the largest x and y of each
-    object, `sizes` (N, 2) the width and height of its image, 0 if unknown."""
-    known = ~np.isnan(far).any(1)
-    within = known & (far > 0).any(1) & (far <= 1).all(1)
+def check_units(findings: Findings, what: str, parts: np.ndarray, sizes: np.ndarray) -> None:
+    """Check whether coordinates are fractions or percent of the image.
+
+    `parts` (N, P, 2) are the x and y of each object: of a box its corner and its sides, of keypoints the largest ones.
+    `sizes` (N, 2) are the width and height of its image, 0 if unknown.
+    """
+    known, far = ~np.isnan(parts).any((1, 2)), parts.sum(1)
+    within = known & (far > 0).any(1) & (parts <= 1).all((1, 2))
     remedy = "give them in pixels: multiply x by the image's width and y by its height"
     if within.any():
         says = f"{what} of {within.sum():,} of {known.sum():,} lie within one pixel, like fractions of the image"
         many_are = within.sum() > SUSPICIOUS * known.sum()
         error = f"{says}; {remedy}" if many_are else ""
         findings.add(ERROR if many_are else NOTE, "units", says, remedy=remedy, error=error)
-    elif known.sum() >= FEW and 50 < far[known].max() <= 100 and (sizes[known] > 200).all():
-        says = f"{what} of all {known.sum():,} lie within 100 x 100 pixels, like percent of the image"
-        findings.add(ERROR, "units", says, remedy=f"{remedy}, divided by 100")
+        return
+    stated = known & (sizes > 0).all(1)
+    tells = stated & (sizes > 200).all(1) if stated.any() else known
+    if tells.sum() >= FEW and 2 * tells.sum() > known.sum() and 50 < far[known].max() <= PERCENT:
+        side = max(100, math.ceil(far[known].max()))
+        says = f"{what} of all {known.sum():,} lie within {side} x {side} pixels, like percent of the image"
+        remedy += ", divided by 100"
+        certain = stated.any() and (far[tells].max(0) > 80).all()  # in both directions up to the border, but not past
+        findings.add(ERROR, "units", says, remedy=remedy, error=f"{says}; {remedy}" if certain else "")
+    beyond = stated & (far > sizes + 1).any(1)
+    if 2 * beyond.sum() > stated.sum():
+        says = f"{what} of {beyond.sum():,} of {known.sum():,} reach beyond their image"
+        findings.add(NOTE, "units", says, remedy="are they in pixels, and of images of this size?")
+
+
+def other_unit(findings: Findings) -> bool:
+    """Whether the coordinates are in another unit, which explains much else."""
+    return any(finding.check == "units" and finding.level == ERROR for finding in findings)
 
 
 def check_truth(source: Annotations) -> None:
@@ -374,7 +410,7 @@ def annotated_instances(source: Annotations) -> Instances:
     """
     findings = check_annotations(source, scored=False)
     findings.refuse(source.path)
-    findings.warn(source.path, "units")
+    doubts = findings.warn(source.path)
     keep = np.flatnonzero(source.taken)
     keep = keep[np.argsort(source.image[keep], kind="stable")]
     image = source.image[keep]
@@ -387,6 +423,7 @@ def annotated_instances(source: Annotations) -> Instances:
         keypoints=source.keypoints[keep, :, :2].astype(np.float32),
         visible=source.visible[keep].astype(np.float32),
         left_out=count_reasons(source.left_out, source.listed["annotations"] - len(source.table)),
+        doubts=doubts,
     )
 
 

@@ -3,6 +3,7 @@
 N boxes, K keypoints. Boxes are x, y, w, h in image pixels. As for annotations, there is one list of checks.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ def detected_instances(path: Path, source: Annotations, num_joints: int, thresho
     """
     findings, instances = check_detections(path, source, num_joints, threshold)
     findings.refuse(path)
-    findings.warn(path, "units")
-    return instances
+    return dataclasses.replace(instances, doubts=findings.warn(path))
 
 
 def parse_detections(path: Path, what: str = DETECTION_FILE) -> tuple[Table, Findings]:
@@ -83,7 +83,7 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
     boxes, scores = table["bbox"], table["score"]
     sizes = np.full((len(table), 2), np.nan)
     sizes[listed] = source.images.sizes[image[listed]]
-    check_units(findings, "the boxes", (boxes[:, :2] + boxes[:, 2:])[person & listed], sizes[person & listed])
+    check_units(findings, "the boxes", boxes[person & listed].reshape(-1, 2, 2), sizes[person & listed])
     nowhere = listed & ~geometry.in_image(boxes, sizes)
     usable = person & listed & ~nowhere
     if nowhere.any():

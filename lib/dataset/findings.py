@@ -11,6 +11,7 @@ from ..errors import UserError
 logger = logging.getLogger(__name__)
 
 OK, NOTE, ERROR = "ok", "note", "error"  # an error stops a run or makes its result wrong; a note does neither
+UNSURE = "units", NOTE  # a note that is a warning too
 MAX_EXAMPLES = 3
 
 
@@ -41,11 +42,13 @@ class Findings(list[Finding]):
             if finding.error:
                 raise UserError(f"{path}: {finding.error}")
 
-    def warn(self, path: Path, check: str) -> None:
-        """Log a check's findings that do not stop the tools."""
-        for finding in self:
-            if finding.check == check:
-                logger.warning("%s: %s", path, "; ".join(filter(None, (finding.says, finding.remedy))))
+    def warn(self, path: Path) -> str:
+        """Log the findings that make a result wrong and do not stop the tools; returns them in short."""
+        found = [finding for finding in self if finding.level == ERROR or (finding.check, finding.level) == UNSURE]
+        for finding in found:
+            says = "; ".join(filter(None, (finding.says, finding.remedy)))
+            logger.warning("%s: %s: %s", path, finding.check, says)
+        return "; ".join(f"{finding.check}: {finding.says}" for finding in found)
 
 
 def many(count: int, what: str) -> str:

@@ -283,6 +283,17 @@ def _bare_tiff(content: bytes, tags: Collection[int]) -> bytes:
     return content[:place] + directory + content[place + len(directory) :]
 
 
+def header_of(path: Path) -> tuple[tuple[int, int], int]:
+    """The (width, height) and the EXIF orientation that an image file states; (0, 0) and 1 where it does not."""
+    try:
+        content = content_of(path, str(path))
+        bare = _bare_tiff(content, TIFF_TAGS) if content[:4] in TIFF_FORMS else content
+        with warnings.catch_warnings(action="ignore"), _opened(bare) as image:
+            return image.size, orientation(content)
+    except Exception:  # reading the image says why
+        return (0, 0), 1
+
+
 def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
     """How the size of pixels (H, W, 3) contradicts the `stated` width and height; empty if it does not, or if none
     are stated (0, 0), as in MPII's files."""

@@ -26,7 +26,8 @@ def clean_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> tuple[np.ndarray,
     x2 = np.minimum(image_sizes[:, 0] - 1, x1 + np.maximum(boxes[:, 2] - 1, 0))
     y2 = np.minimum(image_sizes[:, 1] - 1, y1 + np.maximum(boxes[:, 3] - 1, 0))
     begins_or_ends_in = ((boxes[:, :2] >= 0) | (boxes[:, :2] + boxes[:, 2:] > 0)).all(1)
-    shown = (x2 >= x1) & (y2 >= y1) & (boxes[:, 2:] > 0).any(1) & begins_or_ends_in
+    sides = boxes[:, 2:]
+    shown = (x2 >= x1) & (y2 >= y1) & (sides >= 0).all(1) & (sides > 0).any(1) & begins_or_ends_in
     return np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=1), shown
 
 

@@ -5,6 +5,8 @@ A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, it
 
 import glob
 import itertools
+import logging
+import mimetypes
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,14 +18,20 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..dataset import coco, detections
+from ..dataset.findings import many
+from ..dataset.images import header_of
 from ..dataset.json_fields import read_json
-from ..errors import UserError
+from ..errors import UserError, passing_over
 from ..pose.skeleton import PERSON
 from ..runtime.files import open_to_read
+
+logger = logging.getLogger(__name__)
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 NO_BOXES = np.zeros((0, 4)), np.zeros(0)
+SAME_SIZE = (2, 3, 4)  # EXIF orientations that leave the size as it is
+CAMERA_DIGITS = 3  # of a camera's number at most
 ADDRESS = re.compile("(https?|rtsps?)://", re.IGNORECASE)  # of a video or a camera
 
 
@@ -48,22 +56,26 @@ def path_from(folder: str, file: Path) -> str:
     return Path(os.path.relpath(os.path.abspath(file), folder)).as_posix()
 
 
-def expand(names: Sequence[str]) -> Sources:
-    """The files, addresses and cameras of the sources. Raises UserError for a source that has none."""
+def expand(names: Sequence[str], on_error: Callable[[UserError], None] | None = None) -> Sources:
+    """The files, addresses and cameras of the sources.
+
+    Raises UserError for a source that has none; with `on_error`, which is given the error, the others are taken.
+    """
     files: dict[str, Path] = {}
     folders: dict[Path, str] = {}
     cameras: dict[int, None] = {}
     addresses: dict[str, None] = {}
     for name in names:
-        if name.isdecimal() and not os.path.exists(name):
+        if name.isdecimal() and len(name) <= CAMERA_DIGITS and not os.path.exists(name):
             cameras[int(name)] = None
         elif ADDRESS.match(name):
             addresses[name] = None
         else:
-            folder, found = _files(name)
-            for file in found:
-                if files.setdefault(os.path.realpath(file), file) is file:
-                    folders[file] = os.path.abspath(folder)
+            with passing_over(on_error):
+                folder, found = _files(name)
+                for file in found:
+                    if files.setdefault(os.path.realpath(file), file) is file:
+                        folders[file] = os.path.abspath(folder)
     images = [file for file in files.values() if file.suffix.lower() in IMAGES]
     return Sources(
         images=images,
@@ -75,6 +87,13 @@ def expand(names: Sequence[str]) -> Sources:
 
 def _files(name: str) -> tuple[Path, list[Path]]:
     """The folder that a source names, and the files in it."""
+    try:
+        return _found(name)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+def _found(name: str) -> tuple[Path, list[Path]]:
     endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
     if path.is_file():
@@ -92,9 +111,16 @@ def _files(name: str) -> tuple[Path, list[Path]]:
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is not a pattern or a camera number")
     known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
+    if other := sorted(str(file) for file in set(candidates).difference(known) if _is_media(file)):
+        logger.warning("%s: passed over: %s, such as %s; %s", name, many(len(other), "file"), other[0], endings)
     if not known:
         raise UserError(f"{name}: no image or video is there; {endings}")
     return folder, known
+
+
+def _is_media(file: Path) -> bool:
+    """Whether a file's ending is that of an image or a video, of those that are read here or others."""
+    return (mimetypes.guess_type(file.name)[0] or "").startswith(("image/", "video/")) and not file.is_dir()
 
 
 def result_names(sources: Sequence[Path | str | int], taken: Sequence[str] = ()) -> list[str]:
@@ -127,10 +153,12 @@ class _ListHead(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Numbering:
-    """The images' ids in COCO's files, in the order of the images; their sizes (width, height) in the list of images;
-    the category of the detections; and whether images were rotated as EXIF says, according to the list. Ids that are
+    """Images and their names; their ids in COCO's files; their sizes (width, height) in the list of images; the
+    category of the detections; and whether images were rotated as EXIF says, according to the list. Ids that are
     `places` are positions in this order, and not ids from a file."""
 
+    files: list[Path]
+    names: list[str]
     ids: list[int]
     category: dict[str, Any]
     sizes: list[tuple[int, int] | None]
@@ -138,48 +166,67 @@ class Numbering:
     turned: bool | None = None
 
     def refuse_otherwise_turned(self, turned: bool) -> None:
-        """Raise UserError if the list's images were read with the other EXIF setting: sizes do not show half a turn."""
+        """Raise UserError if the list's images were read with the other EXIF setting: sizes do not show half a turn.
+
+        If the list does not state the setting, warn of the first image with an orientation that keeps the size.
+        """
         if self.turned not in (None, turned):
             how = "rotated as EXIF says: leave out --ignore-exif" if self.turned else "as stored: pass --ignore-exif"
             raise UserError(f"the list of images was written for images {how}, or write it again")
+        if turned and self.turned is None and any(self.sizes):
+            for file in itertools.islice((file for file in self.files if header_of(file)[1] in SAME_SIZE), 1):
+                logger.warning(
+                    "%s: is rotated as its EXIF orientation says, and the list of images does not state whether it was "
+                    "written for such images; if it was written for images as stored, pass --ignore-exif",
+                    file,
+                )
 
 
-def numbering(sources: Sources, annotations: Path | None = None, category: str = PERSON) -> Numbering:
+def numbering(
+    sources: Sources,
+    annotations: Path | None = None,
+    category: str = PERSON,
+    on_error: Callable[[UserError], None] | None = None,
+) -> Numbering:
     """The ids of an annotation file, by the images' names. Without one, the numbers in the files' names if all names
     are numbers, as COCO's are, and differ; else 1, 2, 3 …
 
-    An image is known by its path from the folder that was named, or by a longer end of its path.
-    Raises UserError if the file does not list an image, or not unambiguously.
+    An image is known by its path from the folder that was named, or by a longer end of its path. One that the file does
+    not list is left out if `on_error` is given the error. Raises UserError for it otherwise, and for one that could be
+    several of the list's.
     """
     if annotations is None:
         stems = [file.stem for file in sources.images]
         own = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < 2**63]
         places = len(set(own)) < len(stems)
         ids = list(range(1, len(stems) + 1)) if places else own
-        return Numbering(ids, {"id": 1, "name": category}, [None] * len(stems), places)
+        return Numbering(sources.images, sources.names, ids, {"id": 1, "name": category}, [None] * len(stems), places)
     source = coco.read_annotations(annotations, category_name=_asked(category), image_info=True)
     listed: dict[tuple[str, ...], list[int]] = {}
     ends: list[tuple[str, ...]] = [PureWindowsPath(name).parts for name in source.images.names.tolist()]  # \\ too
     for index, parts in enumerate(ends):
         listed.setdefault(parts[-1:], []).append(index)
-    found: dict[int, Path] = {}
+    found: dict[int, tuple[Path, str]] = {}
     for file, name, folder in zip(sources.images, sources.names, sources.folders, strict=True):
         path, shortest = Path(os.path.abspath(file)).parts, Path(path_from(folder, file)).parts
         same_name = [index for index in listed.get((file.name,), []) if len(ends[index]) >= len(shortest)]
         fitting = [index for index in same_name if path[-len(ends[index]) :] == ends[index]]
         fitting = [index for index in fitting if ends[index] == Path(name).parts] or fitting
         if not fitting:
-            raise UserError(f"{file}: {annotations} lists no image {name}")
+            with passing_over(on_error):
+                raise UserError(f"{file}: {annotations} lists no image {name}")
+            continue
         if len(fitting) > 1:
             several = " and ".join(str(source.images.ids[index]) for index in fitting)
             raise UserError(f"{file}: in {annotations} it could be image {several}; list paths from one folder")
         if other := found.get(fitting[0]):
             listed_as = str(source.images.names[fitting[0]])
-            raise UserError(f"{file}: {other} fits {listed_as!r} in {annotations} too; list paths from one folder")
-        found[fitting[0]] = file
+            raise UserError(f"{file}: {other[0]} fits {listed_as!r} in {annotations} too; list paths from one folder")
+        found[fitting[0]] = file, name
     ids, sizes = source.images.ids[list(found)].tolist(), source.images.sizes[list(found)].tolist()
     turned = read_json(annotations, "list of images", _ListHead).get("turned_as_exif_says")
-    return Numbering(ids, source.category, [(width, height) for width, height in sizes], turned=turned)
+    files, names = [file for file, _ in found.values()], [name for _, name in found.values()]
+    return Numbering(files, names, ids, source.category, [(width, height) for width, height in sizes], turned=turned)
 
 
 def list_beside(boxes: Path) -> Path:
@@ -210,7 +257,8 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
-    found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, known.sizes, strict=True)))
+    sizes = (size or header_of(file)[0] for file, size in zip(known.files, known.sizes, strict=True))
+    found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, sizes, strict=True)))
     if known.places:
         raise UserError(
             f"{path}: it is unknown which images its image_ids mean, because the images' names are not numbers and "
@@ -268,22 +316,25 @@ def _boxes_by_image(
 ) -> dict[int, Boxes]:
     """The boxes of the category by image_id; `stated` are the known sizes (width, height) of images."""
     if is_annotation_file(path):
-        table = coco.read_annotations(path, category_name=_asked(category["name"])).table
+        source = coco.read_annotations(path, category_name=_asked(category["name"]))
+        table, sizes = source.table, source.sizes
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
+        others = "as a crowd"
     else:
         table, findings = detections.parse_detections(path, "detection file (--boxes)")
-        scores, own = table["score"], table["category_id"] == category["id"]
+        scores, own, others = table["score"], table["category_id"] == category["id"], "of other categories"
         if category["name"] != PERSON and len(np.unique(table["category_id"])) == 1:
             own[:] = True  # all boxes of one category, whatever its id, are those of the wanted one
+        sizes = np.array([stated.get(number) or (0, 0) for number in table["image_id"].tolist()]).reshape(-1, 2)
     boxes, image = table["bbox"], table["image_id"]
-    sizes = np.array([stated.get(number) or (0, 0) for number in image.tolist()]).reshape(-1, 2)
-    coco.check_units(findings, "the boxes", boxes[:, :2] + boxes[:, 2:], sizes)
+    coco.check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), sizes)
     findings.refuse(path)
-    findings.warn(path, "units")
+    findings.warn(path)
     if len(table) and not own.any():
         raise UserError(f"{path}: none of its {len(table)} boxes is of category {category['id']}, {category['name']}")
+    low = scores < threshold
+    reasons = coco.first_reasons({others: ~own, f"scored below {threshold:g} (--box-score)": low})
+    if left_out := coco.count_reasons(reasons):
+        logger.info("%s: %d boxes; left out: %s", path, (own & ~low).sum(), left_out)
     places = {number: own & (image == number) for number in np.unique(image[own]).tolist()}
-    return {
-        number: (boxes[one & (scores >= threshold)], scores[one & (scores >= threshold)])
-        for number, one in places.items()
-    }
+    return {number: (boxes[one & ~low], scores[one & ~low]) for number, one in places.items()}

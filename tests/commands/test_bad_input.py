@@ -792,6 +792,14 @@ ANNOTATION_MISTAKES = {
         lambda c: person_in(c).update(image_id=[21167]),
         "annotation with id {id} must be a whole number",
     ),
+    "all_of_another_category": (
+        lambda c: c["categories"][0].update(id=7),
+        "none of its 4 annotations has the category_id 7 that 'person' has",
+    ),
+    "all_are_crowds": (
+        lambda c: [a.update(iscrowd=1) for a in c["annotations"]] and None,
+        "every annotation of category 'person' with a labelled keypoint is a crowd",
+    ),
     "boxes_outside": (
         lambda c: [a.update(bbox=[9000, 9000, 10, 10]) for a in c["annotations"]] and None,
         "no annotated person has a box inside its image",
@@ -853,7 +861,7 @@ def test_not_a_number_in_a_box(tmp_path: Path):
     place.annotations.write_text(text, encoding="utf-8-sig")  # as some editors on Windows do
     assert len(coco.read_annotations(place.annotations).table) == len(json.loads(text)["annotations"])
     place.annotations.write_text(text, encoding="utf-16")  # as PowerShell's > does
-    with pytest.raises(UserError, match=f"{place.annotations}: .* is text in UTF-16; save it as UTF-8"):
+    with pytest.raises(UserError, match=f"{place.annotations}: .* is text in UTF-16 or UTF-32; save it as UTF-8"):
         coco.read_annotations(place.annotations)
 
 
@@ -974,4 +982,4 @@ def test_no_checkpoint(tmp_path: Path, make: Callable[[Path], Any], says: str):
 def test_a_checkpoint_with_other_things_in_it_names_what_is_missing():
     content = {"model": {"conv1.weight": torch.zeros(3)}, 5: torch.zeros(2), "conv1.weight": "lost", "epoch": 3}
     with pytest.raises(UserError, match=r"odd\.pth: not a checkpoint of this model: .* missing .*conv1\.weight"):
-        load_weights(TransPoseR(num_layers=18), unwrap(content), "odd.pth")
+        load_weights(TransPoseR(num_layers=18), unwrap(content, "odd.pth"), "odd.pth")

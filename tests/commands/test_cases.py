@@ -1,5 +1,6 @@
 """Inputs that failed for users: what each tool reports and does, from end to end (inputs are made from the sample)."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,35 @@ def test_a_test_set_without_countable_persons_is_reported_and_the_run_finishes(p
     assert says in outcome.stdout and f"({persons} with num_keypoints 0)" in outcome.stdout
     assert {"model_best.pth", "final_state.pth"} <= {path.name for path in place.run_folder.iterdir()}
     assert place.run("test", run_preloaded).stdout.count("AP is -1") == 1
+
+
+def test_numbers_that_mean_nothing_are_doubted_beside_them(place: Place, run_preloaded: Run):
+    """Areas in another unit: the log says it before the run, and the summary with the AP."""
+    change(place, area=0.05)
+    assert place.run("train", run_preloaded).returncode == 0
+    said = place.run("test", run_preloaded).stdout
+    assert "AP (M) and AP (L) will be -1" in said
+    doubt = "times the box's area in the median, where COCO's are half of it"
+    assert "; doubtful: areas: they are" in said and said.count(doubt) == 2
+    summary = read(place.run_folder / "results" / "metrics_val2017_0.json")
+    assert doubt in summary["measured"]
+    content = read(place.annotations)  # COCO's OKS of somebody without a labelled keypoint is the box's
+    for annotation in content["annotations"]:
+        annotation["keypoints"][2::3] = [0] * 17
+    write(place.annotations, content)
+    said = place.run("test", run_preloaded).stdout
+    assert re.search(r"doubtful: .*num_keypoints: \d+ of \d+ are not true, \d+ of them between none and some", said)
+
+
+def test_a_list_that_an_annotation_file_has_twice_is_refused(tmp_path: Path):
+    path, content = tmp_path / "a.json", read(ANNOTATIONS)
+    halves = content["annotations"][::2], content.pop("annotations")[1::2]
+    joined = "".join(f', "annotations": {json.dumps(half)}' for half in halves)
+    path.write_text(json.dumps(content | {"info": {"annotations": 'a " and "images": b'}})[:-1] + joined + "}")
+    with pytest.raises(UserError, match=r"a.json: 'annotations' stands twice in the annotation file"):
+        coco.read_annotations(path)
+    write(path, read(ANNOTATIONS) | {"info": {"images": '"annotations": [', "annotations": []}})
+    assert len(coco.read_annotations(path).table)
 
 
 def test_other_annotations_are_another_run(place: Place, run_preloaded: Run):

@@ -116,7 +116,8 @@ def test_a_folder_in_every_form(images, run, command, tmp_path):
     arguments = [str(images), "--model", str(run), "--boxes", str(tmp_path / "boxes.json"), "--out", "out"]
     arguments += ["--device", "cpu", "--save", "image", "json", "csv", "coco"]
     outcome = run_in_new_process("predict", arguments, tmp_path, {})
-    assert outcome.returncode == 0 and outcome.stdout == "out: 3 person(s) in 3 image(s)\n", outcome
+    counted = f"{tmp_path}/boxes.json: 3 boxes; left out: 1 of other categories, 1 scored below 0.5 (--box-score)\n"
+    assert outcome.returncode == 0 and outcome.stdout == f"{counted}out: 3 person(s) in 3 image(s)\n", outcome
     out = tmp_path / "out"
     names = [f"{number:012}" for number in (785, 21167, 388056)]
     everything = [f"{name}{ending}" for name in names for ending in (".jpg", ".json")]
@@ -857,6 +858,45 @@ def test_a_broken_image_does_not_end_a_folder(by, mixed, run, command, tmp_path,
     assert [image["file_name"] for image in listed] == LEFT
 
 
+def test_a_source_that_names_nothing_does_not_end_the_rest(mixed, run, command, tmp_path, monkeypatch, capfd):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    nothing = ["gone.jpg", "empty", "notes.txt", "*.webp", "9" * 5000]
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--save", "json"]
+    outcome = command(*nothing, mixed / "a.jpg", *how)
+    assert outcome.returncode == 1 and (tmp_path / "predictions" / "a.json").exists()
+    assert outcome.stderr.startswith("error: gone.jpg: there is no such file or folder")
+    assert outcome.stderr.endswith("\n5 could not be used or written, the others are done\n")
+    assert sentence(command(*nothing, *how)).startswith("gone.jpg: there is no such file")
+
+    film = written(tmp_path / "film.mp4")
+    with pytest.raises(SystemExit, match="1"):
+        detected(monkeypatch, "gone.jpg", mixed / "a.jpg", film, "--out", tmp_path / "found.json")
+    said = capfd.readouterr().err
+    assert "error: gone.jpg: there is no such" in said and f"error: {film}: this command reads images only" in said
+    assert len(json.loads((tmp_path / "found.json").read_bytes())) == 3
+
+
+def test_an_image_that_the_list_does_not_have_does_not_end_the_rest(mixed, run, command, tmp_path, monkeypatch):
+    """Such as the one that detect.py could not read."""
+    with pytest.raises(SystemExit, match="1"):
+        detected(monkeypatch, mixed, "--out", tmp_path / "found.json")
+    shutil.copy(mixed / "a.jpg", mixed / "d.jpg")
+    how = ["--model", run, "--device", "cpu", "--save", "json", "--boxes", "found.json"]
+    outcome = command(mixed, *how)
+    says = f"{mixed}/d.jpg: found_images.json lists no image d.jpg"
+    assert outcome.returncode == 1 and outcome.stderr.startswith(f"error: {says}\n")
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [f"{name[0]}.json" for name in LEFT]
+    assert sentence(command(mixed / "d.jpg", *how, "--out", "other")) == says
+
+
+def test_images_of_endings_that_are_not_read_are_told(images, caplog):
+    (images / "phone.HEIC").touch()
+    (images / "boxes.json").touch()
+    assert len(inputs.expand([str(images)]).images) == 3
+    assert f"{images}: passed over: 1 file, such as {images}/phone.HEIC; known endings are .jpg" in caplog.text
+
+
 def test_an_output_that_cannot_be_written_does_not_end_a_folder(mixed, run, command, tmp_path):
     (tmp_path / "out" / "b.jpg").mkdir(parents=True)
     arguments = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--overwrite", "--out", "out"]
@@ -982,7 +1022,20 @@ def test_every_tool_rotates_images_as_exif_says(images, run, command, tmp_path, 
     assert said.startswith("lying.jpg: is 640 x 425, not 425 x 640") and "--ignore-exif reads it as stored" in said
 
 
-@pytest.mark.parametrize("second", [[10, 10, 0, 0], [640, 10, 5, 30], [-20, 5, 20, 30]], ids=["empty", "right", "left"])
+@pytest.mark.parametrize(("tag", "doubted"), [(1, False), (3, True), (6, False)])
+def test_a_half_turn_that_a_list_does_not_tell_of_is_doubted(tag, doubted, images, tmp_path, caplog):
+    """The size is the same, so that nothing else says for which pixels the boxes are."""
+    file, exif = images / "000000000785.jpg", PIL.Image.Exif()
+    exif[0x0112] = tag
+    PIL.Image.open(file).save(file, exif=exif)
+    known = inputs.numbering(inputs.expand([str(images)]), ANNOTATIONS)
+    known.refuse_otherwise_turned(False)
+    assert not caplog.text
+    known.refuse_otherwise_turned(True)
+    assert (f"{file}: is rotated as its EXIF orientation says, and the list" in caplog.text) == doubted
+
+
+@pytest.mark.parametrize("second", [[10, 10, 0, 0], [640, 10, 5, 30], [-20, 5, 20, 30], [1e15, 9, 9, 9]])
 def test_boxes_that_show_nothing_are_left_out_and_counted(second, images, run, command, tmp_path):
     boxes = [{"image_id": 785, "category_id": 1, "bbox": box, "score": 0.9} for box in (BOXES[785][0], second)]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))

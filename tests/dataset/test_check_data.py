@@ -189,7 +189,7 @@ def boxes_as_corners(patient: Patient) -> list:
     for annotation in patient.content["annotations"]:
         x, y, w, h = annotation["bbox"]
         annotation["bbox"] = [x, y, x + w, y + h]
-    return [(ERROR, "boxes"), (NOTE, "cover"), "they look like x1, y1, x2, y2"]
+    return [(NOTE, "units"), (ERROR, "boxes"), (NOTE, "cover"), "they look like x1, y1, x2, y2"]
 
 
 def area_zero(patient: Patient) -> list:

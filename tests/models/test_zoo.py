@@ -308,6 +308,13 @@ def test_the_command_needs_a_name_or_the_list_option(tmp_path):
         assert done.returncode == 2 and done.stderr == "error: give the names of what to download, or pass --list\n"
 
 
+def test_a_name_that_there_is_not_does_not_end_the_download(fetched, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        command.main(["tp_x", "tp_r_a3", "--folder", str(tmp_path)])
+    assert len(fetched) == 1 and fetched[0][1].exists()
+    assert "error: there is no model 'tp_x'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("clone", [True, False])
 def test_the_command_fills_the_recipes_folders_of_a_clone_and_else_the_cache(
     clone, fetched, cache, tmp_path, monkeypatch

@@ -31,6 +31,7 @@ CENTER, SCALE = np.array([300.5, 200.25], np.float32), np.array([0.9, 1.2], np.f
         ([-9, 20, 5, 5], [0, 20, 5, 5], False),
         ([20, -5, 5, 5], [20, 0, 5, 5], False),
         ([20, 20, 0, 0], [20, 20, 1, 1], False),
+        ([20, 20, -5, 40], [20, 20, 1, 40], False),
     ],
 )
 def test_boxes_are_clipped_to_the_image(box, clean, valid):

@@ -10,12 +10,11 @@ import numpy as np
 from ...pose import geometry
 from ...pose import skeleton as skeletons
 from ...pose.skeleton import Skeleton
-from ..coco import Annotations, Instances, count_reasons, first_reasons
+from ..coco import Annotations, Instances, count_reasons, first_reasons, other_unit
 from ..findings import ERROR, NOTE, OK, Findings, in_digits, many
 
 ROUNDING = 1.0  # pixels by which a box may exceed its image without a report
 SUSPICIOUS, ABSURD = 0.05, 0.5  # shares of the instances from which a problem is a note, and an error
-AREA_OF_BOX = (0.02, 1.5)  # usual range of area / box area, whose median in COCO is 0.5
 COVERED = 0.5  # smallest IoU of a detected box that covers an annotated one
 
 # COCO's evaluation: limits of medium, large and all areas in square pixels; largest number of persons per image.
@@ -73,11 +72,8 @@ def check(findings: Findings, source: Annotations, name: str, off_centre: int, *
     names = source.category.get("keypoints")
     if isinstance(names, list) and len(names) == len(joints):
         joints = names
-    if not any(
-        finding.check == "units" and finding.level == ERROR for finding in findings
-    ):  # which explains further findings
+    if not other_unit(findings):
         check_boxes(findings, source)
-        check_areas(findings, source)
         check_keypoints(findings, source, joints)
     check_num_keypoints(findings, source, tests)
     if source.taken.any():
@@ -111,19 +107,6 @@ def check_boxes(findings: Findings, source: Annotations) -> None:
             findings.add(level, "boxes", f"{which.sum():,} of {known.sum():,} {what}", examples, remedy)
     if not (empty | outside | before | beyond).any():
         findings.add(OK, "boxes", "none is empty or leaves its image")
-
-
-def check_areas(findings: Findings, source: Annotations) -> None:
-    """Check the positive areas; `coco.check_annotations` reports the others."""
-    areas, spans = source.table["area"], np.prod(source.table["bbox"][:, 2:], axis=1)
-    both = source.wanted & (areas > 0) & (spans > 0)
-    share = float(np.median(areas[both] / spans[both])) if both.any() else 0.5
-    if not AREA_OF_BOX[0] <= share <= AREA_OF_BOX[1]:
-        says = f"they are {share:.3g} times the box's area in the median, where COCO's are half of it"
-        remedy = "give them in square pixels of the image: the OKS of COCO's evaluation divides by them"
-        findings.add(ERROR, "areas", says, remedy=remedy)
-    elif not (areas <= 0).any():
-        findings.add(OK, "areas", "all positive")
 
 
 def check_keypoints(findings: Findings, source: Annotations, joints: Sequence[str]) -> None:
@@ -217,18 +200,23 @@ def why_no_precision(source: Annotations) -> str:
     return f"AP is -1 whatever the model finds: none of {many(len(source.table), source.noun)} counts{why}"
 
 
+def count_by_size(source: Annotations) -> tuple[str, str]:
+    """How many persons count, of which size, and which of COCO's numbers are -1 for want of them; empty if none is."""
+    counted = ~np.logical_or.reduce(list(not_counted(source).values()))
+    medium, large = (int((counted & _of_area(source, limits)).sum()) for limits in (MEDIUM, LARGE))
+    count = many(int(counted.sum()), source.noun)
+    says = f"{count} count, {medium:,} of medium size (32² to 96² pixels) and {large:,} large"
+    empty = " and ".join(name for name, number in (("AP (M)", medium), ("AP (L)", large)) if not number)
+    return says + f"; {empty} will be -1" * bool(empty), empty
+
+
 def check_precision(findings: Findings, source: Annotations) -> None:
     """Why even a perfect model would get an AP of -1, or below 1."""
     if says := why_no_precision(source):
         findings.add(ERROR, "AP", says)
         return
     counted = ~np.logical_or.reduce(list(not_counted(source).values()))
-    count = int(counted.sum())
-    medium, large = (int((counted & _of_area(source, limits)).sum()) for limits in (MEDIUM, LARGE))
-    says = f"{many(count, source.noun)} count, {medium:,} of medium size (32² to 96² pixels) and {large:,} large"
-    empty = " and ".join(name for name, number in (("AP (M)", medium), ("AP (L)", large)) if not number)
-    if empty:
-        says += f"; {empty} will be -1"
+    says, empty = count_by_size(source)
     findings.add(NOTE if empty else OK, "AP", says)
 
     out = counted & ~source.taken
