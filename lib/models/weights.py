@@ -198,7 +198,7 @@ def refuse_unusable(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
             wrong = f"holds {value.dtype} where the model has {own[key].dtype}"
         elif not value.float().isfinite().all():
             wrong = "holds a number that is NaN or infinite"
-        elif key.endswith("running_var") and (value < 0).any():
+        elif key.endswith("running_var") and (value.float() < 0).any():
             wrong = "holds a negative variance"
         else:
             continue

@@ -239,6 +239,17 @@ def test_positions_that_cannot_be_resized_are_refused(spoil):
         load_weights(source, state | {"pos_embedding": spoil(state["pos_embedding"])}, "odd.pth")
 
 
+def test_weights_of_eight_bits_load():
+    """PyTorch compares and interpolates none of this type."""
+    eight = {
+        key: value.to(torch.float8_e4m3fn) if value.is_floating_point() else value
+        for key, value in small_r(image_size=(96, 128)).state_dict().items()
+    }
+    target = small_r()
+    assert len(load_weights(target, eight, "file")) == 1
+    assert torch.equal(target.bn1.weight, eight["bn1.weight"].float())
+
+
 def test_sine_positions_of_the_transposed_input_are_resized_too():
     """As many tokens, other places: shapes alone do not show that the checkpoint's grid is another."""
     portrait, landscape = small_r(image_size=(64, 96)), small_r(image_size=(96, 64))
