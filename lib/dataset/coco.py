@@ -373,12 +373,12 @@ def check_units(findings: Findings, what: str, parts: np.ndarray, sizes: np.ndar
         findings.add(ERROR if many_are else NOTE, "units", says, remedy=remedy, error=error)
         return
     stated = known & (sizes > 0).all(1)
-    tells = stated & (sizes > 200).all(1) if stated.any() else known
+    tells = known & (sizes > 200).all(1)
     if tells.sum() >= FEW and 2 * tells.sum() > known.sum() and 50 < far[known].max() <= PERCENT:
         side = max(100, math.ceil(far[known].max()))
         says = f"{what} of all {known.sum():,} lie within {side} x {side} pixels, like percent of the image"
         remedy += ", divided by 100"
-        certain = stated.any() and (far[tells].max(0) > 80).all()  # in both directions up to the border, but not past
+        certain = (far[tells].max(0) > 80).all()  # in both directions up to the border, but not past
         findings.add(ERROR, "units", says, remedy=remedy, error=f"{says}; {remedy}" if certain else "")
     beyond = stated & (far > sizes + 1).any(1)
     if 2 * beyond.sum() > stated.sum():

@@ -35,7 +35,7 @@ FRACTIONS, PERCENT, BEYOND = "like fractions of the image", "like percent of the
         (np.concatenate([PIXELS] * 4 + [SHARES[:1]]), (640, 480), FRACTIONS, False),
         (100 * SHARES, (640, 480), PERCENT, True),
         (104 * SHARES, (640, 480), PERCENT, True),
-        (100 * SHARES, (0, 0), PERCENT, False),
+        (100 * SHARES, (0, 0), "", False),
         (100 * SHARES * (0.7, 1, 0.7, 1), (640, 480), PERCENT, False),
         (100 * SHARES[:3], (640, 480), "", False),
         (100 * SHARES, (150, 150), "", False),

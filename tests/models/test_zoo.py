@@ -312,7 +312,7 @@ def test_a_name_that_there_is_not_does_not_end_the_download(fetched, tmp_path, c
     with pytest.raises(SystemExit, match="1"):
         command.main(["tp_x", "tp_r_a3", "--folder", str(tmp_path)])
     assert len(fetched) == 1 and fetched[0][1].exists()
-    assert "error: there is no model 'tp_x'" in capsys.readouterr().err
+    assert "error: there is no released model 'tp_x'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("clone", [True, False])
