@@ -20,9 +20,9 @@ from transpose.predictor.predictor import Predictor
 from transpose.runtime import checkpoint
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_preloaded() -> Iterator[Run]:
-    """The same, without the seconds that importing torch takes."""
+    """As `run_anew`, without the seconds that importing torch takes."""
     command = [sys.executable, str(ROOT / "tests/helpers/preloaded.py")]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings())
     assert server.stdin is not None and server.stdout is not None

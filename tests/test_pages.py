@@ -36,6 +36,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ON_REQUEST = {"tensorboard", "opencv-python-headless"}  # packages that a page names and nothing here imports
 CHECKED_ONLY = ("pip", "make", "pytest", ".", "docker", "tensorboard", "torchrun")  # programs that no test starts
+QUICKER = {  # options with which a tool takes fewer persons or images the same way
+    "attention_stats": ["--persons", "4"],
+    "check_data": ["--images", "8"],
+    "test": ["TEST.IMAGE_THRE", "0.9"],
+    "predict": ["--box-score", "0.9"],
+}
 CLONED = ("lib", "tools", "docs", "experiments", "tests/helpers")
 
 
@@ -211,7 +217,8 @@ class Clone:
         if line[1] == "-":
             self.program(line[2])
         elif line[1].startswith("tools/"):
-            self.tool(Path(line[1]).stem, line[2:])
+            tool = Path(line[1]).stem
+            self.tool(tool, [*line[2:], *QUICKER.get(tool, [])])
         else:
             subprocess.run([sys.executable, *line[1:]], cwd=self.folder, env=surroundings(), check=True)
 

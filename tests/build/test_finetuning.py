@@ -1,16 +1,15 @@
 """From trained weights to other keypoints: what is taken, what is kept, and a whole run on a category of its own."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.goldens import ROOT
 from helpers.networks import with_encoder
+from helpers.people import DEMO
+from helpers.places import Run
 
 from transpose.errors import UserError
 from transpose.models import weights
@@ -67,7 +66,7 @@ def test_frozen_parameters_and_their_statistics_stay():
     assert {"conv1.weight", "layer2.0.bn1.running_mean", "final_layer.weight"} <= changed
 
 
-def test_a_category_of_five_keypoints_trains_and_is_tested(tmp_path: Path):
+def test_a_category_of_five_keypoints_trains_and_is_tested(tmp_path: Path, run_preloaded: Run):
     """COCO's sample with its first five keypoints as another category, id 7, among two."""
     source, data = ROOT / "data" / "coco_sample", tmp_path / "data"
     shutil.copytree(source / "images" / "val2017", data / "images" / "birds")
@@ -89,11 +88,8 @@ def test_a_category_of_five_keypoints_trains_and_is_tested(tmp_path: Path):
     folders = ["--modelDir", str(tmp_path / "o"), "--logDir", str(tmp_path / "l")]
 
     def run(*more: str) -> str:
-        command = [sys.executable, str(ROOT / "tools" / "train.py"), "--cfg"]
-        command += [str(ROOT / "experiments" / "coco_sample" / "demo.yaml"), *folders, "DATASET.ROOT", str(data)]
-        done = subprocess.run(
-            [*command, *overrides, *more], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        arguments = ["--cfg", str(DEMO), *folders, "DATASET.ROOT", str(data), *overrides, *more]
+        done = run_preloaded("train", arguments, tmp_path, {})
         return done.stdout + done.stderr
 
     output = run()

@@ -428,14 +428,14 @@ def set_has_no_truth(place: Place) -> list:
     return ["test-dev2017 has no ground truth", "TEST.USE_GT_BBOX False", "TEST.COCO_BBOX_FILE"]
 
 
-def test_some_boxes_of_unlisted_images_are_counted_and_skipped(tmp_path: Path, trained: Place):
+def test_some_boxes_of_unlisted_images_are_counted_and_skipped(tmp_path: Path, trained: Place, run_preloaded: Run):
     place = Place(tmp_path, trained=trained)
     use_detections(place)
     boxes = read(place.detections)
     for box in boxes[:3]:
         unlist(box)
     write(place.detections, boxes)
-    outcome = place.run("test")
+    outcome = place.run("test", run_preloaded)
     assert outcome.returncode == 0, outcome.stderr
     assert f"{place.detections}: {len(boxes) - 3} persons; left out: 3 of images not listed\n" in outcome.stdout
     assert f"{len(boxes) - 3} persons in 2 of 2 images" in outcome.stdout
@@ -648,10 +648,10 @@ def training_has_diverged_when_it_is_validated(place: Place) -> list:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Place:
+def trained(tmp_path_factory, run_preloaded: Run) -> Place:
     """The unspoilt set-up, trained; nothing in it is a mistake, so a case's sentence is about what the case spoils."""
     place = Place(tmp_path_factory.mktemp("trained"))
-    outcome = place.run("train")
+    outcome = place.run("train", run_preloaded)
     assert outcome.returncode == 0, outcome.stderr
     return place
 

@@ -110,12 +110,12 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_left(tmp_path, ima
     assert not (tmp_path / "decoded").exists()
 
 
-def test_a_run_trains_from_decoded_images(tmp_path):
+def test_a_run_trains_from_decoded_images(tmp_path, run_preloaded):
     place, plain = Place(tmp_path), Place(tmp_path / "plain")
     folder = tmp_path / "decoded"
     place.options = ["DATASET.DECODED_DIR", str(folder)]
-    assert place.run("train").returncode == 0
+    assert place.run("train", run_preloaded).returncode == 0
     assert len(list(folder.glob("*/*.npz"))) == 2
-    assert plain.run("train").returncode == 0
+    assert plain.run("train", run_preloaded).returncode == 0
     weights = [checkpoint.read(p.run_folder / "final_state.pth") for p in (place, plain)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -215,7 +215,9 @@ with SignalHandler() as interruption:
     print("ready", flush=True)
     {then}
 """
-WAITS_FOR_EVER = "while True: time.sleep(0.01)"
+WAITS_FOR_EVER = """while not interruption.signal: time.sleep(0.01)
+    print("held back", flush=True)
+    while True: time.sleep(0.01)"""
 LEAVES_AT_ONCE = """try:
         with interruption.at_once(): time.sleep(60)
     except Interrupted: print(interruption.signal)"""
@@ -242,8 +244,7 @@ def held_back() -> Iterator[Callable[..., subprocess.Popen]]:
 def test_a_second_signal_ends_at_once(held_back: Callable[..., subprocess.Popen]) -> None:
     process = held_back(WAITS_FOR_EVER)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    assert process.poll() is None
+    assert process.stdout.readline() == "held back\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGS) == -signal.SIGINT
 
@@ -252,16 +253,17 @@ def test_an_echo_of_torchruns_does_not(
     held_back: Callable[..., subprocess.Popen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
-    process = held_back(WAITS_FOR_EVER, repeat_seconds=1e9)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        process.send_signal(number)
+    for seconds in (1e9, 0.1):
+        process = held_back(WAITS_FOR_EVER, repeat_seconds=seconds)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "held back\n"
         time.sleep(0.2)
-        assert process.poll() is None
-    process = held_back(WAITS_FOR_EVER, repeat_seconds=0.1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        process.send_signal(number)
-        time.sleep(0.2)
-    assert process.wait(HANGS) == -signal.SIGINT
+        process.send_signal(signal.SIGINT)
+        if seconds > 1:
+            time.sleep(0.2)
+            assert process.poll() is None
+        else:
+            assert process.wait(HANGS) == -signal.SIGINT
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.places import Run
 from helpers.runs import command, run, run_folder, torchrun
 
 from transpose.errors import UserError
@@ -13,10 +14,10 @@ from transpose.runtime import checkpoint
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, run_preloaded: Run) -> Path:
     """A folder in which a small run has been trained to its end."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    run(command("train.py", folder), cwd=folder)
+    run(command("train.py", folder), folder, run_preloaded)
     return folder
 
 
@@ -30,24 +31,24 @@ def test_a_run_leaves_what_the_readme_says(trained: Path) -> None:
     assert "samples/s" in log and "data wait" in log and "ETA" in log and "| demo |" in log
 
 
-def test_a_finished_run_says_so_and_keeps_its_files(trained: Path) -> None:
+def test_a_finished_run_says_so_and_keeps_its_files(trained: Path, run_preloaded: Run) -> None:
     before = (run_folder(trained) / "checkpoint.pth").read_bytes()
-    assert "this run is finished" in run(command("train.py", trained), cwd=trained)
+    assert "this run is finished" in run(command("train.py", trained), trained, run_preloaded)
     assert (run_folder(trained) / "checkpoint.pth").read_bytes() == before
 
 
-def test_testing_takes_the_final_state_and_names_what_it_measured(trained: Path) -> None:
-    output = run(command("test.py", trained, "TEST.USE_GT_BBOX", "False"), cwd=trained)
+def test_testing_takes_the_final_state_and_names_what_it_measured(trained: Path, run_preloaded: Run) -> None:
+    output = run(command("test.py", trained, "TEST.USE_GT_BBOX", "False"), trained, run_preloaded)
     assert f"weights: {run_folder(trained) / 'final_state.pth'}" in output
     assert "1091 persons in 32 of 32 images" in output
     assert "COCO_val2017_detections_AP_H_56_person.json" in output
     assert "| Arch | AP | AP .5 | AP .75 | AP (M) | AP (L) | AR | AR .5 | AR .75 | AR (M) | AR (L) |" in output
 
 
-def test_two_and_three_processes_write_the_results_of_one(trained: Path) -> None:
+def test_two_and_three_processes_write_the_results_of_one(trained: Path, run_preloaded: Run) -> None:
     results = run_folder(trained) / "results" / "keypoints_val2017_results_0.json"
     test = command("test.py", trained, "GPUS", "(0,1,2,3,4,5)", "TEST.BATCH_SIZE_PER_GPU", "7")
-    run(test, cwd=trained)
+    run(test, trained, run_preloaded)
     alone = results.read_bytes()
     assert len(json.loads(alone)) > 90
     for processes in (2, 3):
@@ -76,9 +77,9 @@ def test_a_full_disk_gives_one_message_and_keeps_the_old_file(tmp_path: Path) ->
     assert [left.name for left in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
-def test_pictures_on_request(tmp_path: Path) -> None:
+def test_pictures_on_request(tmp_path: Path, run_preloaded: Run) -> None:
     debug = "DEBUG.DEBUG True TRAIN.END_EPOCH 1 PRINT_FREQ 100 DEBUG.SAVE_ATTENTION 2"
-    run(command("train.py", tmp_path, *debug.split()), cwd=tmp_path)
+    run(command("train.py", tmp_path, *debug.split()), tmp_path, run_preloaded)
     pictures = {path.stem.rsplit("_", 1)[0] for path in (run_folder(tmp_path) / "pictures").glob("*.jpg")}
     kinds = ("gt", "pred", "hm_gt", "hm_pred")
     grids = {"valid_attention_0", "valid_attention_104"}  # the first and the last person

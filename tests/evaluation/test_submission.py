@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.goldens import sample_instances
-from helpers.places import Place, read, write
+from helpers.places import Place, Run, read, write
 
 from transpose.core.predict import Predictions
 from transpose.errors import UserError
@@ -56,9 +56,9 @@ def test_a_nonfinite_prediction_is_never_written(column):
         refuse_broken(people, Predictions(index=np.arange(4), **arrays))
 
 
-def test_command_on_a_set_without_ground_truth(tmp_path: Path):
+def test_command_on_a_set_without_ground_truth(tmp_path: Path, run_preloaded: Run):
     place = Place(tmp_path)
-    assert place.run("train").returncode == 0
+    assert place.run("train", run_preloaded).returncode == 0
     content = read(place.annotations)
     write(
         place.annotations.with_name("image_info_test-dev2017.json"), {k: content[k] for k in ("images", "categories")}
@@ -66,7 +66,7 @@ def test_command_on_a_set_without_ground_truth(tmp_path: Path):
     place.images.rename(place.images.with_name("test2017"))
     place.annotations.unlink()
     place.options = ["DATASET.TEST_SET", "test-dev2017", "TEST.USE_GT_BBOX", "False"]
-    outcome = place.run("test")
+    outcome = place.run("test", run_preloaded)
     assert outcome.returncode == 0, outcome.stderr
     archive = place.run_folder / "results" / "person_keypoints_test-dev2017_small_results.zip"
     assert f"ready for COCO's server: {archive}" in outcome.stdout

@@ -4,6 +4,7 @@ A run that ends with an error spends seconds on importing torch and a moment on 
 once, and every run is a fork of this process, which then executes the tool's file as `__main__`, as `python` does.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -14,8 +15,12 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
+import matplotlib.figure  # noqa: E402, F401
+
 from transpose.build import run as _run  # noqa: E402, F401
 from transpose.predictor import predictor as _predictor  # noqa: E402, F401
+
+gc.freeze()  # else each process walks through all that these imports made when it ends
 
 for line in sys.stdin:
     request = json.loads(line)

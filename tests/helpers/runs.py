@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers.places import Run
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "experiments" / "coco_sample" / "demo.yaml"
 # The demo made small: a step takes a few hundredths of a second. Dropout and augmentation draw random numbers.
@@ -28,9 +30,12 @@ def torchrun(processes: int, arguments: list[str], *options: str) -> list[str]:
     return [sys.executable, *launch, *arguments[1:]]
 
 
-def run(arguments: list[str], cwd: Path) -> str:
+def run(arguments: list[str], cwd: Path, preloaded: Run | None = None) -> str:
     """The output of a command that must succeed; it runs outside the repository's root."""
-    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT)
+    if preloaded is not None:
+        done = preloaded(Path(arguments[1]).stem, arguments[2:], cwd, {})
+    else:
+        done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
