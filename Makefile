@@ -11,7 +11,7 @@ IF_OWN := $(if $(filter $(VENV)/bin/python,$(PY)),$(STAMP))
 REQUIREMENTS := requirements.txt requirements-dev.txt
 
 SPACE := build/space
-TESTS := $(PY) -m pytest -n 2 --dist loadfile
+TESTS := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 DEMO := experiments/coco_sample/demo.yaml
 DEMO_RUN := output/coco/transpose_r/demo
 DEMO_RESULTS := $(DEMO_RUN)/results/keypoints_val2017_results_0.json

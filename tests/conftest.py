@@ -19,6 +19,13 @@ from transpose.pose import skeleton
 from transpose.predictor.predictor import Predictor
 from transpose.runtime import checkpoint
 
+# Begun first, so that two processes end at about the same time.
+LONGEST = "bad_input explain interruptions export pages predictor check_data runs loss state_files package".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def run_preloaded() -> Iterator[Run]:

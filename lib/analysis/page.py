@@ -12,7 +12,7 @@ import numpy as np
 from ..explain.figures import words
 from ..pose.skeleton import Skeleton
 from .cases import Attended, Case
-from .tables import STEP_NAMES, Table, comparison_tables, tables
+from .tables import STEP_NAMES, ReportTable, comparison_tables, tables
 
 CASE_TITLES = {
     "inversion": "Inversions: left and right exchanged",
@@ -142,7 +142,7 @@ def _escaped(text: Any) -> str:
     return html.escape(str(text))
 
 
-def _table(table: Table) -> str:
+def _table(table: ReportTable) -> str:
     head = "".join(f"<th>{_escaped(cell)}</th>" for cell in table.heads)
     rows = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     note = f'<p class="note">{_escaped(table.note)}</p>' if table.note else ""

@@ -25,7 +25,7 @@ DETECTION_NAMES = {
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows of text below column heads; the first column names the row."""
 
     title: str
@@ -39,9 +39,9 @@ class Table:
         return "\n\n".join(part for part in (f"## {self.title}", table, self.note) if part)
 
 
-def tables(report: dict[str, Any]) -> Iterator[Table]:
+def tables(report: dict[str, Any]) -> Iterator[ReportTable]:
     """The tables of a report (`report.measure`), except its comparison."""
-    yield Table(
+    yield ReportTable(
         "COCO's numbers",
         ("", "value", "95 % interval"),
         [(n, *_with_interval(v)) for n, v in report["metrics"].items()],
@@ -51,13 +51,13 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
         (f"+ {STEP_NAMES[s['corrected']]}", *_with_interval(s["AP"]), *_with_interval(s["gain"]))
         for s in report["steps"]
     ]
-    yield Table(
+    yield ReportTable(
         "What each correction would bring",
         ("corrected", "AP", "95 % interval", "gain", "95 % interval"),
         rows,
         "Each row includes the corrections above it. The rest to 1 is within the error of human annotators.",
     )
-    yield Table(
+    yield ReportTable(
         "Detections and instances",
         ("error", "number", "per 100 instances", "95 % interval"),
         [
@@ -67,10 +67,10 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
     )
     rows = [("all", f"{report['labelled']:,}", *_shares(report["shares"]))]
     rows += [(words(k["name"]), f"{k['labelled']:,}", *_shares(k["shares"])) for k in report["keypoints"]]
-    yield Table("What became of the keypoints (%)", ("keypoint", "labelled", *SHARES), rows)
+    yield ReportTable("What became of the keypoints (%)", ("keypoint", "labelled", *SHARES), rows)
     at = [int(abs(PCK_AT - share).argmin()) for share in PCK_SHOWN]
     errors = ("median error (px)", "90 % (px)", "median / √area (%)")
-    yield Table(
+    yield ReportTable(
         "Keypoints",
         ("keypoint", "AP", "95 % interval", "AR", *errors, *(f"PCK@{share:g}" for share in PCK_SHOWN)),
         [
@@ -89,9 +89,9 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
     for part in report["slices"]:
         name, number = f"{part['group']}: {part['label']}", f"{part['instances']:,}"
         rows.append((name, number, *_with_interval(part["AP"]), _text(part["AR"]["value"]), *_shares(part["shares"])))
-    yield Table("Slices", heads, rows, "The kinds of errors are in % of the keypoints.")
+    yield ReportTable("Slices", heads, rows, "The kinds of errors are in % of the keypoints.")
     found = report["reliability"]
-    yield Table(
+    yield ReportTable(
         "Reliability of keypoint scores",
         ("used as the probability", "calibration error"),
         [(name, _text(error, 1, 4)) for name, error in found["calibration_error"].items()],
@@ -100,12 +100,12 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
     )
 
 
-def comparison_tables(report: dict[str, Any]) -> Iterator[Table]:
+def comparison_tables(report: dict[str, Any]) -> Iterator[ReportTable]:
     """The tables of a report's comparison, if it has one."""
     if "comparison" not in report:
         return
     comparison = report["comparison"]
-    yield Table(
+    yield ReportTable(
         f"{comparison['results']} minus these results",
         ("", "difference", "95 % interval, paired", "better in"),
         [
@@ -118,7 +118,7 @@ def comparison_tables(report: dict[str, Any]) -> Iterator[Table]:
         ],
         "Paired: both are computed from the same resamples of the images. Better in: the share of resamples.",
     )
-    yield Table(
+    yield ReportTable(
         "Images whose OKS changed most",
         ("image", "instances", "sum of the changes of OKS"),
         [(str(m["image_id"]), str(m["instances"]), f"{m['OKS']:+.3f}") for m in comparison["moved"]],

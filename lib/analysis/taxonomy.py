@@ -136,7 +136,7 @@ def _nearness(
     return straight[mine], swapped, other[np.minimum.reduceat(first, starts)], mirrored[mine]
 
 
-class State(NamedTuple):
+class Corrected(NamedTuple):
     """The detections, instances and pairs to match; `similarity` (P) is OKS."""
 
     found: Found
@@ -147,7 +147,7 @@ class State(NamedTuple):
 
 def corrections(
     found: Found, truth: Truth, pairs: Pairs, diagnosis: Diagnosis, skeleton: Skeleton
-) -> Iterator[tuple[str, State]]:
+) -> Iterator[tuple[str, Corrected]]:
     """Each of STEPS, and the state after it.
 
     A corrected keypoint is at its annotated place, so a gain is the most that the correction can bring (the paper's
@@ -179,4 +179,4 @@ def corrections(
                 truth = truth.ignoring(~np.isin(np.arange(len(truth.image)), person))
         pairs = Pairs.of(found, truth)
         similarity = similarities(found, truth, pairs, sigmas)
-        yield step, State(found, truth, pairs, similarity)
+        yield step, Corrected(found, truth, pairs, similarity)

@@ -138,7 +138,7 @@ def _image_reader(cfg: CfgNode, name: str) -> ImageReader:
     return ImageReader(source, cache_bytes=data.CACHE_MB << 20, max_pixels=data.MAX_IMAGE_PIXELS)
 
 
-def read_pckh(cfg: CfgNode, skeleton: Skeleton, persons: int) -> pckh.Truth:
+def read_pckh(cfg: CfgNode, skeleton: Skeleton, persons: int) -> pckh.PckhTruth:
     """PCKh's ground truth of DATASET.TEST_SET. Raises UserError if it is missing, damaged or does not fit."""
     return pckh.read_truth(_pckh_file(cfg), skeleton.names, persons)
 
@@ -312,11 +312,11 @@ def data_report(cfg: CfgNode, number: int | None, follow: Callable[[list[int]], 
         for name in dict.fromkeys((data.TRAIN_SET, data.TEST_SET))
     ]
 
-    def boxes() -> doctor.Boxes | None:
+    def boxes() -> doctor.BoxesToCheck | None:
         check_box_source(cfg)
         if not test.COCO_BBOX_FILE:
             return None
-        return doctor.Boxes(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
+        return doctor.BoxesToCheck(Path(test.COCO_BBOX_FILE), test.IMAGE_THRE, used=not test.USE_GT_BBOX)
 
     return doctor.examine(
         sets,

@@ -26,7 +26,7 @@ MAX_NUMBER = 2**63  # range of the arrays' integers
 MAX_NAME = 4096  # longest file name on Linux
 MAX_ID = 60  # characters of an id in a message
 NUMBERS = {int, float}
-TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # the usual types, which need no further check
+PLAIN_TYPES: dict[type, set[type]] = {np.int64: {int}, np.float64: NUMBERS}  # the usual ones: no further check
 NO_JSON = re.compile(rb"[\[:,]\s*(NaN|-?Infinity)\b")  # not JSON, but written by Python's json module
 JSON_TOKEN = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:)?|[{}\[\]]', re.DOTALL)  # a string, or a bracket
 MISSING: Any = object()  # stands for a missing field
@@ -133,7 +133,7 @@ class Kind:
             places = np.flatnonzero(np.isnan(found).any(1)).tolist()
             return found.reshape(-1, *self.shape), {i: values[i] for i in places}
         wrong = {}
-        quick = set(map(type, values)) <= TYPES.get(self.dtype, set())
+        quick = set(map(type, values)) <= PLAIN_TYPES.get(self.dtype, set())
         if not quick or max(map(abs, values), default=0) >= MAX_NUMBER:
             wrong = {i: value for i, value in enumerate(values) if not self.holds(value)}
         if wrong:

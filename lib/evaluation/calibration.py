@@ -28,7 +28,7 @@ GAUSSIAN = tuple(
     math.sqrt(-2 * math.log(1 - level)) for level in LEVELS
 )  # radii of a Gaussian's ellipses in standard deviations
 MIN_KEYPOINTS = 200  # keypoints needed for a fit
-BINS = 20  # bins with equally many keypoints, whose shares give the probability
+QUANTILES = 20  # bins with equally many keypoints, whose shares give the probability
 MIN_SCORE = 1e-3  # lower scores are raised to it before taking the logarithm
 
 
@@ -125,7 +125,7 @@ def _monotone(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nda
     A share is (right + 1/2) / (count + 1): never 0 or 1, which no finite sample shows.
     """
     pooled: list[np.ndarray] = []  # per bin: sum of the scores, number of right keypoints, number of keypoints
-    for part in np.array_split(np.argsort(scores, kind="stable"), BINS):
+    for part in np.array_split(np.argsort(scores, kind="stable"), QUANTILES):
         pooled.append(np.array([scores[part].sum(dtype=np.float64), right[part].sum(), len(part)]))
         while len(pooled) > 1 and _share(pooled[-2]) >= _share(pooled[-1]):
             pooled[-2:] = [pooled[-2] + pooled[-1]]

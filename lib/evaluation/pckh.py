@@ -41,7 +41,7 @@ NO_JOINT = -1.0  # a column without annotated joints, as in COCO's numbers
 
 
 @dataclass(frozen=True)
-class Truth:
+class PckhTruth:
     """PCKh's ground truth: joints (N, K, 2) in 1-based pixels, annotated (N, K) bool, head_sizes (N) in pixels."""
 
     joints: np.ndarray
@@ -60,7 +60,7 @@ def _matlab_name(keypoint: str) -> str:
     return "head" if keypoint == "head_top" else side[0] + joint[:3]
 
 
-def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
+def read_truth(path: Path, names: Sequence[str], persons: int) -> PckhTruth:
     """Read annot/gt_<set>.mat: dataset_joints (K), jnt_missing (K, N), pos_gt_src (K, 2, N), headboxes_src (2, 2, N).
 
     `names` are the skeleton's keypoints and `persons` is how many the annotation file holds. Raises UserError for a
@@ -104,7 +104,7 @@ def read_truth(path: Path, names: Sequence[str], persons: int) -> Truth:
     annotated = fields["jnt_missing"].T == 0
     if not annotated[:, _in_means(names)].any():
         raise UserError(f"{path}: 'jnt_missing' leaves no joint to measure")
-    return Truth(fields["pos_gt_src"].transpose(2, 0, 1), annotated, sizes)
+    return PckhTruth(fields["pos_gt_src"].transpose(2, 0, 1), annotated, sizes)
 
 
 def _check_order(found: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -126,7 +126,7 @@ def _in_means(names: Sequence[str]) -> np.ndarray:
     return np.array([name not in NOT_IN_MEANS for name in names])
 
 
-def pckh(keypoints: np.ndarray, truth: Truth, names: Sequence[str]) -> dict[str, float]:
+def pckh(keypoints: np.ndarray, truth: PckhTruth, names: Sequence[str]) -> dict[str, float]:
     """PCKh in percent for keypoints (N, K, 2) in 0-based pixels: for each of `PCKH_COLUMNS`, the mean of both sides at
     half a head; and over all annotated joints except pelvis and thorax, at the thresholds of `MEANS`."""
     one_based = np.asarray(keypoints, np.float64) + 1
@@ -166,7 +166,7 @@ def results(instances: Instances, predictions: Predictions) -> list[dict[str, An
 class PckhEvaluation(Evaluation):
     """Writes predictions on an MPII set as a results file and pred.mat and, with ground truth, computes PCKh."""
 
-    truth: Truth | None  # None for a set whose annotations are withheld
+    truth: PckhTruth | None  # None for a set whose annotations are withheld
 
     main: ClassVar[str] = "Mean"
 

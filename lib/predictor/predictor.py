@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MAX_INSTANCES = 100  # per image; torchvision's detectors give no more
 MAX_BOX = 1e9  # pixels, so that float32 can hold the crop
 # One person: keypoints (K, 2), scores (K), and covariances (K, 2, 2) or None.
-Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+CropResult = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 Row = tuple[InputImage, np.ndarray, Any, Any]  # an image, its pixels, boxes and scores; None: a detector finds them
 
 
@@ -186,7 +186,7 @@ class Predictor:
         rows = until_error(self._rows(images, boxes, scores, color, oriented, on_error), errors)
         waiting: deque[_Crops] = deque()
         samples: list[dict[str, Any]] = []
-        done: deque[Found] = deque()
+        done: deque[CropResult] = deque()
         for crops in until_error(self._crops(rows, found, on_error), errors):
             waiting.append(crops)
             samples += crops.samples
@@ -303,7 +303,7 @@ class Predictor:
             raise UserError(f"{image.label}: the box {box} is too small or too far from the image to be cropped")
         return boxes, scores, centers, scales
 
-    def _predict(self, samples: list[dict[str, Any]]) -> Iterator[Found]:
+    def _predict(self, samples: list[dict[str, Any]]) -> Iterator[CropResult]:
         """Keypoints (K, 2), scores (K) and, if a calibration has it, covariances (K, 2, 2) of each sample."""
         covariances: list[np.ndarray | None] = [None] * len(samples)
 
@@ -314,7 +314,7 @@ class Predictor:
         found = self._find(default_collate(samples), self.options, self._flip_order, watch)
         return zip(found.keypoints, found.scores, covariances, strict=True)
 
-    def _result(self, crops: _Crops, found: deque[Found]) -> PoseResult:
+    def _result(self, crops: _Crops, found: deque[CropResult]) -> PoseResult:
         """The result of an image; takes its keypoints and scores from the front of `found`."""
         count, joints = len(crops.samples), self.skeleton.num_joints
         rows = [found.popleft() for _ in range(count)]

@@ -22,7 +22,7 @@ from .uncertainty import Uncertainty
 
 PIXELS, SCORE = 2, 4  # decimals of coordinates and of scores in files
 # Columns of to_csv and to_dataframe: a row per keypoint. Frame, time and track may be empty.
-COLUMNS = (
+CSV_COLUMNS = (
     *("image", "frame", "time", "person", "track", "box_x", "box_y", "box_w", "box_h", "box_score", "person_score"),
     *("keypoint", "x", "y", "score"),
 )
@@ -211,7 +211,7 @@ class PoseResult:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def _rows(self) -> Iterator[tuple]:
-        """The values of `COLUMNS` for each keypoint of each person."""
+        """The values of `CSV_COLUMNS` for each keypoint of each person."""
         told = self.found()
         image = (self.header()["image"], told.get("frame"), told.get("time"))
         for number, person in enumerate(told[f"{self.skeleton.noun}s"]):
@@ -220,8 +220,8 @@ class PoseResult:
                 yield (*image, *own, name, *point)
 
     def columns(self) -> list[str]:
-        """`COLUMNS`, with "instance" for "person" if the network finds something else."""
-        return [name.replace("person", self.skeleton.noun) for name in COLUMNS]
+        """`CSV_COLUMNS`, with "instance" for "person" if the network finds something else."""
+        return [name.replace("person", self.skeleton.noun) for name in CSV_COLUMNS]
 
     def to_csv(self, header: bool = True) -> str:
         """`columns` as CSV: a line for each keypoint of each person; persons count from 0."""

@@ -14,6 +14,10 @@ from torchvision.ops import box_convert, box_iou
 
 from .result import PoseResult
 
+MIN_OVERLAP = 0.3  # IoU of the boxes of one person in successive frames
+PATIENCE = 1.0  # seconds after which a person who is not seen is forgotten
+CUTOFF = 1.0  # Hz, cut-off of the low-pass filter on the keypoints of a person at rest
+SPEED_GAIN = 5.0  # Hz by which it rises for each box diagonal per second that a keypoint moves
 SPEED_CUTOFF = 1.0  # Hz, cut-off of the low-pass filter on speeds: the authors' value
 
 
@@ -29,31 +33,19 @@ class _Track:
 class Tracker:
     """Gives the persons of successive frames ids; called with the result of each frame.
 
-    A person keeps the id of the earlier person whose box overlaps most, by an IoU of `least_overlap` or more; a person
-    who is not seen for `patience` seconds is forgotten. With `smooth` the keypoints are filtered: `cutoff` (Hz) is for
-    a person at rest, and rises by `speed_gain` Hz for each box diagonal per second that a keypoint moves.
+    A person keeps the id of the earlier person whose box overlaps most. With `smooth` the keypoints are filtered.
     """
 
-    def __init__(
-        self,
-        rate: float,
-        *,
-        smooth: bool = False,
-        least_overlap: float = 0.3,
-        patience: float = 1.0,
-        cutoff: float = 1.0,
-        speed_gain: float = 5.0,
-    ):
+    def __init__(self, rate: float, *, smooth: bool = False):
         """`rate` is in frames per second."""
-        self.rate, self.smooth, self.least_overlap = rate, smooth, least_overlap
-        self.patience, self.cutoff, self.speed_gain = patience, cutoff, speed_gain
+        self.rate, self.smooth = rate, smooth
         self._tracks: list[_Track] = []
         self._frame = self._count = 0
 
     def __call__(self, result: PoseResult) -> PoseResult:
         """The result of the next frame, with `ids`, which count from 1."""
         self._frame += 1
-        self._tracks = [t for t in self._tracks if self._frame - t.frame <= max(1, self.patience * self.rate)]
+        self._tracks = [t for t in self._tracks if self._frame - t.frame <= max(1, PATIENCE * self.rate)]
         matches = self._matches(result.boxes)
         ids, keypoints = np.zeros(len(result), np.int64), result.keypoints.copy()
         for i, box in enumerate(result.boxes):
@@ -77,7 +69,7 @@ class Tracker:
         corners = [box_convert(torch.from_numpy(table), "xywh", "xyxy") for table in (boxes, known)]
         overlap = box_iou(*corners).numpy()
         matches: dict[int, _Track] = {}
-        while overlap.max() >= self.least_overlap:
+        while overlap.max() >= MIN_OVERLAP:
             i, t = np.unravel_index(overlap.argmax(), overlap.shape)
             matches[int(i)] = self._tracks[t]
             overlap[i], overlap[:, t] = -1, -1
@@ -89,7 +81,7 @@ class Tracker:
         speed = (keypoints - track.keypoints) / seconds
         track.speed = track.speed + _weight(SPEED_CUTOFF, seconds) * (speed - track.speed)
         diagonals = np.linalg.norm(track.speed, axis=-1, keepdims=True) / np.linalg.norm(box[2:])
-        step = _weight(self.cutoff + self.speed_gain * diagonals, seconds) * (keypoints - track.keypoints)
+        step = _weight(CUTOFF + SPEED_GAIN * diagonals, seconds) * (keypoints - track.keypoints)
         track.keypoints = (track.keypoints + step).astype(np.float32)
         track.box, track.frame = box, self._frame
 

@@ -29,9 +29,9 @@ from .tracker import Tracker
 logger = logging.getLogger(__name__)
 
 # FFmpeg's names for the formats of `inputs.VIDEOS`. Its text formats are left out: they can name other files or hosts.
-FORMATS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
+CONTAINERS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf"
 # Scheme of an address -> the formats and protocols that may read it.
-ADDRESSES = {"http": (FORMATS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
+ADDRESSES = {"http": (CONTAINERS, "http,https,tcp,tls"), "rtsp": ("rtsp,sdp", "rtsp,rtsps,rtp,udp,tcp,tls")}
 MAX_PIXELS = 2**25  # of a frame, 8192 x 4096: a decoder keeps up to some twenty of them
 SECONDS = 20  # without an answer from an address, in seconds
 SEEN = 0.2  # lowest score of a keypoint that the next frame's box is computed from
@@ -54,7 +54,7 @@ class Video:
         self.name = re.sub("//[^/@]*@", "//", source) if isinstance(source, str) else str(source)
         self.live = isinstance(source, str) and source.startswith("rtsp")
         place = f"file:{source}"  # else a name such as "concat:a|b.mp4" would be a command to FFmpeg
-        formats, protocols, options = FORMATS, "file", {}
+        formats, protocols, options = CONTAINERS, "file", {}
         limit = {"max_pixels": str(MAX_PIXELS)}  # of the decoder: the first frames are read when a file is opened
         if isinstance(source, str):
             place, (formats, protocols), options = source, ADDRESSES[source[:4]], {"timeout": (SECONDS, SECONDS)}

@@ -35,7 +35,7 @@ MAX_NUMBER = 1e15  # in an event
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that is answered by an error message."""
 
     def __init__(self, status: int, sentence: str):
@@ -88,7 +88,7 @@ class Guard:
         """Answer a request, or hand it to the `app`."""
         try:
             answer = await self._answer(request)
-        except Refused as refused:
+        except RefusedRequest as refused:
             # A refusal before the body is read closes the connection, so that the rest is not received.
             headers = {"Connection": "close"}
             answer = JSONResponse({"detail": str(refused)}, refused.status, headers)
@@ -103,7 +103,7 @@ class Guard:
         """The guard's own answer, or the body to pass on to Gradio."""
         self._check_address(request)
         if self._open[_address(request)] > MAX_OPEN:
-            raise Refused(429, "too many requests from your address are open; close some tabs of this page")
+            raise RefusedRequest(429, "too many requests from your address are open; close some tabs of this page")
         path, reads = request.scope["path"], request.method in ("GET", "HEAD")
         if reads and (path in READ or (path.startswith(FOLDERS) and ".." not in path)):
             return b""
@@ -113,7 +113,7 @@ class Guard:
             body = checked_event(await _body(request, MAX_EVENT, "a request"), self.events)
             self._admit(body["session_hash"], _address(request))
             return json.dumps(body).encode()
-        raise Refused(404, "there is no such page")
+        raise RefusedRequest(404, "there is no such page")
 
     def _check_address(self, request: Request) -> None:
         """Refuse other host names: another site could make its own name point to this server (DNS rebinding)."""
@@ -125,10 +125,10 @@ class Guard:
         if self.host in ("0.0.0.0", "::"):
             mine = mine or name == socket.gethostname().lower() or _is_number(name)
         if not mine:
-            raise Refused(421, "this server does not answer to that host name; start it with --name to allow it")
+            raise RefusedRequest(421, "this server does not answer to that host name; start it with --name to allow it")
         origin = request.headers.get("origin")
         if origin and urlsplit(origin).netloc != request.headers["host"]:
-            raise Refused(403, "requests from pages of other sites are refused")
+            raise RefusedRequest(403, "requests from pages of other sites are refused")
 
     def _admit(self, session: str, address: str) -> None:
         """Accept a session. It may replace an older one of its own address, but no active one of another address."""
@@ -141,7 +141,7 @@ class Guard:
             del self._seen[name]
             self.forget(name)
         if is_new and len(self._seen) >= self.sessions:
-            raise Refused(429, "this server has too many visitors; come back in half an hour")
+            raise RefusedRequest(429, "this server has too many visitors; come back in half an hour")
         self._seen.pop(session, None)  # moved to the end: the order is that of last use
         self._seen[session] = address, now
 
@@ -151,7 +151,7 @@ class Guard:
         self._forget()
         mine = sum(kept[0] == address for kept in self._waiting.values())
         if len(self._waiting) >= MAX_WAITING or mine >= MINE:
-            raise Refused(429, "too many images are waiting; try again in a minute")
+            raise RefusedRequest(429, "too many images are waiting; try again in a minute")
         ticket = secrets.token_urlsafe()
         self._waiting[ticket] = address, self.clock(), b""
         try:
@@ -176,8 +176,10 @@ class Guard:
 
 
 def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
-    """One of the page's `events`, with only the fields that Gradio needs. Raises Refused unless all values are text or
-    numbers: Gradio takes any object for a file, and fetches it."""
+    """One of the page's `events`, with only the fields that Gradio needs.
+
+    Raises RefusedRequest unless all values are text or numbers: Gradio takes any object for a file, and fetches it.
+    """
     try:
         event = json.loads(body, parse_constant=_refuse_constant)
         about = event.get("event_data") or {}
@@ -186,13 +188,13 @@ def checked_event(body: bytes, events: dict[int, int]) -> dict[str, Any]:
         json.dumps([event["data"], about, session], ensure_ascii=False).encode()  # half a character: a ValueError
         known = type(number) is int and type(trigger) in (int, type(None)) and len(event["data"]) == events[number]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        raise Refused(400, "this is not an event of the page") from None
+        raise RefusedRequest(400, "this is not an event of the page") from None
     plain = all(
         value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < MAX_NUMBER)
         for value in (*values, trigger)
     )
     if not plain or not known or not isinstance(session, str) or not 0 < len(session) <= 64:
-        raise Refused(400, "an event of the page contains only text and numbers")
+        raise RefusedRequest(400, "an event of the page contains only text and numbers")
     return {
         "data": event["data"],
         "event_data": about,
@@ -207,7 +209,7 @@ def _refuse_constant(name: str) -> None:
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:
-    too_long = Refused(413, f"{what} is larger than {most / 1e6:.3g} MB, the limit of this page")
+    too_long = RefusedRequest(413, f"{what} is larger than {most / 1e6:.3g} MB, the limit of this page")
     stated = request.headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated[:20]) > most:
         raise too_long
@@ -219,7 +221,7 @@ async def _body(request: Request, most: int, what: str) -> bytes:
                 if len(content) > most:
                     raise too_long
     except TimeoutError:
-        raise Refused(408, f"{what} did not arrive within {MAX_SECONDS} seconds") from None
+        raise RefusedRequest(408, f"{what} did not arrive within {MAX_SECONDS} seconds") from None
     return bytes(content)
 
 

@@ -17,7 +17,7 @@ RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1
 FOLDER = "models/yolox"  # under the repository's root
 SIZES = {"yolox_nano": 416, "yolox_tiny": 416, "yolox_s": 640}  # S of each network
 STRIDES = (8, 16, 32)
-PADDING = 114  # grey padding, right of and below the image, as in training
+GREY = 114  # grey padding, right of and below the image, as in training
 NMS_OVERLAP = 0.65  # IoU above which the box with the lower score is dropped, as in YOLOX's own tests
 
 
@@ -51,7 +51,7 @@ class Yolox:
         height, width = image.shape[:2]
         scale = self.size / max(height, width)
         fitted = max(1, int(width * scale)), max(1, int(height * scale))
-        canvas = np.full((self.size, self.size, 3), PADDING, np.uint8)
+        canvas = np.full((self.size, self.size, 3), GREY, np.uint8)
         canvas[: fitted[1], : fitted[0]] = cv2.resize(image, fitted, interpolation=cv2.INTER_LINEAR)
 
         (cells,) = self._forward(canvas)

@@ -66,7 +66,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         raise Damaged(f"{path}: the checkpoint is truncated or damaged: {wrong}")
     try:
         loaded = _read_safetensors(content) if is_safetensors else plain_pickle.read(content)
-    except plain_pickle.Refused as error:
+    except plain_pickle.RefusedPickle as error:
         raise UserError(f"{path}: refused, {error}") from None
     except Exception as error:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's is a RuntimeError
@@ -81,7 +81,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
 def _read_safetensors(content: bytes) -> dict[str, Any]:
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     if header.count(b"{") > plain_pickle.MAX_PARTS:  # an empty tensor takes more than its 60 bytes there
-        raise plain_pickle.Refused(f"it has more than {plain_pickle.MAX_PARTS:,} parts")
+        raise plain_pickle.RefusedPickle(f"it has more than {plain_pickle.MAX_PARTS:,} parts")
     return safetensors.torch.load(content)
 
 

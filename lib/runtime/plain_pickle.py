@@ -40,22 +40,22 @@ TYPES = {
 }
 
 
-class Refused(Exception):
+class RefusedPickle(Exception):
     """The file contains something that is not read; the message is the end of a sentence."""
 
 
 def read(content: bytes) -> Any:
     """The tensors, numbers, text, lists and dicts in a file's bytes; NumPy's scalars become Python's.
 
-    Raises Refused for any other content, and other exceptions for a damaged file.
+    Raises RefusedPickle for any other content, and other exceptions for a damaged file.
     """
     if content[257:262] == b"ustar":
         raise _no_plain_value("a tar file from before 2017")
     return _read_zip(content) if content.startswith(ZIP) else _read_old(content)
 
 
-def _no_plain_value(what: str) -> Refused:
-    return Refused(
+def _no_plain_value(what: str) -> RefusedPickle:
+    return RefusedPickle(
         f"it contains more than tensors and plain values ({what[:80]}) and could run code when loaded; "
         "save a plain state_dict from a source that you trust"
     )
@@ -63,12 +63,12 @@ def _no_plain_value(what: str) -> Refused:
 
 def _read_zip(content: bytes) -> Any:
     if content.count(b"PK\x01\x02") > MAX_PARTS:
-        raise Refused(f"it has more than {MAX_PARTS:,} parts")
+        raise RefusedPickle(f"it has more than {MAX_PARTS:,} parts")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         for part in archive.infolist():
             if part.compress_type != zipfile.ZIP_STORED:
-                raise Refused(
+                raise RefusedPickle(
                     f"{part.filename[:80]} in it is compressed, which torch's own files are not, and claims "
                     f"{part.file_size:,} bytes; save the state_dict again with torch.save"
                 )
@@ -76,7 +76,7 @@ def _read_zip(content: bytes) -> Any:
         if f"{root}constants.pkl" in names:
             raise _no_plain_value("a TorchScript program")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise Refused("it was written on a machine with another byte order; save it again on one like this")
+            raise RefusedPickle("it was written on a machine with another byte order; save it again on one like this")
 
         def numbers(key: str, dtype: torch.dtype, count: int) -> Tensor:
             part = archive.getinfo(f"{root}data/{key}")
@@ -244,10 +244,10 @@ class _Unpickler:
     def _spend(self, count: int) -> None:
         self.bytes_left -= count
         if self.bytes_left < 0:
-            raise Refused(f"its content besides tensors takes more than {MAX_BYTES >> 20} MB")
+            raise RefusedPickle(f"its content besides tensors takes more than {MAX_BYTES >> 20} MB")
 
     def _refuse_many(self, value: Any) -> None:
-        """Raise Refused for lists nested so often that a walk through them would not end."""
+        """Raise RefusedPickle for lists nested so often that a walk through them would not end."""
         depth, level = 0, [value]
         while level:
             depth, inner = depth + 1, list[Any]()
@@ -257,7 +257,7 @@ class _Unpickler:
                     inner += item.values() if isinstance(item, dict) else item
             level = inner
             if depth > MAX_DEPTH:
-                raise Refused(f"its lists are nested more than {MAX_DEPTH} deep")
+                raise RefusedPickle(f"its lists are nested more than {MAX_DEPTH} deep")
 
     def _named(self, name: str) -> Any:
         """The function, type or storage type that the file names."""
@@ -285,7 +285,7 @@ class _Unpickler:
             if not isinstance(key, str | int | float):
                 raise _no_plain_value(f"a {type(key).__name__} as a key")
             if isinstance(value, _Unfit):
-                raise Refused(f"{key} is a {value.kind} tensor; save a dense one with its numbers")
+                raise RefusedPickle(f"{key} is a {value.kind} tensor; save a dense one with its numbers")
             yield key, value
 
     def _storage(
@@ -303,5 +303,5 @@ class _Unpickler:
     def _tensor(self, storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
         self.shared_left -= math.prod(size) * storage.itemsize
         if self.shared_left < 0:
-            raise Refused("its tensors have many times more numbers than it stores")
+            raise RefusedPickle("its tensors have many times more numbers than it stores")
         return storage.as_strided(size, stride, storage.storage_offset() + offset)

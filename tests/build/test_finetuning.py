@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.goldens import ROOT
 from helpers.networks import with_encoder
-from helpers.people import DEMO
+from helpers.persons import DEMO
 from helpers.places import Run
 
 from transpose.errors import UserError

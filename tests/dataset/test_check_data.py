@@ -6,8 +6,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections import Counter
@@ -98,7 +96,7 @@ class Patient:
             "number": None,
         }
         return doctor.examine(
-            [images], lambda: doctor.Boxes(self.detections, 0.1, self.uses_boxes), **(standard | options)
+            [images], lambda: doctor.BoxesToCheck(self.detections, 0.1, self.uses_boxes), **(standard | options)
         )
 
 
@@ -511,7 +509,7 @@ def test_cocos_counts_are_not_expected_of_other_keypoints(tmp_path: Path):
 
 
 def test_published_counts_are_confirmed_and_other_persons_are_noted(patient: Patient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(statistics.PUBLISHED, "mine", (3, 18))
+    monkeypatch.setitem(statistics.PUBLISHED_COUNTS, "mine", (3, 18))
     monkeypatch.setitem(statistics.PUBLISHED_PERSONS, "mine", 7)
     report = patient.examine()
     assert "3 images, 18 annotations, as published" in told(report)
@@ -727,25 +725,21 @@ def test_an_image_that_cannot_be_read_is_not_on_the_sheet(patient: Patient):
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess:
-    tool = [sys.executable, str(ROOT / "tools" / "check_data.py")]
-    return subprocess.run([*tool, *map(str, arguments)], cwd=folder, capture_output=True, text=True)
-
-
-def test_the_bundled_sample_is_healthy(tmp_path: Path):
-    run = command("--cfg", DEMO, "--modelDir", tmp_path, "--images", "all")
+def test_the_bundled_sample_is_healthy(tmp_path: Path, run_preloaded: Run):
+    options = ["--cfg", str(DEMO), "--modelDir", str(tmp_path)]
+    run = run_preloaded("check_data", [*options, "--images", "all"], tmp_path, {})
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == "" and "0 errors, 2 notes" in run.stdout and len(run.stdout.splitlines()) <= 50
     sheet = cv2.imread(str(tmp_path / "check" / "demo.png"))
     assert sheet.shape[1] == PER_ROW * (2 * round(HEIGHT * 64 / 96) + 2 + sheets.MARGIN) + sheets.MARGIN
-    again = command("--cfg", DEMO, "--modelDir", tmp_path, "--samples", "1", "--images", "0")
+    again = run_preloaded("check_data", [*options, "--samples", "1", "--images", "0"], tmp_path, {})
     assert again.returncode == 0 and cv2.imread(str(tmp_path / "check" / "demo.png")).shape[0] < sheet.shape[0]
 
 
-def test_the_sheet_does_not_take_the_place_of_a_file(tmp_path: Path):
+def test_the_sheet_does_not_take_the_place_of_a_file(tmp_path: Path, run_preloaded: Run):
     mine = tmp_path / "mine.png"
     mine.write_text("mine")
-    run = command("--cfg", DEMO, "--modelDir", tmp_path, "--out", mine)
+    run = run_preloaded("check_data", ["--cfg", str(DEMO), "--out", str(mine)], tmp_path, {})
     assert f"{mine}: exists already" in sentence(run) and mine.read_text() == "mine"
 
 
@@ -903,7 +897,7 @@ def examine(cfg, annotations: Path, boxes: Path, reader: ImageReader, used: bool
     images = doctor.SetToCheck("val2017", annotations, True, True, True, lambda: reader)
     report = doctor.examine(
         [images],
-        lambda: doctor.Boxes(boxes, 0.0, used),
+        lambda: doctor.BoxesToCheck(boxes, 0.0, used),
         category="",
         num_joints=17,
         skeleton_of=partial(skeleton_of, cfg),

@@ -30,7 +30,7 @@ from transpose.dataset.images import ImageReader
 from transpose.dataset.samplers import EvalSampler
 from transpose.dataset.topdown import TopDownDataset
 from transpose.errors import UserError
-from transpose.evaluation.pckh import MEANS, NO_JOINT, PCKH_COLUMNS, PckhEvaluation, Truth, pckh, read_truth
+from transpose.evaluation.pckh import MEANS, NO_JOINT, PCKH_COLUMNS, PckhEvaluation, PckhTruth, pckh, read_truth
 from transpose.models.backends import Backend
 from transpose.pose import geometry, heatmap, skeleton
 from transpose.runtime.files import checksum
@@ -178,7 +178,7 @@ def test_pckh_of_five_persons_counted_by_hand(root: Path, tmp_path: Path):
     assert summary["measured"] == evaluation.describe()
 
 
-def judging(root: Path, truth: Truth | None) -> PckhEvaluation:
+def judging(root: Path, truth: PckhTruth | None) -> PckhEvaluation:
     crops = TopDownDataset(
         people(root / "annot" / "valid.json"), ImageReader(root / "images"), MPII, (64, 64), (16, 16)
     )
@@ -199,7 +199,7 @@ def test_predictions_count_from_0_and_the_truth_from_1(root: Path):
     assert set(pckh(joints() - 1, truth, MPII.names).values()) == {100}
     # Half a head less and more than the pixel between the two ways of counting.
     for size, mean in ((2.1, 100), (1.9, 0)):
-        small = Truth(truth.joints, truth.annotated, np.full(PERSONS, size))
+        small = PckhTruth(truth.joints, truth.annotated, np.full(PERSONS, size))
         off = joints() - 1 + np.array([1, 0])
         assert pckh(off, small, MPII.names)["Mean"] == mean
 

@@ -117,7 +117,7 @@ def interrupt_at_random(folder: Path, numbers: list[int], most_seconds: float, *
     print("INTERRUPTION_SEED", seed)
     draw, waits, attempts = random.Random(seed), [], 0
     while numbers:
-        place = folder / f"run_{len(numbers)}"
+        place = folder / f"run_{attempts}"  # one may end before its signal comes
         place.mkdir()
         code = None
         while code != 0:

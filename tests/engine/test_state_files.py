@@ -234,7 +234,7 @@ def test_a_process_that_shares_a_folder_keeps_the_owners_unfinished_files(
 
 def test_a_killed_run_leaves_its_folder_free_though_a_child_of_it_lives(tmp_path: Path) -> None:
     """A loading process is forked while its parent holds the lock, and may outlive it."""
-    owner = claiming(tmp_path, 60, then="child = os.fork() or time.sleep(60)\nprint(child, flush=True)")
+    owner = claiming(tmp_path, 600, then="child = os.fork() or time.sleep(600)\nprint(child, flush=True)")
     assert owner.stdout.readline() == "claimed\n"
     child = int(owner.stdout.readline())
     try:

@@ -44,7 +44,7 @@ def test_of_two_overlapping_instances_the_closer_is_matched():
 
 
 def test_who_is_away_too_long_or_too_far_is_somebody_new():
-    tracker = Tracker(RATE, patience=0.2, least_overlap=0.3)
+    tracker = Tracker(5.0)  # frames per second
     assert ids(tracker, [[0, 0, 50, 100]]) == [1]
     for _ in range(4):
         ids(tracker, [])
@@ -79,7 +79,7 @@ def test_smoothing_reduces_jitter_and_follows_motion():
 def test_the_filter_is_one_euro():
     """Against the authors' formulas, written out for one coordinate."""
     places = np.cumsum(np.random.default_rng(1).normal(0, 3, 30)) + 300
-    tracker = Tracker(RATE, smooth=True, cutoff=1.2, speed_gain=5.0)
+    tracker = Tracker(RATE, smooth=True)
     found = path_of(tracker, np.stack([places, np.full(30, 300.0)], 1))[:, 0]
 
     def alpha(cutoff: float) -> float:
@@ -89,6 +89,6 @@ def test_the_filter_is_one_euro():
     smoothed, speed = places[0], 0.0
     for place, value in zip(places[1:], found[1:], strict=True):
         speed = alpha(1.0) * (place - smoothed) * RATE + (1 - alpha(1.0)) * speed
-        share = alpha(1.2 + 5.0 * abs(speed) / np.hypot(100, 200))
+        share = alpha(1.0 + 5.0 * abs(speed) / np.hypot(100, 200))
         smoothed = share * place + (1 - share) * smoothed
         assert value == pytest.approx(smoothed, abs=1e-3)

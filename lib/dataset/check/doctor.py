@@ -52,7 +52,7 @@ class SetToCheck:
 
 
 @dataclass(frozen=True)
-class Boxes:
+class BoxesToCheck:
     """The detected boxes, which testing on annotated boxes does not use."""
 
     path: Path
@@ -62,7 +62,7 @@ class Boxes:
 
 def examine(
     sets: Sequence[SetToCheck],
-    choose_boxes: Callable[[], Boxes | None],
+    choose_boxes: Callable[[], BoxesToCheck | None],
     *,
     category: str,
     num_joints: int,
@@ -161,7 +161,7 @@ def _check_annotations(
 
 
 def _check_boxes(
-    report: Report, images: SetToCheck, source: Annotations, choose_boxes: Callable[[], Boxes | None]
+    report: Report, images: SetToCheck, source: Annotations, choose_boxes: Callable[[], BoxesToCheck | None]
 ) -> Instances | None:
     """Check the detected boxes; returns the detected instances if testing uses them."""
     try:

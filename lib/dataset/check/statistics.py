@@ -22,7 +22,7 @@ MEDIUM, LARGE, ALL = (32.0**2, 96.0**2), (96.0**2, 1e10), (0.0, 1e10)
 MAX_FOUND = 20
 
 # COCO 2017: numbers of images and of person annotations; how many of these training and testing use.
-PUBLISHED = {
+PUBLISHED_COUNTS = {
     "train2017": (118_287, 262_465),
     "val2017": (5_000, 11_004),
     "test-dev2017": (20_288, 0),
@@ -51,18 +51,18 @@ def _examples(source: Annotations, which: np.ndarray, detail: Callable[[int], st
 
 
 def is_published(source: Annotations, name: str) -> bool:
-    return PUBLISHED.get(name) == (source.listed["images"], source.listed.get("annotations", 0))
+    return PUBLISHED_COUNTS.get(name) == (source.listed["images"], source.listed.get("annotations", 0))
 
 
 def check_counts(findings: Findings, source: Annotations, name: str) -> None:
     counts = ", ".join(many(count, key[:-1]) for key, count in source.listed.items() if key != "categories")
     names = list(skeletons.COCO.names)
-    if name not in PUBLISHED or source.category.get("keypoints", names) != names:
+    if name not in PUBLISHED_COUNTS or source.category.get("keypoints", names) != names:
         findings.add(OK, "counts", counts)
     elif is_published(source, name):
         findings.add(OK, "counts", f"{counts}, as published")
     else:
-        wanted = " and ".join(f"{number:,}" for number in PUBLISHED[name] if number)
+        wanted = " and ".join(f"{number:,}" for number in PUBLISHED_COUNTS[name] if number)
         findings.add(NOTE, "counts", f"{counts}; COCO's {name} has {wanted}")
 
 
