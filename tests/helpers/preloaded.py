@@ -4,12 +4,14 @@ A run that ends with an error spends seconds on importing torch and a moment on 
 once, and every run is a fork of this process, which then executes the tool's file as `__main__`, as `python` does.
 """
 
-import gc
+import atexit
 import json
 import os
 import runpy
 import signal
 import sys
+import threading
+import traceback
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -19,8 +21,6 @@ import matplotlib.figure  # noqa: E402, F401
 
 from transpose.build import run as _run  # noqa: E402, F401
 from transpose.predictor import predictor as _predictor  # noqa: E402, F401
-
-gc.freeze()  # else each process walks through all that these imports made when it ends
 
 for line in sys.stdin:
     request = json.loads(line)
@@ -36,4 +36,19 @@ for line in sys.stdin:
     break
 else:
     sys.exit()
-runpy.run_path(sys.argv[0], run_name="__main__")
+
+exit_code: object = None
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    exit_code = end.code
+except BaseException:
+    traceback.print_exc()
+    exit_code = 1
+# Python's own way out, but without freeing all that the imports made, which takes longer than most tools run here.
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+assert exit_code is None or isinstance(exit_code, int)
+os._exit(exit_code or 0)
