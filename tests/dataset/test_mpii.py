@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transpose.build.data import build_training_data, data_report, data_sums
 from transpose.build.evaluation import build_evaluation
 from transpose.build.model import build_model, load_start_weights
+from transpose.commands.check_data import contact_sheet
 from transpose.config.load import load_config
 from transpose.core.predict import Predictions, TestOptions, predict
 from transpose.dataset import mpii
@@ -407,6 +408,7 @@ def test_check_data_reports_every_problem(root: Path):
     cfg = load_config(R_A4, [*SMALL, "DATASET.ROOT", str(root)])
     report = data_report(cfg, None)
     assert not report.stops and {check for check, *_ in errors(report)} == {"contrast"}  # the images are black
+    assert contact_sheet(report, 1.0, number=2) is not None
     content = records()
     content[1]["joints_vis"] = content[4]["image"] = None
     content[2]["scale"], content[3]["scale"] = -1, 0
