@@ -207,11 +207,7 @@ def decode_image(
         raise UserError(f"{where}: the image file is empty")
     if not content.startswith(JPEG_START):
         return _by_pillow(content, where, oriented, max_pixels, limit)
-    size, place = (0, 0), 0
-    for marker, place, _ in _jpeg_segments(content):
-        if marker in JPEG_FRAMES:
-            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (5, 7))
-            size = width, height
+    size, place = _jpeg_size(content)
     if content.rfind(JPEG_END, place) < 0:  # it is most often the last thing
         raise UserError(f"{where}: the JPEG is truncated")  # OpenCV fills what is missing with grey
     _refuse_size(*size, where, max_pixels, limit)
@@ -287,6 +283,8 @@ def header_of(path: Path) -> tuple[tuple[int, int], int]:
     """The (width, height) and the EXIF orientation that an image file states; (0, 0) and 1 where it does not."""
     try:
         content = content_of(path, str(path))
+        if content.startswith(JPEG_START):
+            return _jpeg_size(content)[0], orientation(content)
         bare = _bare_tiff(content, TIFF_TAGS) if content[:4] in TIFF_FORMS else content
         with warnings.catch_warnings(action="ignore"), _opened(bare) as image:
             return image.size, orientation(content)
@@ -355,6 +353,16 @@ def pixels_of(image: PIL.Image.Image, oriented: bool) -> np.ndarray:
     if image.mode not in EIGHT_BIT:
         raise ValueError(f"pixels of mode {image.mode} are not 8-bit colours; convert it to RGB")
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+
+
+def _jpeg_size(content: bytes) -> tuple[tuple[int, int], int]:
+    """The (width, height) that a JPEG states last, (0, 0) if it states none, and where its last segment begins."""
+    size, place = (0, 0), 0
+    for marker, place, _ in _jpeg_segments(content):
+        if marker in JPEG_FRAMES:
+            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (5, 7))
+            size = width, height
+    return size, place
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
