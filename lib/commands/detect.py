@@ -5,11 +5,11 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import UserError
-from .predict import DETECTORS
+from .predict import DETECTORS, NOT_IN_RESULTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Find the persons in images, or the objects of another class, and write COCO detections."
     )
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help='image, folder or pattern ("photos/**/*.jpg")')
+    add("sources", nargs="+", metavar="SOURCE", help='image, folder, zip, list (@FILE) or pattern ("a/**/*.jpg")')
     add("--out", type=Path, required=True, metavar="FILE", help="detection file to write, JSON")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
     add("--detector", default=DETECTORS[0], choices=DETECTORS, help="detection network (default: %(default)s)")
@@ -55,13 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ..dataset.images import MAX_PIXELS
     from ..models.backends import usable_device
-    from ..predictor import inputs
+    from ..predictor import inputs, shared
     from ..predictor.detector import Detector
     from ..predictor.image import InputImage
-    from ..runtime import log
-    from ..runtime.files import write_text
+    from ..runtime import distributed, log
 
-    log.start()
+    log.start(quiet=distributed.rank() > 0)
     failures = cli.Failures()
     found = inputs.expand(given.sources, failures.errors.append)
     for source in [*found.videos, *found.cameras]:
@@ -70,14 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = inputs.numbering(found, given.annotations, given.detector_class, failures.errors.append)
     if not numbers.files:
         failures.end(done=0)
-    numbers.refuse_otherwise_turned(not given.ignore_exif)
-    images_file = inputs.list_beside(given.out)
+    turned = not given.ignore_exif
+    numbers.refuse_otherwise_turned(turned)
+    images_file, folder = inputs.list_beside(given.out), given.out.with_name(f".{given.out.name}{shared.PARTS}")
     for path in [given.out] if given.annotations else [given.out, images_file]:
-        if path.exists() and not given.overwrite:
+        if path.exists() and not given.overwrite and not shared.is_unfinished(folder):
             raise UserError(f"{path}: exists already; pass --overwrite to replace it, or choose another with --out")
     max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
     if max_pixels < 1:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
+    given.device = distributed.own_device(given.device)
     usable_device(given.device)
     detector = Detector(
         given.detector,
@@ -88,17 +89,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=given.device,
     )
 
-    detections: list[dict] = []
-    listed: list[tuple[str, int, tuple[int, int]]] = []
+    rows = list(zip(numbers.files, numbers.names, numbers.ids, numbers.sizes, strict=True))
 
-    def readable() -> "Iterator[tuple[str, int, np.ndarray]]":
-        rows = zip(numbers.files, numbers.names, numbers.ids, numbers.sizes, strict=True)
-        for file, name, number, size in progress.follow(rows):
-            with failures.passing_over():
-                image = InputImage(file, str(file), oriented=not given.ignore_exif, max_pixels=max_pixels, size=size)
-                yield name, number, image.pixels()
+    def find(chunk: slice) -> dict[str, Any]:
+        failed, detections, listed = cli.Failures(), list[dict](), list[tuple]()
 
-    with log.Progress(len(numbers.files), "images") as progress:
+        def readable() -> "Iterator[tuple[str, int, np.ndarray]]":
+            for file, name, number, size in progress.follow(rows[chunk]):
+                with failed.passing_over():
+                    image = InputImage(file, str(file), oriented=turned, max_pixels=max_pixels, size=size)
+                    yield name, number, image.pixels()
+
         images = readable()
         while group := list(islice(images, given.batch)):
             boxes_and_scores = detector.batch([pixels[..., ::-1].copy() for _, _, pixels in group])
@@ -108,11 +109,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                     for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
                 ]
                 listed.append((name, number, (pixels.shape[1], pixels.shape[0])))
-    if not listed:
-        failures.end(done=0)
+        listing = inputs.image_list(listed, numbers.category, turned)["images"]
+        return {"boxes": detections, "images": listing, "errors": [str(error) for error in failed.errors]}
 
-    write_text(given.out, json.dumps(detections))
-    if not given.annotations:
-        write_text(images_file, json.dumps(inputs.image_list(listed, numbers.category, not given.ignore_exif)))
-    log.logger.info("%s: %d boxes in %d images", given.out, len(detections), len(listed))
-    failures.end(len(listed))
+    wanted = {name: value for name, value in vars(given).items() if name not in NOT_IN_RESULTS}
+    how = shared.dependence(wanted, numbers.files)
+    parts = shared.Parts(folder, how, len(rows), given.batch, given.overwrite)
+    with log.Progress(parts.length, "images", hidden=distributed.rank() > 0) as progress:
+        if not parts.fill(find):
+            return
+    boxes = images = 0
+    for part in parts:
+        boxes, images = boxes + len(part["boxes"]), images + len(part["images"])
+        failures.errors += map(UserError, part["errors"])
+    if images:
+        shared.write_lists(given.out, (part["boxes"] for part in parts))
+        if not given.annotations:
+            around = json.dumps(inputs.image_list([], numbers.category, turned))
+            shared.write_lists(images_file, (part["images"] for part in parts), around)
+        log.logger.info("%s: %d boxes in %d images", given.out, boxes, images)
+    parts.remove()
+    failures.end(images)

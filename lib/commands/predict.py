@@ -5,10 +5,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import UserError, until_error
@@ -24,13 +24,14 @@ OF_ALL_IMAGES = {"csv": ["keypoints.csv"], "coco": ["keypoints.json", "images.js
 OF_VIDEOS = {"video": ".mp4", "json": ".jsonl", "csv": ".csv"}
 DETECTORS = ("yolox_nano", "yolox_tiny", "yolox_s", "fasterrcnn", "retinanet")
 WHOLE_IMAGE = "whole-image"  # in place of a detector
+NOT_IN_RESULTS = ("sources", "model", "device", "out", "overwrite", "show")  # options on which no result depends
 FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the keypoints of the persons in images and videos.")
     add = parser.add_argument
-    what = 'image, folder, pattern ("a/**/*.jpg"), video, address of a video (http, rtsp) or camera number'
+    what = 'image, folder, zip, list (@FILE), pattern ("a/**/*.jpg"), video, its address (http, rtsp) or camera number'
     add("sources", nargs="+", metavar="SOURCE", help=what)
     add("--model", required=True, help="released model (tp_r_a4 …), output folder of a run, or checkpoint")
     add("--cfg", type=Path, metavar="YAML", help="configuration of a checkpoint that is outside its run's folder")
@@ -125,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..predictor import inputs
     from ..predictor.detector import detector_for
     from ..predictor.video import Camera, Video
-    from ..runtime import log
+    from ..runtime import distributed, log
     from .window import Window
 
-    log.start()
+    log.start(quiet=distributed.rank() > 0)
     cli.drawing(given)  # refuses unknown drawing options at once
     failures, videos = cli.Failures(), {}
     sources = inputs.expand(given.sources, failures.errors.append)
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not plan.images and not videos:
         failures.end(done=0)
     window = Window() if given.show else None
+    given.device = distributed.own_device(given.device)
     predictor = make_predictor(given)
     category = predictor.skeleton.category
     boxes = choose_boxes(given, sources, category, failures)
@@ -150,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with failures.passing_over():
             save_video(given, predictor, video, given.out / name, plan.forms, window, boxes.of_frame)
             done += 1
-    failures.end(done)
+    if distributed.rank() == 0:  # which has joined what all found
+        failures.end(done)
 
 
 @dataclass(frozen=True)
@@ -202,23 +205,25 @@ class Plan:
     images: dict[Path, str]
     videos: dict[Path | str | int, str]  # and addresses and cameras
 
-    def files(self, out: Path) -> list[Path]:
-        """Every file that is written."""
-        kinds: tuple = ((self.images, OF_IMAGES), (self.videos, OF_VIDEOS))
-        own = [
-            out / f"{name}{ending}"
-            for names, endings in kinds
-            for name in names.values()
-            for form, ending in endings.items()
-            if form in self.forms
-        ]
-        shared = [out / name for form in self.forms for name in OF_ALL_IMAGES.get(form, [])]
-        return own + shared if self.images else own
+    def of_images(self, out: Path) -> list[Path]:
+        """Every file that is written for the images."""
+        of_all = [out / name for form in self.forms for name in OF_ALL_IMAGES.get(form, [])]
+        return self._own(out, self.images.values(), OF_IMAGES) + (of_all if self.images else [])
+
+    def of_videos(self, out: Path) -> list[Path]:
+        """Every file that is written for the videos."""
+        return self._own(out, self.videos.values(), OF_VIDEOS)
+
+    def _own(self, out: Path, names: Iterable[str], endings: dict[str, str]) -> list[Path]:
+        own = [ending for form, ending in endings.items() if form in self.forms]
+        return [out / f"{name}{ending}" for name in names for ending in own]
 
 
 def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
     """Raises UserError if a format does not fit the sources, or a result would replace a file or a source."""
     from ..predictor import inputs
+    from ..predictor.shared import PARTS, is_unfinished
+    from ..runtime import distributed
 
     if given.box and given.boxes:
         raise UserError("--box and --boxes cannot be used together; pass one of the two")
@@ -228,6 +233,10 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
         wanted = {"detector": given.detector, "detector-class": given.detector_class}
         refuse_detector("--box" if given.box else "--boxes", wanted | {"detect-every": given.detect_every > 1})
     videos: list[Path | str | int] = [*sources.videos, *sources.cameras]
+    if videos and distributed.world() > 1:
+        raise UserError(
+            f"{videos[0]}: images are shared out over processes, videos are not: predict them without torchrun"
+        )
     if given.boxes and videos and len(sources.images) + len(videos) > 1:
         raise UserError("--boxes belongs to images or to the frames of one video; run the command once for each")
     forms = given.save or ["image", "video"]
@@ -246,13 +255,15 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
         dict(zip(videos, names[count:], strict=True)),
     )
 
-    planned = plan.files(given.out)
+    planned = plan.of_images(given.out) + plan.of_videos(given.out)
     there = [path for path in planned if path.exists()]
     read = [file for file in [*sources.images, *sources.videos] if isinstance(file, Path) and file.exists()]
     files = {(status.st_dev, status.st_ino) for status in map(os.stat, read)}
     for path in there:
         if (path.stat().st_dev, path.stat().st_ino) in files:  # by another spelling too, where case does not count
             raise UserError(f"{path}: the result would replace one of the sources; choose another folder with --out")
+    if is_unfinished(given.out / PARTS):  # its images' results are there, and are no others
+        there = [path for path in plan.of_videos(given.out) if path.exists()]
     if there and not given.overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(
@@ -296,29 +307,29 @@ def save_images(
     failures: cli.Failures,
 ) -> int:
     """Predict images, with persons of different images in one batch, and save the results under the images' names;
-    returns the number of images that are done."""
-    from ..predictor import inputs
+    returns the number of images that are done. Several processes share the images, and the first one joins their
+    results; it alone returns a number above 0."""
+    from ..predictor import shared
     from ..predictor.image import InputImage
-    from ..runtime import log
+    from ..predictor.inputs import image_list
+    from ..runtime import distributed, log
     from ..runtime.files import write_text
 
-    numbers, options = boxes.numbers, cli.drawing(given)
-    files = [
-        InputImage(file, str(file), oriented=not given.ignore_exif, size=size)
-        for file, size in zip(numbers.files, numbers.sizes, strict=True)
-    ]
-    known = dict(zip(numbers.files, zip(numbers.ids, numbers.names, strict=True), strict=True))
-    table: list[str] = []
-    entries: list[dict] = []
-    listed: list[tuple[str, int, tuple[int, int]]] = []
-    saved = 0
-    columns = zip(*boxes.of_images, strict=True) if boxes.of_images else ()
-    stream = predictor.stream(files, *columns, found=bool(given.boxes), on_error=failures.errors.append)
-    with log.Progress(len(files), "images") as progress:
+    numbers, options, turned = boxes.numbers, cli.drawing(given), not given.ignore_exif
+    rows = list(zip(numbers.files, numbers.names, numbers.ids, numbers.sizes, strict=True))
+    columns = list(zip(*boxes.of_images, strict=True)) if boxes.of_images else []
+
+    def find(chunk: slice) -> dict[str, Any]:
+        """Save what is one image's; returns what goes into the files of all images."""
+        failed, saved, table, entries, listed = cli.Failures(), 0, list[str](), list[dict](), list[tuple]()
+        files = [InputImage(file, str(file), oriented=turned, size=size) for file, _, _, size in rows[chunk]]
+        known = {file: (name, number) for file, name, number, _ in rows[chunk]}
+        own = [column[chunk] for column in columns]
+        stream = predictor.stream(files, *own, found=bool(given.boxes), on_error=failed.errors.append)
         for result in progress.follow(stream):
             file = result.image.source
-            number, own_name = known[file]
-            with failures.passing_over():
+            name, number = known[file]
+            with failed.passing_over():
                 if "image" in plan.forms:
                     result.write(given.out / f"{plan.images[file]}.jpg", options)
                 if "json" in plan.forms:
@@ -328,19 +339,37 @@ def save_images(
                 window.show(result.picture(options), wait=True)
             table.append(result.to_csv(header=not table))
             entries += result.to_coco(number, numbers.category["id"])
-            listed.append((own_name, number, result.size))
-    if not listed:
-        return 0
+            listed.append((name, number, result.size))
+        return {
+            "coco": entries if "coco" in plan.forms else [],
+            "csv": "".join(table) if "csv" in plan.forms else "",
+            "images": image_list(listed, numbers.category, turned)["images"],
+            "found": len(entries),
+            "saved": saved,
+            "errors": [str(error) for error in failed.errors],
+        }
+
+    wanted = {name: value for name, value in vars(given).items() if name not in NOT_IN_RESULTS}
+    how = shared.dependence(wanted, numbers.files) | {"--model": shared.of_network(predictor)}
+    parts = shared.Parts(given.out / shared.PARTS, how, len(rows), predictor.batch_size, given.overwrite)
+    with log.Progress(parts.length, "images", hidden=distributed.rank() > 0) as progress:
+        if not parts.fill(find):
+            return 0
+    saved = found = images = 0
+    for part in parts:
+        saved, found, images = saved + part["saved"], found + part["found"], images + len(part["images"])
+        failures.errors += map(UserError, part["errors"])
     with failures.passing_over():
-        if "csv" in plan.forms:
-            write_text(given.out / "keypoints.csv", "".join(table))
-        if "coco" in plan.forms:
-            write_text(given.out / "keypoints.json", json.dumps(entries))
-            images = inputs.image_list(listed, numbers.category, not given.ignore_exif)
-            write_text(given.out / "images.json", json.dumps(images))
-        saved += bool({"csv", "coco"} & set(plan.forms))
-    noun = predictor.skeleton.noun
-    log.logger.info("%s: %d %s(s) in %d image(s)", given.out, len(entries), noun, len(listed))
+        if images and "csv" in plan.forms:
+            shared.write_tables(given.out / "keypoints.csv", (part["csv"] for part in parts))
+        if images and "coco" in plan.forms:
+            shared.write_lists(given.out / "keypoints.json", (part["coco"] for part in parts))
+            around = json.dumps(image_list([], numbers.category, turned))
+            shared.write_lists(given.out / "images.json", (part["images"] for part in parts), around)
+        saved += bool(images and {"csv", "coco"} & set(plan.forms))
+        parts.remove()
+    if images:
+        log.logger.info("%s: %d %s(s) in %d image(s)", given.out, found, predictor.skeleton.noun, images)
     return saved
 
 

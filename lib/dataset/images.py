@@ -128,22 +128,7 @@ class ImageReader:
     def _bytes(self, name: str, where: str) -> bytes:
         if self.source.suffix != ".zip":
             return content_of(self.source / name, where, self.max_pixels)
-        try:
-            member = self._archive().getinfo(name)
-            _refuse_bytes(member.file_size, where, self.max_pixels)
-            with self._archive().open(member) as file:
-                # No more than the stated size: read() without a limit would unpack a zip bomb.
-                return file.read(member.file_size)
-        except OSError as error:
-            raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
-        except (UserError, MemoryError):
-            raise
-        except KeyError:
-            raise UserError(
-                f"{where}: the zip has no such member at its root; zip the images without a folder"
-            ) from None
-        except Exception as error:
-            raise UserError(f"{where}: cannot read the zip ({root_cause(error)})") from None
+        return content_of_member(self._archive(), name, where, self.max_pixels)
 
 
 def opened_zip(path: Path) -> zipfile.ZipFile:
@@ -180,6 +165,26 @@ def spelt_otherwise(path: Path) -> str:
             if name != path.name and name.lower() == path.name.lower():
                 return f"; there is {name}: upper and lower case count"
     return ""
+
+
+def content_of_member(
+    archive: zipfile.ZipFile, name: str, where: str, max_pixels: int = MAX_PIXELS, limit: str = LIMIT_KEY
+) -> bytes:
+    """The same of a zip's member. Raises UserError if the zip has none of this name, or is damaged."""
+    try:
+        member = archive.getinfo(name)
+        _refuse_bytes(member.file_size, where, max_pixels, limit)
+        with archive.open(member) as file:
+            # No more than the stated size: read() without a limit would unpack a zip bomb.
+            return file.read(member.file_size)
+    except OSError as error:
+        raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+    except (UserError, MemoryError):
+        raise
+    except KeyError:
+        raise UserError(f"{where}: the zip has no such member at its root; zip the images without a folder") from None
+    except Exception as error:
+        raise UserError(f"{where}: cannot read the zip ({root_cause(error)})") from None
 
 
 def _refuse_bytes(count: int, where: str, max_pixels: int, limit: str = LIMIT_KEY) -> None:

@@ -3,23 +3,51 @@
 Internally, pixels are uint8 BGR (H, W, 3), as in OpenCV. The channel order of a user's array is given by the user.
 """
 
+import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from ..dataset.images import MAX_PIXELS, content_of, decode_image, pixels_of, size_mismatch
+from ..dataset.images import (
+    MAX_PIXELS,
+    content_of,
+    content_of_member,
+    decode_image,
+    opened_zip,
+    pixels_of,
+    size_mismatch,
+)
 from ..errors import UserError
 from ..runtime.files import root_cause
 
 Source = str | PathLike | np.ndarray | PIL.Image.Image | Tensor
 COLORS = ("RGB", "BGR")
 LIMIT_OPTION = "--max-pixels (in Python max_pixels)"
+
+
+def archive_of(path: Path) -> Path | None:
+    """The zip that a path leads into, as images.zip/a/1.jpg does."""
+    return next((folder for folder in path.parents if folder.suffix.lower() == ".zip" and folder.is_file()), None)
+
+
+@lru_cache(maxsize=1)  # the directory of a large zip takes as long as many images
+def _opened(archive: Path, modified: int) -> zipfile.ZipFile:
+    return opened_zip(archive)
+
+
+def _content(path: Path, label: str, *limits: Any) -> bytes:
+    archive = archive_of(path)
+    if archive is None:
+        return content_of(path, label, *limits)
+    opened = _opened(archive, archive.stat().st_mtime_ns)
+    return content_of_member(opened, path.relative_to(archive).as_posix(), label, *limits)
 
 
 class Frame(NamedTuple):
@@ -69,9 +97,8 @@ class InputImage:
         source = self.source
         if isinstance(source, str | PathLike):
             most = self.max_pixels or MAX_PIXELS
-            return decode_image(
-                content_of(Path(source), self.label, most, LIMIT_OPTION), self.label, self.oriented, most, LIMIT_OPTION
-            )
+            content = _content(Path(source), self.label, most, LIMIT_OPTION)
+            return decode_image(content, self.label, self.oriented, most, LIMIT_OPTION)
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)
         if isinstance(source, Tensor | np.ndarray):

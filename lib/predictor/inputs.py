@@ -1,6 +1,7 @@
 """The sources on the command line, and the names and ids of their results.
 
-A source is an image, a folder, a pattern such as "images/**/*.jpg", a video, its address, or a camera's number.
+A source is an image, a folder, a zip, a list (@FILE, a source a line), a pattern such as "images/**/*.jpg", a video,
+its address, or a camera's number.
 """
 
 import glob
@@ -19,11 +20,11 @@ import numpy as np
 
 from ..dataset import coco, detections
 from ..dataset.findings import many
-from ..dataset.images import header_of
-from ..dataset.json_fields import read_json
+from ..dataset.images import header_of, opened_zip
+from ..dataset.json_fields import leads_out, read_json
 from ..errors import UserError, passing_over
 from ..pose.skeleton import PERSON
-from ..runtime.files import open_to_read
+from ..runtime.files import open_to_read, read_bytes, root_cause
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ def expand(names: Sequence[str], on_error: Callable[[UserError], None] | None = 
         elif ADDRESS.match(name):
             addresses[name] = None
         else:
-            with passing_over(on_error):
-                folder, found = _files(name)
-                for file in found:
-                    if files.setdefault(os.path.realpath(file), file) is file:
-                        folders[file] = os.path.abspath(folder)
+            for one in _listed(name, on_error):  # a file leads to no address and no camera
+                with passing_over(on_error):
+                    folder, found = _files(one)
+                    for file in found:
+                        if files.setdefault(os.path.realpath(file), file) is file:
+                            folders[file] = os.path.abspath(folder)
     images = [file for file in files.values() if file.suffix.lower() in IMAGES]
     return Sources(
         images=images,
@@ -83,6 +85,28 @@ def expand(names: Sequence[str], on_error: Callable[[UserError], None] | None = 
         videos=[*(file for file in files.values() if file.suffix.lower() in VIDEOS), *addresses],
         cameras=list(cameras),
     )
+
+
+def _listed(name: str, on_error: Callable[[UserError], None] | None) -> list[str]:
+    """The sources in a list, which is named with an @ before it, else the one itself."""
+    if not name.startswith("@") or os.path.exists(name):
+        return [name]
+    with passing_over(on_error):
+        try:
+            lines = read_bytes(Path(name[1:])).decode("utf-8-sig").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"{name[1:]}: cannot read this list of sources ({root_cause(error)})") from None
+        return [line for line in lines if line.strip()]
+    return []
+
+
+def _members(archive: Path) -> list[Path]:
+    """The files in a zip, each as a path through it."""
+    with opened_zip(archive) as opened:
+        names = opened.namelist()
+    for name in filter(leads_out, names):
+        raise UserError(f"{archive}: its member {name!r} leads out of the zip")
+    return [archive / name for name in names]
 
 
 def _files(name: str) -> tuple[Path, list[Path]]:
@@ -96,13 +120,14 @@ def _files(name: str) -> tuple[Path, list[Path]]:
 def _found(name: str) -> tuple[Path, list[Path]]:
     endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
-    if path.is_file():
+    if path.suffix.lower() == ".zip" and path.is_file():
+        folder, candidates = path, [file for file in _members(path) if file.suffix.lower() not in VIDEOS]
+    elif path.is_file():
         if path.suffix.lower() not in IMAGES + VIDEOS:
             raise UserError(f"{name}: the name does not end like an image or a video; {endings}")
         return path.parent, [path]
-    if path.is_dir():
-        # Hidden files are skipped: macOS puts a ._name beside each image.
-        folder, candidates = path, [file for file in path.iterdir() if not file.name.startswith(".")]
+    elif path.is_dir():
+        folder, candidates = path, list(path.iterdir())
     elif glob.has_magic(name):
         folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         candidates = [Path(found) for found in glob.glob(name, recursive=True)]
@@ -110,8 +135,10 @@ def _found(name: str) -> tuple[Path, list[Path]]:
         raise UserError(f"{name}: neither a file nor a folder; a pipe or a device is not read")
     else:
         raise UserError(f"{name}: there is no such file or folder, and it is not a pattern or a camera number")
-    known = sorted(file for file in candidates if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
-    if other := sorted(str(file) for file in set(candidates).difference(known) if _is_media(file)):
+    # Hidden files are skipped: macOS puts a ._name beside each image.
+    shown = [file for file in candidates if not file.name.startswith(".")]
+    known = sorted(file for file in shown if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
+    if other := sorted(str(file) for file in set(shown).difference(known) if _is_media(file)):
         logger.warning("%s: passed over: %s, such as %s; %s", name, many(len(other), "file"), other[0], endings)
     if not known:
         raise UserError(f"{name}: no image or video is there; {endings}")

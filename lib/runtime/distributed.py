@@ -79,6 +79,28 @@ def start(gpus: tuple[int, ...]) -> torch.device:
     return device
 
 
+def join() -> None:
+    """Join the other processes, if there are any, only to wait for them and to `gather`."""
+    if world() > 1:
+        torch.distributed.init_process_group("gloo", timeout=MAX_WAIT)
+
+
+def own_device(asked: str | None) -> str | None:
+    """The device that was asked for; of several processes that share a machine's GPUs, each has its own.
+
+    Raises UserError if there are fewer GPUs than processes.
+    """
+    if world() == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
+        return asked
+    here, count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if here > count:
+        raise UserError(
+            f"torchrun started {here} processes on this machine, which has {count} GPU(s): "
+            f"type --nproc_per_node {count}, or pass --device"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
 def stop() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

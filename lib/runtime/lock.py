@@ -18,12 +18,13 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system has no locks
 _held: list[FileLock] = []  # a lock is released when its object is deleted; these live as long as the process
+OF_A_RUN = "wait for it, choose another folder with --model-dir, or set TRAIN.IGNORE_LOCK True if both may write"
 
 
-def claim(folder: Path, regardless: bool) -> bool:
+def claim(folder: Path, regardless: bool = False, advice: str = OF_A_RUN) -> bool:
     """Lock a folder until this process ends in any way; returns whether it is locked.
 
-    Raises UserError if another process has locked it, unless `regardless`.
+    Raises UserError, which ends with the `advice`, if another process has locked it, unless `regardless`.
     """
     path = folder / LOCK
     lock = FileLock(path, fallback_to_soft=False)
@@ -42,9 +43,6 @@ def claim(folder: Path, regardless: bool) -> bool:
         logger.warning("%s: cannot be locked (%s), so a second run could write into this folder", path, error.strerror)
         return False
     if not regardless:
-        raise UserError(
-            f"{taken}: wait for it, choose another folder with --model-dir, or set TRAIN.IGNORE_LOCK True if both may "
-            "write"
-        )
+        raise UserError(f"{taken}: {advice}")
     logger.warning("%s; continuing, because TRAIN.IGNORE_LOCK is true", taken)
     return False

@@ -714,7 +714,7 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["ONE.JPG", "--out", ".", "--overwrite"],
             ["ONE.jpg: the result would replace one of the sources; choose another folder with --out"],
         ),
-        (["one.jpg", "--out", "notes.txt"], ["notes.txt/one.jpg: cannot write"]),
+        (["one.jpg", "--out", "notes.txt"], ["notes.txt: cannot make this folder"]),
         (
             ["one.jpg", "--model", "tp_x"],
             ["tp_x: there is no such file or folder, and no released model of this name"],
