@@ -26,6 +26,7 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers whose segment states the size
 JPEG_LONE = {0x01, *range(0xD0, 0xDA)}  # markers without a segment
 JPEG_EXIF, EXIF_START = 0xE1, b"Exif\0\0"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag
 # A TIFF's tags that its pixels depend on, from TIFF 6.0 and its supplements; Pillow and libtiff get no others.
 TIFF_TAGS = {*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326)}
@@ -228,16 +229,17 @@ def decode_image(
 
 
 def orientation(content: bytes) -> int:
-    """The EXIF orientation of an image file's content, 1 (as stored) where it has none."""
+    """The EXIF orientation of an image file's content, 1 (as stored) where it has none; nothing is decoded."""
     try:
         if content.startswith(JPEG_START):
             segments = (content[place + 4 : end] for m, place, end in _jpeg_segments(content) if m == JPEG_EXIF)
             exif = next((segment for segment in segments if segment.startswith(EXIF_START)), b"")
         elif content[:4] in TIFF_FORMS:
             exif = content
+        elif content.startswith(PNG_START):
+            exif = _exif_of_png(content)
         else:
             with warnings.catch_warnings(action="ignore"), _opened(content) as image:
-                image.load()  # a PNG may state it after the pixels
                 exif = image.info.get("exif", b"")
         return _orientation(exif)
     except Exception:  # what a foreign library makes of damaged files
@@ -284,17 +286,16 @@ def _bare_tiff(content: bytes, tags: Collection[int]) -> bytes:
     return content[:place] + directory + content[place + len(directory) :]
 
 
-def header_of(path: Path) -> tuple[tuple[int, int], int]:
-    """The (width, height) and the EXIF orientation that an image file states; (0, 0) and 1 where it does not."""
+def stated_size(content: bytes) -> tuple[int, int]:
+    """The (width, height) that an image file's content states, (0, 0) where it states none; nothing is decoded."""
     try:
-        content = content_of(path, str(path))
         if content.startswith(JPEG_START):
-            return _jpeg_size(content)[0], orientation(content)
+            return _jpeg_size(content)[0]
         bare = _bare_tiff(content, TIFF_TAGS) if content[:4] in TIFF_FORMS else content
         with warnings.catch_warnings(action="ignore"), _opened(bare) as image:
-            return image.size, orientation(content)
+            return image.size
     except Exception:  # reading the image says why
-        return (0, 0), 1
+        return 0, 0
 
 
 def size_mismatch(pixels: np.ndarray, stated: Sequence[int]) -> str:
@@ -358,6 +359,17 @@ def pixels_of(image: PIL.Image.Image, oriented: bool) -> np.ndarray:
     if image.mode not in EIGHT_BIT:
         raise ValueError(f"pixels of mode {image.mode} are not 8-bit colours; convert it to RGB")
     return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+
+
+def _exif_of_png(content: bytes) -> bytes:
+    """The EXIF data of a PNG, which may stand after its pixels; of several the last, as for Pillow."""
+    exif, place, kind = b"", len(PNG_START), b""
+    while place + 8 <= len(content) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, place)
+        if kind == b"eXIf":
+            exif = content[place + 8 : place + 8 + length]
+        place += length + 12  # with its length, its name and its checksum
+    return exif
 
 
 def _jpeg_size(content: bytes) -> tuple[tuple[int, int], int]:

@@ -4,6 +4,7 @@ A source is an image, a folder, a zip, a list (@FILE, a source a line), a patter
 its address, or a camera's number.
 """
 
+import contextlib
 import glob
 import itertools
 import logging
@@ -20,7 +21,7 @@ import numpy as np
 
 from ..dataset import coco, detections
 from ..dataset.findings import many
-from ..dataset.images import header_of, opened_zip
+from ..dataset.images import content_of, opened_zip, orientation, stated_size
 from ..dataset.json_fields import leads_out, read_json
 from ..errors import UserError, passing_over
 from ..pose.skeleton import PERSON
@@ -201,7 +202,7 @@ class Numbering:
             how = "rotated as EXIF says: leave out --ignore-exif" if self.turned else "as stored: pass --ignore-exif"
             raise UserError(f"the list of images was written for images {how}, or write it again")
         if turned and self.turned is None and any(self.sizes):
-            for file in itertools.islice((file for file in self.files if header_of(file)[1] in SAME_SIZE), 1):
+            for file in itertools.islice((file for file in self.files if orientation(_content(file)) in SAME_SIZE), 1):
                 logger.warning(
                     "%s: is rotated as its EXIF orientation says, and the list of images does not state whether it was "
                     "written for such images; if it was written for images as stored, pass --ignore-exif",
@@ -256,6 +257,13 @@ def numbering(
     return Numbering(files, names, ids, source.category, [(width, height) for width, height in sizes], turned=turned)
 
 
+def _content(file: Path) -> bytes:
+    """An image's file; empty if it cannot be read: predicting on it says why."""
+    with contextlib.suppress(UserError):
+        return content_of(file, str(file))
+    return b""
+
+
 def list_beside(boxes: Path) -> Path:
     """The path of the list of images that tools/detect.py writes beside a detection file."""
     return boxes.with_name(f"{boxes.stem}_images.json")
@@ -284,7 +292,7 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
-    sizes = (size or header_of(file)[0] for file, size in zip(known.files, known.sizes, strict=True))
+    sizes = (size or stated_size(_content(file)) for file, size in zip(known.files, known.sizes, strict=True))
     found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, sizes, strict=True)))
     if known.places:
         raise UserError(

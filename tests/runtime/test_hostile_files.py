@@ -24,7 +24,7 @@ from helpers.hostile import STATES, png_with, read_within_bounds, tiff, tiff_wit
 
 from transpose.config.load import load_config
 from transpose.dataset.image_cache import DecodedImages
-from transpose.dataset.images import ImageReader, content_of, decode_image, opened_zip, orientation
+from transpose.dataset.images import ImageReader, content_of, decode_image, opened_zip, orientation, stated_size
 from transpose.dataset.json_fields import read_json
 from transpose.engine.resume import saved_state
 from transpose.errors import UserError
@@ -290,6 +290,19 @@ def test_as_stored_means_as_stored_in_every_format(kind: str):
     assert decode_image(content, "x").shape == (40, 60, 3)
     assert decode_image(content, "x", oriented=True).shape == (60, 40, 3)
     assert orientation(content) == 6
+
+
+def test_the_size_and_the_orientation_of_an_image_are_told_without_decoding_it():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    for kind in ("PNG", "WEBP", "TIFF", "JPEG", "GIF", "BMP"):
+        assert stated_size(by_pillow(kind)) == (60, 40)
+    assert stated_size(b"") == (0, 0)
+    start = by_pillow("PNG")[:33]
+    header = start[12:16] + struct.pack(">II", 12_500, 12_000) + start[24:29]
+    start = start[:12] + header + struct.pack(">I", zlib.crc32(header))
+    broken = png_with(png_with(start, b"eXIf", exif.tobytes()), b"IDAT", b"no pixels")  # the pixels come first
+    assert stated_size(broken) == (12_500, 12_000) and orientation(broken) == 3
 
 
 def test_zips_are_refused_by_sentences_whatever_is_wrong_with_them(tmp_path: Path):
