@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -58,20 +58,21 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
                 "or leave the object out"
             ) from None
         raise UserError(f"{path}: the {what} is not valid JSON or is truncated ({error})") from None
-    if any(content.count(f'"{key}"'.encode()) > 1 for key in getattr(form, "__annotations__", ())):
-        _refuse_twice(content, path, what)
+    keys = {key.encode() for key in getattr(form, "__annotations__", ())}
+    if suspects := {key for key in keys if content.count(b'"%s"' % key) > 1}:
+        _refuse_twice(content, suspects, path, what)
     return value
 
 
-def _refuse_twice(content: bytes, path: Path, what: str) -> None:
-    """Raise UserError for a key that stands twice in the outermost object: the decoder takes the last."""
+def _refuse_twice(content: bytes, keys: Collection[bytes], path: Path, what: str) -> None:
+    """Raise UserError if one of the keys stands twice in the outermost object: the decoder takes the last."""
     depth, seen = 0, set()
     for token in JSON_TOKEN.finditer(content):
         if token[0] in (b"{", b"["):
             depth += 1
         elif token[0] in (b"}", b"]"):
             depth -= 1
-        elif depth == 1 and token[2]:
+        elif depth == 1 and token[2] and token[1] in keys:
             if token[1] in seen:
                 key = token[1].decode(errors="replace")
                 raise UserError(f"{path}: '{key}' stands twice in the {what}, and one of the two would be lost")

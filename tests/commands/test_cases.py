@@ -68,6 +68,8 @@ def test_a_list_that_an_annotation_file_has_twice_is_refused(tmp_path: Path):
         coco.read_annotations(path)
     write(path, read(ANNOTATIONS) | {"info": {"images": '"annotations": [', "annotations": []}})
     assert len(coco.read_annotations(path).table)
+    path.write_text(path.read_text()[:-1] + ', "note": 1, "note": 2}')  # nobody reads it
+    assert len(coco.read_annotations(path).table)
 
 
 def test_other_annotations_are_another_run(place: Place, run_preloaded: Run):
