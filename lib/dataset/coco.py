@@ -313,8 +313,8 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
 
     boxes, points = table["bbox"][listed], source.keypoints[wanted & listed]
     seen = np.where(points[..., 2:] > 0, points[..., :2], -np.inf).max(1, initial=-np.inf)
-    check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), source.sizes[listed])
-    check_units(findings, "the keypoints", seen[:, None], source.sizes[wanted & listed])
+    check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), source.sizes[listed], source.image[listed])
+    check_units(findings, "the keypoints", seen[:, None], source.sizes[wanted & listed], source.image[wanted & listed])
 
     none, negative = areas <= 0, areas < 0
     if none.any():
@@ -357,11 +357,11 @@ def check_annotations(source: Annotations, *, scored: bool) -> Findings:
     return findings
 
 
-def check_units(findings: Findings, what: str, parts: np.ndarray, sizes: np.ndarray) -> None:
+def check_units(findings: Findings, what: str, parts: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> None:
     """Check whether coordinates are fractions or percent of the image.
 
     `parts` (N, P, 2) are the x and y of each object: of a box its corner and its sides, of keypoints the largest ones.
-    `sizes` (N, 2) are the width and height of its image, 0 if unknown.
+    `sizes` (N, 2) are the width and height of its image, 0 if unknown, and `images` (N) tell the images apart.
     """
     known, far = ~np.isnan(parts).any((1, 2)), parts.sum(1)
     within = known & (far > 0).any(1) & (parts <= 1).all((1, 2))
@@ -379,6 +379,8 @@ def check_units(findings: Findings, what: str, parts: np.ndarray, sizes: np.ndar
         says = f"{what} of all {known.sum():,} lie within {side} x {side} pixels, like percent of the image"
         remedy += ", divided by 100"
         certain = (far[tells].max(0) > 80).all()  # in both directions up to the border, but not past
+        # A group in the corner of an image, or of one camera's images, may do so in pixels.
+        certain &= len(np.unique(images[tells])) >= FEW and len(np.unique(sizes[tells], axis=0)) > 1
         findings.add(ERROR, "units", says, remedy=remedy, error=f"{says}; {remedy}" if certain else "")
     beyond = stated & (far > sizes + 1).any(1)
     if 2 * beyond.sum() > stated.sum():

@@ -83,7 +83,8 @@ def check_detections(path: Path, source: Annotations, num_joints: int, threshold
     boxes, scores = table["bbox"], table["score"]
     sizes = np.full((len(table), 2), np.nan)
     sizes[listed] = source.images.sizes[image[listed]]
-    check_units(findings, "the boxes", boxes[person & listed].reshape(-1, 2, 2), sizes[person & listed])
+    own = person & listed
+    check_units(findings, "the boxes", boxes[own].reshape(-1, 2, 2), sizes[own], image[own])
     nowhere = listed & ~geometry.in_image(boxes, sizes)
     usable = person & listed & ~nowhere
     if nowhere.any():

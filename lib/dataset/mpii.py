@@ -57,10 +57,10 @@ def check_annotations(source: Annotations, with_joints: bool = True) -> Findings
         says = f"'scale' of {many(len(wrong), 'record')} of {len(table):,} is not positive"
         error = f"'scale' of {table.label(wrong[0])} must be positive, not {scale[wrong[0]]:g}"
         findings.add(ERROR, "scale", says, (f"{scale[i]:g} in {table.name(i)}" for i in wrong), error=error)
-    check_units(findings, "the centers", table["center"][:, None], np.zeros_like(table["center"]))
+    check_units(findings, "the centers", table["center"][:, None], np.zeros_like(table["center"]), table["image"])
     if with_joints:
         seen = np.where(table["joints_vis"][..., None] > 0, table["joints"], -np.inf).max(1, initial=-np.inf)
-        check_units(findings, "the joints", seen[:, None], np.zeros_like(seen))
+        check_units(findings, "the joints", seen[:, None], np.zeros_like(seen), table["image"])
     return findings
 
 

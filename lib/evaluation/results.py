@@ -38,7 +38,8 @@ def read_results(path: Path, annotations: Annotations, num_joints: int) -> dict[
     findings, image = table.check(), annotations.images.find(table)
     listed = image >= 0
     middles = table["keypoints"].reshape(-1, num_joints, 3)[listed, :, :2].mean(1)  # single ones may be anywhere
-    check_units(findings, "the mean keypoints", middles[:, None], annotations.images.sizes[image[listed]])
+    sizes = annotations.images.sizes[image[listed]]
+    check_units(findings, "the mean keypoints", middles[:, None], sizes, image[listed])
     findings.refuse(path)
     findings.warn(path)
     if not listed.any():

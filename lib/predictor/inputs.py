@@ -362,7 +362,7 @@ def _boxes_by_image(
             own[:] = True  # all boxes of one category, whatever its id, are those of the wanted one
         sizes = np.array([stated.get(number) or (0, 0) for number in table["image_id"].tolist()]).reshape(-1, 2)
     boxes, image = table["bbox"], table["image_id"]
-    coco.check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), sizes)
+    coco.check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), sizes, image)
     findings.refuse(path)
     findings.warn(path)
     if len(table) and not own.any():

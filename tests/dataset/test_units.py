@@ -48,9 +48,19 @@ FRACTIONS, PERCENT, BEYOND = "like fractions of the image", "like percent of the
 )
 def test_boxes_in_another_unit(boxes, size, says, stops):
     findings = Findings()
-    check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), np.tile(size, (len(boxes), 1)))
+    sizes = np.tile(size, (len(boxes), 1))
+    sizes[0] = 1.2 * sizes[0]
+    check_units(findings, "the boxes", boxes.reshape(-1, 2, 2), sizes, np.arange(len(boxes)))
     assert all(says in finding.says for finding in findings) and bool(findings) == bool(says)
     assert any(finding.error for finding in findings) == stops
+
+
+@pytest.mark.parametrize(("images", "sizes"), [([0], [300]), (range(6), [300]), ([1, 2], [300, 400])])
+def test_a_group_in_the_corner_of_few_images_or_of_images_of_one_size_is_only_doubted(images, sizes):
+    findings = Findings()
+    each = np.resize(sizes, (2, 6)).T
+    check_units(findings, "the boxes", (100 * SHARES).reshape(-1, 2, 2), each, np.resize(images, 6))
+    assert [PERCENT in finding.says and finding.error for finding in findings] == [""]
 
 
 def test_results_in_fractions_are_refused_and_in_percent_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
