@@ -1,19 +1,27 @@
 """The network on a GPU: python -m benchmarks.gpu [--write], with PYTHONPATH=tools, or `make bench-gpu`.
 
-Five models at batch 1, 32 and 256 in four precisions, two of them compiled, training steps on synthetic crops, peak
-memory, and each beside what the GPU's measured matrix product and copy allow (the roofline). Without a GPU: skipped.
+Five models at batch 1, 32 and 256 in four precisions, two of them compiled; training steps on synthetic crops, and fed
+by loading processes from JPEGs; peak memory. Each beside what the measured matrix product and copy allow (the
+roofline): the operations at the one's rate, or weights, images and heatmaps at the other's. Without a GPU: skipped.
 """
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from benchmarks import report
+from benchmarks import report, scale
+from benchmarks.forward import RECIPES
+from transpose.build.run import build_trainer
 from transpose.commands.model_speed import operations
 from transpose.core.loss import mse
+from transpose.core.train import train_epoch
 from transpose.models import zoo
 from transpose.models.backends import Backend
 
@@ -23,6 +31,21 @@ COMPILED = ("tp_r_a4", "tp_h_a6")  # in bfloat16, at the first and the last batc
 SECONDS = 1.0  # for each figure
 PAGE = report.REPOSITORY / "docs/gpu.md"
 TRAINED = (("tp_r_a4", 64), ("tp_h_s", 64))
+FED = 0.05  # share of COCO's training set from which a training is fed
+FED_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Operations a second in each precision, and bytes a second, as measured."""
+
+    rates: dict[str, float]
+    bandwidth: float
+
+    def least(self, how: str, operations: float, elements: int) -> float:
+        """Milliseconds that so many operations, on so many values that are moved once, take at least."""
+        size = getattr(torch, precision(how)).itemsize
+        return 1e3 * max(operations / self.rates[how], elements * size / self.bandwidth)
 
 
 def milliseconds(call: Callable[[], object], seconds: float = SECONDS) -> float:
@@ -46,25 +69,32 @@ def precision(name: str) -> str:
     return "float32" if name == "TF32" else name
 
 
-def ceilings(device: torch.device) -> tuple[dict[str, float], float]:
-    """Operations a second of a large matrix product in each precision, and bytes a second of a copy: measured."""
+def ceilings(device: torch.device) -> Ceilings:
+    """By a large matrix product in each precision, and a copy."""
     rates = {}
     for name in PRECISIONS:
         matrix = torch.randn(8192, 8192, device=device, dtype=getattr(torch, precision(name)))
         rates[name] = 2 * 8192**3 / milliseconds(lambda m=matrix: m @ m) * 1e3
     block = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     other = torch.empty_like(block)
-    return rates, 2 * block.numel() / milliseconds(lambda: other.copy_(block)) * 1e3
+    return Ceilings(rates, 2 * block.numel() / milliseconds(lambda: other.copy_(block)) * 1e3)
 
 
-def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.device, rate: float) -> list[str]:
+def work(name: str, batch: int) -> tuple[float, int]:
+    """Operations of a forward pass, and values of its weights, images and heatmaps."""
+    network = zoo.model(name).eval()
+    weights = sum(p.numel() for p in network.parameters())
+    return 1e12 * batch * operations(network), weights + batch * (3 * 256 * 192 + 17 * 64 * 48)
+
+
+def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.device, limits: Ceilings) -> list[str]:
     network = zoo.model(name).eval().to(device)
     forward = Backend(precision(how), compiled=compiled)(network)
     images = torch.randn(batch, 3, 256, 192, device=device)
     torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode():
         spent = milliseconds(lambda: forward(images))
-    share = 1e12 * batch * operations(zoo.model(name).eval()) / rate / spent
+    share = limits.least(how, *work(name, batch)) / spent
     memory = torch.cuda.max_memory_allocated() / 1e9
     return [
         *(name, how + (", compiled" if compiled else ""), str(batch), f"{spent:.2f} ms"),
@@ -72,7 +102,7 @@ def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.d
     ]
 
 
-def training_row(name: str, batch: int, how: str, device: torch.device, rate: float) -> list[str]:
+def training_row(name: str, batch: int, how: str, device: torch.device, limits: Ceilings) -> list[str]:
     network = zoo.model(name).train().to(device)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 1e-4, fused=True)
     images, target = torch.randn(batch, 3, 256, 192, device=device), torch.rand(batch, 17, 64, 48, device=device)
@@ -87,33 +117,67 @@ def training_row(name: str, batch: int, how: str, device: torch.device, rate: fl
 
     torch.cuda.reset_peak_memory_stats()
     spent, memory = milliseconds(step), torch.cuda.max_memory_allocated() / 1e9
-    share = 3e12 * batch * operations(zoo.model(name).eval()) / rate / spent
+    share = 3 * limits.least(how, *work(name, batch)) / spent  # a backward pass takes twice as much
     return [name, how, str(batch), f"{spent:.1f} ms", f"{1e3 * batch / spent:,.0f}", f"{share:.0%}", f"{memory:.2f} GB"]
+
+
+def fed(root: Path, recipe: str, batch: int, workers: int, steps: int, device: torch.device) -> tuple[float, float]:
+    """Crops a second of a training in bfloat16 from the JPEGs under `root`, and the share of time without waiting."""
+    options = {
+        "TRAIN.BATCH_SIZE_PER_GPU": str(batch),
+        "TRAIN.PRECISION": "bfloat16",
+        "MODEL.INIT_WEIGHTS": "False",
+        "GPUS": "(0,)",
+        "WORKERS": str(workers),
+    }
+    cfg = scale.settings(root, *(text for pair in options.items() for text in pair), recipe=RECIPES[recipe])
+    trainer = build_trainer(cfg, recipe, root / "run" / recipe, device)
+    fixed = trainer.model, trainer.loader, trainer.plan, trainer.targets, trainer.criterion
+    taken = train_epoch(*fixed, trainer.optimizer, trainer.scaler, trainer.options, 0)
+    for _ in range(3):
+        step, *_ = next(taken)
+    float(step.losses[-1])  # waits for the GPU
+    start, waited = time.perf_counter(), 0.0
+    for _ in range(steps):
+        step, *_ = next(taken)
+        waited += step.waited
+    float(step.losses[-1])
+    seconds = time.perf_counter() - start
+    return steps * batch / seconds, 1 - waited / seconds
 
 
 def describe(device: torch.device) -> str:
     """The page's section."""
-    rates, bandwidth = ceilings(device)
+    limits = ceilings(device)
     rows = [
-        forward_row(name, how, False, batch, device, rates[how])
+        forward_row(name, how, False, batch, device, limits)
         for name in zoo.RELEASED
         for how in PRECISIONS
         for batch in BATCHES
     ]
     for name in COMPILED:
         for batch in (BATCHES[0], BATCHES[-1]):
-            rows.append(forward_row(name, "bfloat16", True, batch, device, rates["bfloat16"]))
+            rows.append(forward_row(name, "bfloat16", True, batch, device, limits))
             torch.compiler.reset()
-    steps = [training_row(*each, how, device, rates[how]) for each in TRAINED for how in ("TF32", "bfloat16")]
-    head = ["model", "precision", "batch", "time", "crops a second", "of the matrix product's rate", "peak memory"]
-    limits = ", ".join(f"{name} {rate / 1e12:,.0f} TFLOPs/s" for name, rate in rates.items())
+    steps = [training_row(*each, how, device, limits) for each in TRAINED for how in ("TF32", "bfloat16")]
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        scale.make(Path(folder), FED)
+        real = [(name, *fed(Path(folder), name, batch, cores, FED_STEPS, device)) for name, batch in TRAINED]
+    head = ["model", "precision", "batch", "time", "crops a second", "of the roofline", "peak memory"]
+    rates = ", ".join(f"{name} {rate / 1e12:,.0f} TFLOPs/s" for name, rate in limits.rates.items())
     return "\n\n".join(
         [
             f"{torch.cuda.get_device_name(device)}; {report.surroundings()}",
-            f"Measured ceilings: a product of 8192 x 8192 matrices {limits}; a copy {bandwidth / 1e12:.2f} TB/s.",
+            f"Measured ceilings: a product of 8192 x 8192 matrices {rates}; a copy {limits.bandwidth / 1e12:.2f} TB/s.",
             report.table(head, rows),
             "Training steps on synthetic crops:",
             report.table(head, steps),
+            f"Training in bfloat16 from JPEGs, {cores} loading processes:",
+            report.table(
+                ["model", "crops a second", "time without waiting for data"],
+                [[name, f"{rate:,.0f}", f"{share:.0%}"] for name, rate, share in real],
+            ),
         ]
     )
 

@@ -70,10 +70,10 @@ def make_set(root: Path, name: str, full: dict[str, int], fraction: float, image
     return table
 
 
-def settings(root: Path, *overrides: str) -> Any:
-    """The published recipe on the sets under `root`."""
+def settings(root: Path, *overrides: str, recipe: Path = RECIPE) -> Any:
+    """A published recipe on the sets under `root`."""
     options = ["DATASET.ROOT", str(root), "TEST.COCO_BBOX_FILE", str(root / "boxes.json"), *overrides]
-    return load_config(RECIPE, options, output_dir=str(root / "output"))
+    return load_config(recipe, options, output_dir=str(root / "output"))
 
 
 def resident() -> float:
