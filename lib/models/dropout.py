@@ -21,31 +21,34 @@ STEPS = 2**16  # what 16 bits can be
 VALUES = 2**20  # of a map that are worked on at a time, few enough for a processor's cache
 
 
+def _dropped(share: float) -> int:
+    return min(round(share * STEPS), STEPS - 1)
+
+
 def draw_kept(shape: torch.Size, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Which values stay, bool, where a `share` of them drops out."""
+    """Which values stay, bool, where a `share` of them, below 1, drops out."""
     bits = torch.empty(math.ceil(shape.numel() / 4), dtype=torch.int64)
     bits.random_(-(2**63), None, generator=generator)
-    return (bits.view(torch.int16)[: shape.numel()] >= round(share * STEPS) - STEPS // 2).view(shape)
+    return (bits.view(torch.int16)[: shape.numel()] >= _dropped(share) - STEPS // 2).view(shape)
 
 
 def kept_scale(share: float) -> float:
-    """What the values that stay are multiplied by, so that a sum keeps its expectation; 0 if none stays."""
-    dropped = round(share * STEPS)
-    return STEPS / (STEPS - dropped) if dropped < STEPS else 0.0
+    """What the values that stay are multiplied by, so that a sum keeps its expectation."""
+    return STEPS / (STEPS - _dropped(share))
 
 
 class Dropout(nn.Dropout):
     """`nn.Dropout`, faster on a processor."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.p and x.device.type == "cpu"):
+        if not (self.training and 0 < self.p < 1 and x.device.type == "cpu"):
             return super().forward(x)
         return x * draw_kept(x.shape, self.p).to(x.dtype).mul_(kept_scale(self.p))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """softmax(q kᵀ / √(D / M)) v for each head, (B, M, N, D / M), where a share of the softmax's values drops out."""
-    if q.device.type == "cpu" and dropout:
+    if q.device.type == "cpu" and 0 < dropout < 1:
         return _attend_on_processor(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
