@@ -84,7 +84,7 @@ def work(name: str, batch: int) -> tuple[float, int]:
     """Operations of a forward pass, and values of its weights, images and heatmaps."""
     network = zoo.model(name).eval()
     weights = sum(p.numel() for p in network.parameters())
-    return 1e12 * batch * operations(network), weights + batch * (3 * 256 * 192 + 17 * 64 * 48)
+    return 1e9 * batch * operations(network), weights + batch * (3 * 256 * 192 + 17 * 64 * 48)
 
 
 def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.device, limits: Ceilings) -> list[str]:
