@@ -310,13 +310,14 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
     for file in files:
         (folder / file.name).symlink_to(file)
     make_video(root / "film.mp4", folder, size.frames)
-    how = ["--model", weights, "--cfg", DEMO, "--detector", "whole-image"]
+    how = ["--model", weights, "--cfg", DEMO]
+    whole = [*how, "--detector", "whole-image"]
     boxes = REPOSITORY / "data/coco_sample/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
     truth = REPOSITORY / "data/coco_sample/annotations/person_keypoints_val2017.json"
     detected = ["--boxes", boxes, "--annotations", truth, "--box-score", 0, "--save", "coco"]
     rows = [
-        row("one image, drawn", run(tool("predict", files[0], *how, "--out", root / "one"))),
-        row("a folder, drawn", run(tool("predict", folder, *how, "--out", root / "a")), f"{len(files)} images"),
+        row("one image, drawn", run(tool("predict", files[0], *whole, "--out", root / "one"))),
+        row("a folder, drawn", run(tool("predict", folder, *whole, "--out", root / "a")), f"{len(files)} images"),
         row(
             "a folder, detected boxes, as COCO's JSON",
             run(tool("predict", folder, *how, *detected, "--out", root / "b")),
@@ -324,7 +325,7 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
         ),
         row(
             "a video, drawn",
-            run(tool("predict", root / "film.mp4", *how, "--out", root / "c")),
+            run(tool("predict", root / "film.mp4", *whole, "--out", root / "c")),
             f"{size.frames} frames",
         ),
     ]
