@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
 
     from ..dataset.images import MAX_PIXELS
-    from ..models.backends import usable_device
     from ..predictor import inputs, shared
-    from ..predictor.detector import Detector
+    from ..predictor.detector import TORCHVISION, Detector
     from ..predictor.image import InputImage
     from ..runtime import distributed, log
 
@@ -78,15 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     max_pixels = MAX_PIXELS if given.max_pixels is None else given.max_pixels
     if max_pixels < 1:
         raise UserError(f"--max-pixels must be 1 or more, not {max_pixels}")
-    given.device = distributed.own_device(given.device)
-    usable_device(given.device)
     detector = Detector(
         given.detector,
         given.weights,
         category=given.detector_class,
         threshold=given.score,
         batch_size=given.batch,
-        device=given.device,
+        device=distributed.own_device(given.device) if given.detector in TORCHVISION else given.device,
     )
 
     rows = list(zip(numbers.files, numbers.names, numbers.ids, numbers.sizes, strict=True))
@@ -113,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return {"boxes": detections, "images": listing, "errors": [str(error) for error in failed.errors]}
 
     wanted = {name: value for name, value in vars(given).items() if name not in NOT_IN_RESULTS}
-    how = shared.dependence(wanted, numbers.files)
+    how = shared.dependence(wanted, rows)
     parts = shared.Parts(folder, how, len(rows), given.batch, given.overwrite)
     with log.Progress(parts.length, "images", hidden=distributed.rank() > 0) as progress:
         if not parts.fill(find):

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
 
     from ..predictor import inputs
-    from ..predictor.detector import detector_for
+    from ..predictor.detector import TORCHVISION, detector_for
     from ..predictor.video import Camera, Video
     from ..runtime import distributed, log
     from .window import Window
@@ -140,13 +140,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not plan.images and not videos:
         failures.end(done=0)
     window = Window() if given.show else None
-    given.device = distributed.own_device(given.device)
     predictor = make_predictor(given)
     category = predictor.skeleton.category
     boxes = choose_boxes(given, sources, category, failures)
     if not (given.box or given.boxes):  # last, as it may have to be downloaded
         wanted = given.detector, given.detector_class, given.box_score
-        predictor.detector = detector_for(category, *wanted, device=given.device)
+        device = distributed.own_device(given.device) if given.detector in TORCHVISION else given.device
+        predictor.detector = detector_for(category, *wanted, device=device)
     done = save_images(given, plan, predictor, boxes, window, failures) if plan.images else 0
     for name, video in videos.items():
         with failures.passing_over():
@@ -281,18 +281,22 @@ def refuse_detector(given_by: str, wanted: dict[str, object]) -> None:
 
 def make_predictor(given: argparse.Namespace) -> "Predictor":
     from ..models.backends import usable_device
+    from ..predictor.export import Exported
     from ..predictor.predictor import Predictor, trained_network
+    from ..runtime import distributed
 
-    usable_device(given.device)
+    if given.device:  # before any weights are downloaded
+        usable_device(distributed.own_device(given.device))
+    trained = trained_network(given.model, given.cfg)
     return Predictor(
-        trained_network(given.model, given.cfg),
+        trained,
         flip_test=given.flip,
         kernel_size=given.kernel,
         batch_size=given.batch,
         precision=given.precision,
         backend=given.backend,
         compiled=given.compile,
-        device=given.device,
+        device=given.device if isinstance(trained, Exported) else distributed.own_device(given.device),
         max_instances=given.max_instances,
         max_pixels=given.max_pixels,
     )
@@ -308,7 +312,10 @@ def save_images(
 ) -> int:
     """Predict images, with persons of different images in one batch, and save the results under the images' names;
     returns the number of images that are done. Several processes share the images, and the first one joins their
-    results; it alone returns a number above 0."""
+    results; it alone returns a number above 0.
+
+    Raises UserError if a result cannot be written; the same command then goes on with the images that are not done.
+    """
     from ..predictor import shared
     from ..predictor.image import InputImage
     from ..predictor.inputs import image_list
@@ -321,20 +328,18 @@ def save_images(
 
     def find(chunk: slice) -> dict[str, Any]:
         """Save what is one image's; returns what goes into the files of all images."""
-        failed, saved, table, entries, listed = cli.Failures(), 0, list[str](), list[dict](), list[tuple]()
+        errors, table, entries, listed = list[UserError](), list[str](), list[dict](), list[tuple]()
         files = [InputImage(file, str(file), oriented=turned, size=size) for file, _, _, size in rows[chunk]]
         known = {file: (name, number) for file, name, number, _ in rows[chunk]}
         own = [column[chunk] for column in columns]
-        stream = predictor.stream(files, *own, found=bool(given.boxes), on_error=failed.errors.append)
+        stream = predictor.stream(files, *own, found=bool(given.boxes), on_error=errors.append)
         for result in progress.follow(stream):
             file = result.image.source
             name, number = known[file]
-            with failed.passing_over():
-                if "image" in plan.forms:
-                    result.write(given.out / f"{plan.images[file]}.jpg", options)
-                if "json" in plan.forms:
-                    write_text(given.out / f"{plan.images[file]}.json", result.to_json())
-                saved += bool({"image", "json"} & set(plan.forms))
+            if "image" in plan.forms:
+                result.write(given.out / f"{plan.images[file]}.jpg", options)
+            if "json" in plan.forms:
+                write_text(given.out / f"{plan.images[file]}.json", result.to_json())
             if window is not None:
                 window.show(result.picture(options), wait=True)
             table.append(result.to_csv(header=not table))
@@ -345,32 +350,29 @@ def save_images(
             "csv": "".join(table) if "csv" in plan.forms else "",
             "images": image_list(listed, numbers.category, turned)["images"],
             "found": len(entries),
-            "saved": saved,
-            "errors": [str(error) for error in failed.errors],
+            "errors": [str(error) for error in errors],
         }
 
     wanted = {name: value for name, value in vars(given).items() if name not in NOT_IN_RESULTS}
-    how = shared.dependence(wanted, numbers.files) | {"--model": shared.of_network(predictor)}
+    how = shared.dependence(wanted, rows) | {"--model": shared.of_network(predictor)}
     parts = shared.Parts(given.out / shared.PARTS, how, len(rows), predictor.batch_size, given.overwrite)
     with log.Progress(parts.length, "images", hidden=distributed.rank() > 0) as progress:
         if not parts.fill(find):
             return 0
-    saved = found = images = 0
+    found = images = 0
     for part in parts:
-        saved, found, images = saved + part["saved"], found + part["found"], images + len(part["images"])
+        found, images = found + part["found"], images + len(part["images"])
         failures.errors += map(UserError, part["errors"])
-    with failures.passing_over():
-        if images and "csv" in plan.forms:
-            shared.write_tables(given.out / "keypoints.csv", (part["csv"] for part in parts))
-        if images and "coco" in plan.forms:
-            shared.write_lists(given.out / "keypoints.json", (part["coco"] for part in parts))
-            around = json.dumps(image_list([], numbers.category, turned))
-            shared.write_lists(given.out / "images.json", (part["images"] for part in parts), around)
-        saved += bool(images and {"csv", "coco"} & set(plan.forms))
-        parts.remove()
+    if images and "csv" in plan.forms:
+        shared.write_tables(given.out / "keypoints.csv", (part["csv"] for part in parts))
+    if images and "coco" in plan.forms:
+        shared.write_lists(given.out / "keypoints.json", (part["coco"] for part in parts))
+        around = json.dumps(image_list([], numbers.category, turned))
+        shared.write_lists(given.out / "images.json", (part["images"] for part in parts), around)
+    parts.remove()
     if images:
         log.logger.info("%s: %d %s(s) in %d image(s)", given.out, found, predictor.skeleton.noun, images)
-    return saved
+    return images
 
 
 def save_video(
@@ -439,6 +441,6 @@ def save_video(
         "%s: %d %s(s) in %d frame(s) of %s, %.1f frames/s",
         *(target.parent, persons, predictor.skeleton.noun, frames, video.name, frames / (time.monotonic() - begun)),
     )
-    failed = [inputs.cut_short(error, frames, "frame") for error in errors] + failed
+    failed = [inputs.cut_short(error, frames) for error in errors] + failed
     if failed:
         raise UserError("; ".join(map(str, failed)))

@@ -101,7 +101,7 @@ class Detector:
                 f"a detector's threshold must be between 0 and 1 and its batch_size 1 or more, not "
                 f"{self.threshold} and {batch_size}"
             )
-        self.device = usable_device(device)
+        self.device = usable_device("cpu" if by_yolox and device is None else device)
         # RGB images -> the boxes (N, 4) and scores (N) of each.
         self._find: Callable[[Sequence[np.ndarray]], Iterable[tuple[np.ndarray, np.ndarray]]]
         if isinstance(model, str) and by_yolox:

@@ -38,16 +38,21 @@ def archive_of(path: Path) -> Path | None:
 
 
 @lru_cache(maxsize=1)  # the directory of a large zip takes as long as many images
-def _opened(archive: Path, modified: int) -> zipfile.ZipFile:
-    return opened_zip(archive)
+def _opened(archive: Path, modified: int) -> tuple[zipfile.ZipFile, dict[str, str]]:
+    """A zip, and its members' names by their paths: that of a/1.jpg may be ./a//1.jpg."""
+    opened = opened_zip(archive)
+    return opened, {Path(name).as_posix(): name for name in opened.namelist()}
 
 
-def _content(path: Path, label: str, *limits: Any) -> bytes:
+def content(path: Path, label: str, *limits: Any) -> bytes:
+    """The bytes of an image file, which may lie in a zip. Raises UserError as `content_of`."""
     archive = archive_of(path)
     if archive is None:
         return content_of(path, label, *limits)
-    opened = _opened(archive, archive.stat().st_mtime_ns)
-    return content_of_member(opened, path.relative_to(archive).as_posix(), label, *limits)
+    opened, names = _opened(archive, archive.stat().st_mtime_ns)
+    if (name := names.get(path.relative_to(archive).as_posix())) is None:
+        raise UserError(f"{label}: the zip has no such member")
+    return content_of_member(opened, name, label, *limits)
 
 
 class Frame(NamedTuple):
@@ -97,8 +102,8 @@ class InputImage:
         source = self.source
         if isinstance(source, str | PathLike):
             most = self.max_pixels or MAX_PIXELS
-            content = _content(Path(source), self.label, most, LIMIT_OPTION)
-            return decode_image(content, self.label, self.oriented, most, LIMIT_OPTION)
+            encoded = content(Path(source), self.label, most, LIMIT_OPTION)
+            return decode_image(encoded, self.label, self.oriented, most, LIMIT_OPTION)
         if isinstance(source, PIL.Image.Image):
             return self._of_pil(source)
         if isinstance(source, Tensor | np.ndarray):

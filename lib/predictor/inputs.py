@@ -119,12 +119,14 @@ def _files(name: str) -> tuple[Path, list[Path]]:
 
 
 def _found(name: str) -> tuple[Path, list[Path]]:
-    endings = f"known endings are {' '.join(IMAGES + VIDEOS)}"
     path = Path(name)
+    readable: tuple[str, ...] = IMAGES + VIDEOS
+    endings = f"known endings are {' '.join(readable)}"
     if path.suffix.lower() == ".zip" and path.is_file():
-        folder, candidates = path, [file for file in _members(path) if file.suffix.lower() not in VIDEOS]
+        folder, candidates, readable = path, _members(path), IMAGES
+        endings = f"in a zip, known endings are {' '.join(readable)}"
     elif path.is_file():
-        if path.suffix.lower() not in IMAGES + VIDEOS:
+        if path.suffix.lower() not in readable:
             raise UserError(f"{name}: the name does not end like an image or a video; {endings}")
         return path.parent, [path]
     elif path.is_dir():
@@ -138,7 +140,9 @@ def _found(name: str) -> tuple[Path, list[Path]]:
         raise UserError(f"{name}: there is no such file or folder, and it is not a pattern or a camera number")
     # Hidden files are skipped: macOS puts a ._name beside each image.
     shown = [file for file in candidates if not file.name.startswith(".")]
-    known = sorted(file for file in shown if file.suffix.lower() in IMAGES + VIDEOS and not file.is_dir())
+    known = sorted(file for file in shown if file.suffix.lower() in readable and not file.is_dir())
+    if not known and readable == IMAGES and any(file.suffix.lower() in VIDEOS for file in shown):
+        raise UserError(f"{name}: videos in a zip are not read: unpack it")
     if other := sorted(str(file) for file in set(shown).difference(known) if _is_media(file)):
         logger.warning("%s: passed over: %s, such as %s; %s", name, many(len(other), "file"), other[0], endings)
     if not known:
@@ -148,7 +152,8 @@ def _found(name: str) -> tuple[Path, list[Path]]:
 
 def _is_media(file: Path) -> bool:
     """Whether a file's ending is that of an image or a video, of those that are read here or others."""
-    return (mimetypes.guess_type(file.name)[0] or "").startswith(("image/", "video/")) and not file.is_dir()
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    return (kind.startswith(("image/", "video/")) or file.suffix.lower() in VIDEOS) and not file.is_dir()
 
 
 def result_names(sources: Sequence[Path | str | int], taken: Sequence[str] = ()) -> list[str]:
@@ -279,9 +284,9 @@ def image_list(
     return {"turned_as_exif_says": turned, "images": listed, "categories": [category]}
 
 
-def cut_short(error: UserError, done: int, what: str) -> UserError:
-    """The error that ended a command after `done` images or frames, with a remark that their results are saved."""
-    return UserError(f"{error}; the results of the {done} {what}(s) before it are saved, the rest is skipped")
+def cut_short(error: UserError, done: int) -> UserError:
+    """The error that ended a video after `done` frames, with a remark that their results are saved."""
+    return UserError(f"{error}; the results of the {done} frame(s) before it are saved, the rest is skipped")
 
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) and scores (N)

@@ -13,11 +13,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, passing_over
 from ..runtime import distributed, lock
 from ..runtime.files import checksum, make_writable, write_atomically, write_text
 from ..runtime.log import logger
@@ -36,13 +36,17 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / HOW).exists()
 
 
-def dependence(options: Mapping[str, Any], images: Iterable[Path]) -> dict[str, str]:
-    """What results depend on, by name: options, of a file with its sum, and the images' paths, sizes and times."""
+def dependence(options: Mapping[str, Any], images: Iterable[Sequence[Any]]) -> dict[str, str]:
+    """What results depend on, by name: options, of a file with its sum, and the images.
+
+    An image is its path and what else its results carry, such as its name and id; its file's size and time count too.
+    """
     total = hashlib.sha256()
     for image in images:
+        total.update(repr(image).encode())
         with contextlib.suppress(OSError):  # reading it says why
-            status = os.stat(archive_of(image) or image)
-            total.update(f"{image} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            status = os.stat(archive_of(image[0]) or image[0])
+            total.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     texts = {
         f"--{name.replace('_', '-')}": f"{value} {checksum(value) if isinstance(value, Path) else ''}"
         for name, value in options.items()
@@ -63,18 +67,26 @@ class Parts:
 
     `how` says by name what the results depend on. Raises UserError if an unfinished run with another `how` left parts
     here, unless `overwrite` lets this one begin anew; if another run is writing them; and if the processes see
-    different images or options.
+    different images or options. The first process raises it for all: the others exit with the same code.
     """
 
     def __init__(self, folder: Path, how: Mapping[str, str], count: int, batch: int, overwrite: bool):
         self.folder, self._makes_parent = folder, not folder.parent.exists()
         size = max(CHUNK, batch)
         self._chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        how = {**how, "number of images": str(count), "number of images in a part": str(size)}
         distributed.join()
-        done = self._begin(how, overwrite) if distributed.rank() == 0 else set[int]()
-        (first, done), *others = distributed.gather((how, done))
-        if any(other != first for other, _ in others):
-            raise UserError(f"{folder}: the processes see different images or options; on all machines they must agree")
+        done, errors = set[int](), list[UserError]()
+        if distributed.rank() == 0:
+            with passing_over(errors.append):
+                done = self._begin(how, overwrite)
+        (first, done, errors), *others = distributed.gather((how, done, errors))
+        if any(other != first for other, *_ in others):
+            differing = "the processes see different images or options; on all machines they must agree"
+            errors.append(UserError(f"{folder}: {differing}"))
+        if errors:
+            distributed.stop()
+            raise SystemExit(2) if distributed.rank() else errors[0]
         todo = [number for number in range(len(self._chunks)) if number not in done]
         self._own = todo[distributed.rank() :: distributed.world()]
         self.length = sum(self._chunks[number].stop - self._chunks[number].start for number in self._own)
@@ -83,7 +95,7 @@ class Parts:
         """The numbers of the chunks that are done."""
         for folder in (self.folder.parent, self.folder):
             make_writable(folder, "--out")
-        lock.claim(self.folder, advice="wait for it, or choose another place with --out")
+        lock.claim(self.folder, option="--out")
         if is_unfinished(self.folder):
             before = json.loads((self.folder / HOW).read_bytes())
             other = [name for name in {**before, **how} if before.get(name) != how.get(name)]
@@ -123,7 +135,7 @@ class Parts:
     def remove(self) -> None:
         """When the results are whole. What a kill leaves of the folder is no unfinished run."""
         (self.folder / HOW).unlink()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # NFS keeps the lock's file while it is open
         if self._makes_parent and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()  # no image could be used
 

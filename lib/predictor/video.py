@@ -151,7 +151,7 @@ class Recording(contextlib.AbstractContextManager):
         self._last = -1  # time of the last frame, in units of `time_base`
 
     def add(self, frame: np.ndarray, seconds: float) -> None:
-        """Append a frame, of the first frame's size, shown from `time` on. Odd sides are padded by one pixel."""
+        """Append a frame, of the first frame's size, shown from `seconds` on. Odd sides are padded by one pixel."""
         size = frame.shape[1], frame.shape[0]
         odd = size[0] % 2, size[1] % 2  # 4:2:0 has one colour for 2 x 2 pixels
         with self._writing():

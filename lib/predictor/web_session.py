@@ -25,7 +25,7 @@ from .result import PoseResult
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 25_000_000  # longest side of a visitor's image
+MAX_PIXELS = 25_000_000  # of a visitor's image
 MAX_PERSONS = 30
 SHOWN = 900, 640  # pixels at most, of the shown image
 MAP_HEIGHT = 360  # pixels, of each layer's map

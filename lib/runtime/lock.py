@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system has no locks
 _held: list[FileLock] = []  # a lock is released when its object is deleted; these live as long as the process
-OF_A_RUN = "wait for it, choose another folder with --model-dir, or set TRAIN.IGNORE_LOCK True if both may write"
 
 
-def claim(folder: Path, regardless: bool = False, advice: str = OF_A_RUN) -> bool:
+def claim(folder: Path, regardless: bool | None = None, option: str = "--model-dir") -> bool:
     """Lock a folder until this process ends in any way; returns whether it is locked.
 
-    Raises UserError, which ends with the `advice`, if another process has locked it, unless `regardless`.
+    Raises UserError, which names the `option` that chooses another place, if the folder cannot be written, and if
+    another process has locked it, unless `regardless`; None: there is no such setting.
     """
-    path = folder / LOCK
+    path, elsewhere = folder / LOCK, f"choose another place with {option}"
     lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
@@ -37,12 +37,11 @@ def claim(folder: Path, regardless: bool = False, advice: str = OF_A_RUN) -> boo
         taken = f"{folder}: another run is writing here ({path.read_bytes()[:100].decode(errors='replace').strip()})"
     except OSError as error:
         if error.errno not in CANNOT_LOCK:
-            raise UserError(
-                f"{path}: cannot write ({error.strerror}); choose another folder with --model-dir"
-            ) from None
+            raise UserError(f"{path}: cannot write ({error.strerror}); {elsewhere}") from None
         logger.warning("%s: cannot be locked (%s), so a second run could write into this folder", path, error.strerror)
         return False
     if not regardless:
-        raise UserError(f"{taken}: {advice}")
+        both = "" if regardless is None else "; if both may write, set TRAIN.IGNORE_LOCK True"
+        raise UserError(f"{taken}: wait for it, or {elsewhere}{both}")
     logger.warning("%s; continuing, because TRAIN.IGNORE_LOCK is true", taken)
     return False

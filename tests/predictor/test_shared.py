@@ -1,5 +1,6 @@
 """Images shared out over processes, and gone on with after a kill: each once, in order, the same bytes."""
 
+import errno
 import json
 import os
 import shutil
@@ -29,7 +30,8 @@ from transpose.commands import detect, predict
 from transpose.config.load import load_config
 from transpose.errors import UserError
 from transpose.pose import skeleton
-from transpose.predictor import detector, shared
+from transpose.predictor import detector, export, predictor, shared
+from transpose.predictor.predictor import trained_network
 from transpose.predictor.result import PoseResult
 from transpose.runtime import checkpoint, distributed, lock, log
 
@@ -154,6 +156,35 @@ def test_an_unfinished_run_is_discarded_only_when_asked(images, run, command, tm
     assert content(tmp_path / "out") == content(tmp_path / "anew")
 
 
+def test_an_unfinished_run_of_other_names_ids_or_chunks_is_not_gone_on_with(images, tmp_path):
+    rows = [(images / "00000.png", "00000.png", 1), (images / "none.png", "none.png", 2)]
+    sums = [shared.dependence({}, [rows[0], (rows[1][0], *called)]) for called in (("none.png", 2), ("x", 2), ("x", 3))]
+    assert len({how["list of images"] for how in sums}) == 3
+    shared.Parts(tmp_path / ".parts", {}, 5, 1, overwrite=False)
+    for count, batch, says in ((6, 1, "number of images"), (5, 9, "number of images in a part")):
+        lock._held.clear()
+        with pytest.raises(UserError, match=f"with another {says}; repeat its command"):
+            shared.Parts(tmp_path / ".parts", {}, count, batch, overwrite=False)
+
+
+def test_a_file_that_stays_while_it_is_open_does_not_keep_the_results_away(tmp_path, monkeypatch):
+    """As the lock's on NFS."""
+    parts = shared.Parts(tmp_path / ".parts", {}, 1, 1, overwrite=False)
+
+    def unlink(*place: Any, **more: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(os, "rmdir", unlink)
+    parts.remove()
+    assert not shared.is_unfinished(tmp_path / ".parts")
+
+
+def test_a_place_that_cannot_be_locked_names_the_option(tmp_path):
+    (tmp_path / ".parts" / ".lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"\.lock: cannot write \(Is a directory\); choose another place with --out$"):
+        shared.Parts(tmp_path / ".parts", {}, 1, 1, overwrite=False)
+
+
 def test_two_runs_do_not_write_into_one_folder(images, run, command, tmp_path):
     (tmp_path / "out" / ".parts").mkdir(parents=True)
     lock.claim(tmp_path / "out" / ".parts")
@@ -205,7 +236,8 @@ def test_parts_are_joined_as_if_written_at_once(tmp_path):
 def test_zips_and_lists_are_sources_as_folders_are(images, run, command, tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for file in sorted(images.iterdir(), reverse=True):
-            archive.write(file, file.name)
+            stored = {"00001.png": "./00001.png", "00002.png": ".//00002.png"}.get(file.name, file.name)
+            archive.writestr(stored, file.read_bytes())
         for other in ("__MACOSX/._00001.png", "notes.md", "film.mp4"):
             archive.writestr(other, "not looked at")
     (tmp_path / "list.txt").write_text("".join(f"{file}\n" for file in sorted(images.iterdir())) + "\n")
@@ -213,6 +245,8 @@ def test_zips_and_lists_are_sources_as_folders_are(images, run, command, tmp_pat
     for source in ("images", "images.zip", "@list.txt"):
         outcome = command("predict", source, *predicting(run, f"out-{source}")[1:])
         assert outcome.returncode == 1 and "00004.png: not an image" in outcome.stderr, outcome
+        told = "images.zip: passed over: 1 file, such as images.zip/film.mp4; in a zip, known endings are .jpg"
+        assert (told in outcome.stdout) == (source == "images.zip")
         found[source] = content(tmp_path / f"out-{source}")
     pictures = {name: file for name, file in found["images"].items() if name.endswith(".jpg")}
     for own in found.values():
@@ -226,6 +260,10 @@ def test_a_zip_that_cannot_be_read_is_told(images, run, command, tmp_path):
     with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
         archive.writestr("../x.png", "")
     assert "its member '../x.png' leads out of the zip" in sentence(command("predict", "out.zip", "--model", run))
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.writestr("a/film.mkv", "")
+    says = "films.zip: videos in a zip are not read: unpack it"
+    assert sentence(command("predict", "films.zip", "--model", run)) == says
     (tmp_path / "cut.zip").write_bytes((tmp_path / "out.zip").read_bytes()[:-9])
     assert "cut.zip: cannot read the zip" in sentence(command("predict", "cut.zip", "--model", run))
     assert "none.txt: cannot read this list" in sentence(command("predict", "@none.txt", "--model", run))
@@ -253,6 +291,34 @@ def test_what_several_processes_do_not_share(images, run, command, tmp_path, mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"torchrun started 3 processes .* has 2 GPU\(s\): type --nproc_per_node 2"):
         distributed.own_device(None)
+
+    # What runs on the processor needs no GPU.
+    def reached(*given: Any) -> None:
+        raise UserError("reached")
+
+    weights = planted_yolox(tmp_path / "n.onnx", [((100.0, 90.0), (60.0, 80.0), 0.9, {0: 0.9})])
+    trained = trained_network(run)
+    about = export.card(trained, decodes=False, half=False, any_batch=True)
+    monkeypatch.setattr(shared, "dependence", reached)
+    detecting = ["detect", "images", "--out", "x.json", "--weights", weights]
+    assert sentence(command(*detecting)) == "reached"
+    assert "--nproc_per_node 2" in sentence(command(*detecting, "--detector", "fasterrcnn"))
+    boxed = ["predict", "images", "--model", "n.onnx", "--box", "0,0,9,9"]
+    for network, says in ((export.Exported(Path("n.onnx"), about, lambda batch: ()), "reached"), (trained, "--nproc")):
+        monkeypatch.setattr(predictor, "trained_network", lambda *given, network=network: network)
+        assert says in sentence(command(*boxed))
+
+
+def test_the_first_process_alone_says_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "join", lambda: None)
+    error = UserError("of the first process")
+    monkeypatch.setattr(distributed, "gather", lambda own: [({}, set(), [error]), own])
+    monkeypatch.setattr(shared.Parts, "_begin", lambda *given: set())
+    for rank, kind in ((0, UserError), (1, SystemExit)):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        with pytest.raises(kind) as raised:
+            shared.Parts(tmp_path / ".parts", {}, 1, 1, overwrite=False)
+        assert raised.value is error or raised.value.code == 2
 
 
 def test_two_processes_write_what_one_does(run, command, tmp_path, monkeypatch):
