@@ -21,11 +21,12 @@ import numpy as np
 
 from ..dataset import coco, detections
 from ..dataset.findings import many
-from ..dataset.images import content_of, opened_zip, orientation, stated_size
+from ..dataset.images import opened_zip, orientation, stated_size
 from ..dataset.json_fields import leads_out, read_json
 from ..errors import UserError, passing_over
 from ..pose.skeleton import PERSON
 from ..runtime.files import open_to_read, read_bytes, root_cause
+from .image import content
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +266,7 @@ def numbering(
 def _content(file: Path) -> bytes:
     """An image's file; empty if it cannot be read: predicting on it says why."""
     with contextlib.suppress(UserError):
-        return content_of(file, str(file))
+        return content(file, str(file))
     return b""
 
 

@@ -1,6 +1,7 @@
 """Images shared out over processes, and gone on with after a kill: each once, in order, the same bytes."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import PIL.Image
 import pytest
 import torch
 from helpers.goldens import IMAGES, ROOT, fill_from_names
@@ -30,7 +33,7 @@ from transpose.commands import detect, predict
 from transpose.config.load import load_config
 from transpose.errors import UserError
 from transpose.pose import skeleton
-from transpose.predictor import detector, export, predictor, shared
+from transpose.predictor import detector, export, inputs, predictor, shared
 from transpose.predictor.predictor import trained_network
 from transpose.predictor.result import PoseResult
 from transpose.runtime import checkpoint, distributed, lock, log
@@ -270,6 +273,21 @@ def test_a_zip_that_cannot_be_read_is_told(images, run, command, tmp_path):
     for line in ("images/none.png", "https://localhost/film.mp4", "0"):
         (tmp_path / "list.txt").write_text(f"{line}\n")
         assert f"{line}: there is no such file" in sentence(command("predict", "@list.txt", "--model", run))
+
+
+def test_images_in_a_zip_state_their_size_and_orientation(tmp_path, monkeypatch, caplog):
+    exif, encoded = PIL.Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3
+    PIL.Image.new("RGB", (60, 40)).save(encoded, "JPEG", exif=exif)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("./1.jpg", encoded.getvalue())
+    known = inputs.numbering(inputs.expand([str(tmp_path / "a.zip")]))
+    replace(known, sizes=[(60, 40)]).refuse_otherwise_turned(True)
+    assert "a.zip/1.jpg: is rotated as its EXIF orientation says" in caplog.text
+    stated: list[Any] = []
+    monkeypatch.setattr(inputs, "_boxes_by_image", lambda *given: stated.append(given[-1]) or {})
+    inputs.read_boxes(tmp_path / "boxes.json", known, 0.5)
+    assert stated == [{1: (60, 40)}]
 
 
 # Several processes
