@@ -314,7 +314,7 @@ def save_images(
     returns the number of images that are done. Several processes share the images, and the first one joins their
     results; it alone returns a number above 0.
 
-    Raises UserError if a result cannot be written; the same command then goes on with the images that are not done.
+    What cannot be written is passed over and keeps the folder of parts, so that the same command tries it again.
     """
     from ..predictor import shared
     from ..predictor.image import InputImage
@@ -328,7 +328,8 @@ def save_images(
 
     def find(chunk: slice) -> dict[str, Any]:
         """Save what is one image's; returns what goes into the files of all images."""
-        errors, table, entries, listed = list[UserError](), list[str](), list[dict](), list[tuple]()
+        errors, unwritten, saved = list[UserError](), cli.Failures(), 0
+        table, entries, listed = list[str](), list[dict](), list[tuple]()
         files = [InputImage(file, str(file), oriented=turned, size=size) for file, _, _, size in rows[chunk]]
         known = {file: (name, number) for file, name, number, _ in rows[chunk]}
         own = [column[chunk] for column in columns]
@@ -336,10 +337,12 @@ def save_images(
         for result in progress.follow(stream):
             file = result.image.source
             name, number = known[file]
-            if "image" in plan.forms:
-                result.write(given.out / f"{plan.images[file]}.jpg", options)
-            if "json" in plan.forms:
-                write_text(given.out / f"{plan.images[file]}.json", result.to_json())
+            with unwritten.passing_over():
+                if "image" in plan.forms:
+                    result.write(given.out / f"{plan.images[file]}.jpg", options)
+                if "json" in plan.forms:
+                    write_text(given.out / f"{plan.images[file]}.json", result.to_json())
+                saved += bool({"image", "json"} & set(plan.forms))
             if window is not None:
                 window.show(result.picture(options), wait=True)
             table.append(result.to_csv(header=not table))
@@ -350,7 +353,9 @@ def save_images(
             "csv": "".join(table) if "csv" in plan.forms else "",
             "images": image_list(listed, numbers.category, turned)["images"],
             "found": len(entries),
+            "saved": saved,
             "errors": [str(error) for error in errors],
+            shared.UNWRITTEN: [str(error) for error in unwritten.errors],
         }
 
     wanted = {name: value for name, value in vars(given).items() if name not in NOT_IN_RESULTS}
@@ -359,20 +364,27 @@ def save_images(
     with log.Progress(parts.length, "images", hidden=distributed.rank() > 0) as progress:
         if not parts.fill(find):
             return 0
-    found = images = 0
+    saved, found, images, unwritten = 0, 0, 0, cli.Failures()
     for part in parts:
-        found, images = found + part["found"], images + len(part["images"])
+        saved, found, images = saved + part["saved"], found + part["found"], images + len(part["images"])
         failures.errors += map(UserError, part["errors"])
+        unwritten.errors += map(UserError, part[shared.UNWRITTEN])
     if images and "csv" in plan.forms:
-        shared.write_tables(given.out / "keypoints.csv", (part["csv"] for part in parts))
+        with unwritten.passing_over():
+            shared.write_tables(given.out / "keypoints.csv", (part["csv"] for part in parts))
+            saved += 1
     if images and "coco" in plan.forms:
-        shared.write_lists(given.out / "keypoints.json", (part["coco"] for part in parts))
-        around = json.dumps(image_list([], numbers.category, turned))
-        shared.write_lists(given.out / "images.json", (part["images"] for part in parts), around)
-    parts.remove()
+        with unwritten.passing_over():
+            shared.write_lists(given.out / "keypoints.json", (part["coco"] for part in parts))
+            around = json.dumps(image_list([], numbers.category, turned))
+            shared.write_lists(given.out / "images.json", (part["images"] for part in parts), around)
+            saved += 1
+    failures.errors += unwritten.errors
+    if not unwritten.errors:
+        parts.remove()
     if images:
         log.logger.info("%s: %d %s(s) in %d image(s)", given.out, found, predictor.skeleton.noun, images)
-    return images
+    return saved
 
 
 def save_video(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK = 32  # images; a larger batch makes larger chunks
 PARTS = ".parts"  # the folder of parts in a folder of results; ends that of a file
 HOW = "how.json"  # begins a folder of parts: what the results depend on
+UNWRITTEN = "unwritten"  # of a part: why outputs of its images could not be written; it is made again
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -100,7 +101,7 @@ class Parts:
             before = json.loads((self.folder / HOW).read_bytes())
             other = [name for name in {**before, **how} if before.get(name) != how.get(name)]
             if not other:
-                done = {n for n in range(len(self._chunks)) if self._file(n).exists()}
+                done = {n for n in range(len(self._chunks)) if self._is_done(n)}
                 images = sum(self._chunks[n].stop - self._chunks[n].start for n in done)
                 logger.info("%s: going on after the %d images that an unfinished run has done", self.folder, images)
                 return done
@@ -116,6 +117,9 @@ class Parts:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08}.json"
+
+    def _is_done(self, number: int) -> bool:
+        return self._file(number).exists() and not json.loads(self._file(number).read_bytes()).get(UNWRITTEN)
 
     def fill(self, find: Callable[[slice], dict[str, Any]]) -> bool:
         """Write the part that `find` makes of each of this process's chunks, and wait for the other processes; returns

@@ -897,12 +897,18 @@ def test_images_of_endings_that_are_not_read_are_told(images, caplog):
     assert f"{images}: passed over: 1 file, such as {images}/phone.HEIC; known endings are .jpg" in caplog.text
 
 
-def test_the_same_command_writes_what_could_not_be_written(mixed, run, command, tmp_path):
+def test_an_output_that_cannot_be_written_does_not_end_a_folder(mixed, run, command, tmp_path):
+    """And the same command writes it later."""
     blocked = tmp_path / "out" / "b.jpg"
     blocked.mkdir(parents=True)
     how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--overwrite", "--out", "out"]
     arguments = [mixed, *how, "--save", "image", "coco"]
-    assert sentence(command(*arguments)).startswith("out/b.jpg: cannot write (Is a directory)")
+    outcome = command(*arguments)
+    assert outcome.returncode == 1 and "error: out/b.jpg: cannot write (Is a directory)" in outcome.stderr
+    assert outcome.stderr.endswith("\n2 could not be used or written, the others are done\n")
+    left = [path.name for path in (tmp_path / "out").iterdir() if path.is_file()]
+    assert sorted(left) == ["a.jpg", "c.jpg", "e.jpg", "images.json", "keypoints.json"]
+
     blocked.rmdir()
     lock._held.clear()  # as the end of the process does
     outcome = command(*arguments)
