@@ -16,18 +16,23 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
+import torchvision
 from helpers.goldens import ROOT
 from helpers.places import MOST_SECONDS, surroundings
+from helpers.planted import planted_yolox
 
 from transpose import cli, commands
 from transpose.config.default import defaults
 from transpose.config.load import leaves, load_config
 from transpose.errors import UserError
+from transpose.models import zoo
+from transpose.predictor import yolox
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- ((?:needs|takes) [^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,7 +47,8 @@ QUICKER = {  # options with which a tool takes fewer persons or images the same 
     "test": ["TEST.IMAGE_THRE", "0.9"],
     "predict": ["--box-score", "0.9"],
 }
-CLONED = ("lib", "tools", "docs", "experiments", "tests/helpers")
+FEW_IMAGES = (785, 885)  # of the bundled sample
+CLONED = ("lib", "tools", "docs", "experiments", "tests/helpers", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -209,8 +215,10 @@ class Clone:
         self.tool("page", [])
 
     def command(self, line: list[str]) -> None:
+        environment = surroundings()
         while "=" in line[0]:
-            line = line[1:]
+            name, value = line[0].split("=", 1)
+            environment, line = environment | {name: value}, line[1:]
         if line[0] in CHECKED_ONLY:
             return
         assert line[0] == "python", line
@@ -220,7 +228,7 @@ class Clone:
             tool = Path(line[1]).stem
             self.tool(tool, [*line[2:], *QUICKER.get(tool, [])])
         else:
-            subprocess.run([sys.executable, *line[1:]], cwd=self.folder, env=surroundings(), check=True)
+            subprocess.run([sys.executable, *line[1:]], cwd=self.folder, env=environment, check=True)
 
     def block(self, block: Block) -> None:
         if block.language == "python":
@@ -257,6 +265,74 @@ def test_the_commands_that_take_minutes_run(clone: Clone):
     training = ROOT / "docs/training.md"
     for page in (training, *(page for page in PAGES if page not in (training, ROOT / "docs/custom-dataset.md"))):
         for block in runnable(page, "takes minutes"):
+            clone.block(block)
+
+
+def few_of_coco(folder: Path) -> None:
+    """Images of the bundled sample where COCO is expected, and random weights where the released ones are."""
+    sample = ROOT / "data/coco_sample"
+    truth = json.loads((sample / "annotations/person_keypoints_val2017.json").read_text())
+    truth["images"] = [image for image in truth["images"] if image["id"] in FEW_IMAGES]
+    truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] in FEW_IMAGES]
+    unlabelled = {key: truth[key] for key in ("images", "categories")}
+    (folder / "annotations").mkdir(parents=True)
+    for name, content in (
+        ("person_keypoints_train2017", truth),
+        ("person_keypoints_val2017", truth),
+        ("image_info_test-dev2017", unlabelled),
+    ):
+        (folder / f"annotations/{name}.json").write_text(json.dumps(content))
+    for name in ("train2017", "val2017", "test2017"):
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / name).symlink_to(sample / "images/val2017")
+    boxes = folder / "person_detection_results"
+    boxes.mkdir()
+    found = json.loads((sample / boxes.name / "COCO_val2017_detections_AP_H_56_person.json").read_text())
+    text = json.dumps([box for box in found if box["image_id"] in FEW_IMAGES])
+    for name in ("COCO_val2017_detections_AP_H_56_person.json", "COCO_test-dev2017_detections_AP_H_609_person.json"):
+        (boxes / name).write_text(text)
+
+
+def random_weights(folder: Path) -> None:
+    for name in ("tp_r_a4", "tp_h_a6"):
+        path = folder / zoo.FOLDER / zoo.RELEASED[name].file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(zoo.model(name).state_dict(), path)
+    path = folder / zoo.IMAGENET_FOLDER / zoo.BACKBONES["resnet50"].file
+    path.parent.mkdir(parents=True)
+    torch.save(torchvision.models.resnet50().state_dict(), path)
+
+
+@pytest.mark.slow
+def test_the_commands_that_need_coco_run_on_a_few_images(clone: Clone, monkeypatch: pytest.MonkeyPatch):
+    """With random weights, which have not the checksum in the name of ImageNet's; trainings end after an epoch."""
+    clone.reset()
+    monkeypatch.setitem(QUICKER, "train", ["GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", "4", "TRAIN.END_EPOCH", "1"])
+    few_of_coco(clone.folder / "data/coco")
+    random_weights(clone.folder)
+    try:
+        for page in PAGES:
+            for block in runnable(page, "needs COCO"):
+                text = block.text.replace("python tools/download.py resnet50\n", "")
+                clone.block(replace(block, text=re.sub(" /(runs|big)", r" output/\1", text)))
+    finally:
+        shutil.rmtree(clone.folder / "data/coco")
+
+
+@pytest.mark.slow
+def test_the_commands_that_need_a_download_run_with_random_weights(clone: Clone):
+    """Those of README and docs/predict.md, whose weights can be made here."""
+    clone.reset()
+    random_weights(clone.folder)
+    weights = clone.folder / yolox.FOLDER / "yolox_nano.onnx"
+    weights.parent.mkdir(parents=True)
+    planted_yolox(weights, [((200.0, 150.0), (100.0, 200.0), 0.9, {0: 0.9})])
+    image = ROOT / "data/coco_sample/images/val2017/000000000785.jpg"
+    (clone.folder / "images").mkdir()
+    for name in ("photo.jpg", "me.jpg", "images/one.jpg"):
+        shutil.copyfile(image, clone.folder / name)
+    for page in (ROOT / "README.md", ROOT / "docs/predict.md"):
+        for block in runnable(page, "needs a download"):
             clone.block(block)
 
 
