@@ -94,6 +94,10 @@ class Parts:
 
     def _begin(self, how: Mapping[str, str], overwrite: bool) -> set[int]:
         """The numbers of the chunks that are done."""
+        if self.folder.is_symlink():
+            raise UserError(
+                f"{self.folder}: this folder is filled and emptied, and must not be a symbolic link: move it away"
+            )
         for folder in (self.folder.parent, self.folder):
             make_writable(folder, "--out")
         lock.claim(self.folder, option="--out")

@@ -182,6 +182,16 @@ def test_a_file_that_stays_while_it_is_open_does_not_keep_the_results_away(tmp_p
     assert not shared.is_unfinished(tmp_path / ".parts")
 
 
+def test_a_folder_of_parts_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/theirs.json").write_text("[]")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.parts").symlink_to(tmp_path / "others")
+    with pytest.raises(UserError, match="must not be a symbolic link"):
+        shared.Parts(tmp_path / "out/.parts", {}, 1, 1, overwrite=True)
+    assert [path.name for path in (tmp_path / "others").iterdir()] == ["theirs.json"]
+
+
 def test_a_place_that_cannot_be_locked_names_the_option(tmp_path):
     (tmp_path / ".parts" / ".lock").mkdir(parents=True)
     with pytest.raises(UserError, match=r"\.lock: cannot write \(Is a directory\); choose another place with --out$"):
