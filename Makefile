@@ -51,8 +51,8 @@ space: ## make a Hugging Face Space of the web explorer in build/space (docs/web
 	cp -r data/coco_sample $(SPACE)/data
 	cat requirements.txt tools/space/requirements.txt > $(SPACE)/requirements.txt
 
-test: $(STAMP) ## run the tests, in two processes
-	$(TESTS)
+test: $(STAMP) ## run the tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(TESTS)
 
 test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 	$(PY) -m pytest -m slow

@@ -122,8 +122,8 @@ def run(main: Callable[[], None]) -> None:
         if "DataLoader worker" not in str(error):
             raise
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises again for each process that ends
-        reason = " ".join(str(error).split())
-        fail(f"{reason} Most often memory has run out: lower WORKERS or DATASET.CACHE_MB")
+        reason = " ".join(str(error).split()).rstrip(".")
+        fail(f"{reason}. Most often memory has run out: lower WORKERS or DATASET.CACHE_MB")
     except BrokenPipeError:
         if not output_closed():
             raise

@@ -69,7 +69,7 @@ def said_by(batches: Callable[[], object], capsys: pytest.CaptureFixture) -> str
     return capsys.readouterr().err
 
 
-SAYS = r"^error: DataLoader worker \(pid(\(s\))? \d+\) .*: lower WORKERS or DATASET\.CACHE_MB\n$"
+SAYS = r"^error: DataLoader worker \(pid(\(s\))? [\d, ]+\) .*: lower WORKERS or DATASET\.CACHE_MB\n$"
 
 
 @pytest.mark.parametrize(("kind", "by"), [("training", signal.SIGKILL), ("evaluation", signal.SIGSEGV)])
