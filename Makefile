@@ -94,9 +94,9 @@ bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (
 bench-jobs: $(STAMP) ## measure whole jobs from start to end (15 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.jobs $(if $(WRITE),--write)
 
-attack: $(STAMP) ## read mutated files and kill runs, from a seed (SEED=…), for some minutes
+attack: $(STAMP) ## read spoilt files, send spoilt requests and kill runs, from a seed (SEED=…), for some minutes
 	SEED=$(or $(SEED),0) INTERRUPTION_SEED=$(or $(SEED),0) $(PY) -m pytest -s -m slow tests/runtime/test_hostile_files.py \
-	  tests/dataset/test_mutations.py tests/engine/test_interruptions.py
+	  tests/test_attacks.py tests/dataset/test_mutations.py tests/predictor/test_web_guard.py tests/engine/test_interruptions.py
 
 bench-gpu: $(IF_OWN) ## measure the five models on a GPU, in 8 minutes; WRITE=1: into docs/gpu.md; PY=python3 as above
 	PYTHONPATH=tools $(PY) -m benchmarks.gpu $(if $(WRITE),--write)

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -64,6 +67,58 @@ class Server:
 
     def join(self, session: str = "a", address: str = "10.0.0.1", **changed: Any) -> tuple[int, str]:
         return self.ask("POST", JOIN, json.dumps(EVENT | {"session_hash": session} | changed).encode(), address)
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    1e308,
+    float("nan"),
+    10**400,
+    "",
+    "..",
+    "a" * 70_000,
+    [],
+    {},
+    [[[]]],
+    "http://127.0.0.1:1/x",
+    "\ud800",
+)
+
+PLACES = (*[JOIN] * 6, UPLOAD, "/gradio_api/file=http://127.0.0.1:1/x", f"{JOIN}/..", "/assets/../x")
+HOSTS = (*["localhost:7860"] * 5, "127.0.0.1", "[::1]:7860", "evil.example", "", "localhost@evil", "[x")
+
+
+@pytest.mark.slow
+def test_random_requests_are_answered_and_only_text_and_numbers_reach_gradio():
+    """SEED=… asks others."""
+    answers: Counter[int] = Counter()
+    for number in range(5_000):
+        draw = random.Random(f"{os.environ.get('SEED', 0)} {number}")
+        server = Server()
+        event = EVENT | {"session_hash": draw.choice(("a", "b", *ODD))}
+        for _ in range(draw.choice((0, 0, 1, 2))):
+            key, value = draw.choice(list(event)), draw.choice((FILE, [FILE], {"a": FILE}, *ODD))
+            if key == "data" and draw.random() < 0.5:
+                event[key] = [*event[key][:-1], value] if isinstance(event[key], list) else value
+            else:
+                event[key] = value
+        body = json.dumps(event).encode()
+        if draw.random() < 0.2:
+            place = draw.randrange(len(body))
+            body = body[:place] + bytes([draw.randrange(256)]) + body[place + draw.choice((0, 1, 30)) :]
+        path, host, method = (
+            draw.choice(PLACES),
+            draw.choice(HOSTS),
+            draw.choice(("POST", "POST", "POST", "GET", "PUT")),
+        )
+        status, text = server.ask(method, path, body, host=host)
+        answers[status] += 1
+        assert status == 200 or json.loads(text)["detail"], (number, status, text)
+        for place, passed in server.reached:
+            assert ".." not in place and b"path" not in passed and len(passed) < web_guard.MAX_EVENT, (number, place)
+    assert set(answers) <= {200, 400, 403, 404, 413, 421} and answers[200] > 50 and answers[400] > 500, answers
 
 
 HALVES = {"session_hash": "\ud800", "data": ["\udfff", 1, 2, 3], "event_data": {"\ud800": 1}}  # of characters
