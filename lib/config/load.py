@@ -62,8 +62,9 @@ def load_config(
     for key, directory in (("OUTPUT_DIR", output_dir), ("LOG_DIR", log_dir), ("DATA_DIR", data_dir)):
         if directory:
             cfg[key] = str(Path(directory).absolute())
-    _resolve_paths(cfg)
-    check(cfg, f"{path} with the command line" if overrides else str(path))
+    where = f"{path} with the command line" if overrides else str(path)
+    _resolve_paths(cfg, where)
+    check(cfg, where)
     if report:
         report_idle_keys(cfg, given)
     cfg.freeze()
@@ -183,7 +184,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> set[str]:
     return set(overrides[::2])
 
 
-def _resolve_paths(cfg: CfgNode) -> None:
+def _resolve_paths(cfg: CfgNode, where: str) -> None:
     root = repository_root()
     for key in ("OUTPUT_DIR", "LOG_DIR"):
         cfg[key] = str(root / cfg[key])
@@ -192,4 +193,7 @@ def _resolve_paths(cfg: CfgNode) -> None:
         value = cfg[section][leaf]
         if value or key == "DATASET.ROOT":
             candidates = [root / cfg.DATA_DIR / value, root / value]
-            cfg[section][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
+            try:
+                cfg[section][leaf] = str(next((c for c in candidates if c.exists()), candidates[0]))
+            except OSError as error:  # such as a name that is too long
+                raise UserError(f"{where}: {key} {shown(value)} cannot be a path ({error.strerror})") from None

@@ -144,3 +144,10 @@ def test_a_checkpoint_from_before_a_key_was_there_can_be_resumed():
     assert config_changes(saved, cfg) == []
     saved["TRAIN"]["LR"] = 1.0
     assert config_changes(saved, cfg) == ["TRAIN.LR: 1.0 -> 0.002"]
+
+
+def test_a_path_that_no_system_takes_is_refused_by_its_key():
+    with pytest.raises(
+        UserError, match=r"TP_R.*yaml with the command line: DATASET\.ROOT 'xxx.* cannot be a path \(File name too"
+    ):
+        load_config(R_A4, ["DATASET.ROOT", "x" * 6000])
