@@ -122,6 +122,36 @@ def test_spoilt_boxes_are_read_or_refused(tmp_path: Path):
     assert min(outcomes["read"], outcomes["refused"]) > TRIES / 20, outcomes
 
 
+def test_boxes_in_another_unit_are_refused_and_pixels_are_not(tmp_path: Path):
+    """Persons spread over images of several sizes, a few in each."""
+    outcomes: Counter[tuple[str, bool]] = Counter()
+    for number in range(TRIES // 10):
+        draw = random.Random(f"{SEED} {number}")
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        entries, unit = [], draw.choice(("pixels", "fractions", "percent"))
+        for image in range(1, 9):
+            size = [draw.randrange(250, 900), draw.randrange(250, 900)]
+            cv2.imwrite(str(folder / f"{image}.png"), np.zeros((size[1], size[0], 3), np.uint8))
+            per = {"pixels": size, "fractions": [1, 1], "percent": [100, 100]}[unit]
+            corners = [(0.01, 0.02), (0.55, 0.6)] + [(draw.random() / 2, draw.random() / 2) for _ in range(3)]
+            for x, y in corners:
+                sides = (0.1 + 0.3 * draw.random(), 0.1 + 0.3 * draw.random())
+                box = [part * per[at % 2] for at, part in enumerate((x, y, *sides))]
+                entries.append({"image_id": image, "category_id": 1, "bbox": box, "score": 0.9})
+        path = folder / "boxes.json"
+        path.write_text(json.dumps(entries))
+        try:
+            inputs.read_boxes(path, inputs.numbering(inputs.expand([str(folder)])), 0.1)
+            refused = False
+        except UserError as error:
+            one_sentence(error)
+            assert unit in str(error), error
+            refused = True
+        outcomes[unit, refused] += 1
+    assert set(outcomes) == {("pixels", False), ("fractions", True), ("percent", True)}, outcomes
+
+
 def test_files_of_any_name_are_found_once_and_their_results_stay_in_the_folder(tmp_path: Path):
     letters = [*string.ascii_letters[:4], *"AaÄä½日é €%:#+=~!&;'\"()[]{}@^,_-\n\t\x1b\udce4 ", ".."]
     for number in range(TRIES // 20):
