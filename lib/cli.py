@@ -66,6 +66,25 @@ def add_drawing(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reading(add: Callable[..., Any]) -> None:
+    """Add the options with which images of users are read, by a parser's or a group's `add_argument`."""
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse an image with more pixels before decoding it (default: 134 million)",
+    )
+    add(
+        "--ignore-exif",
+        action="store_true",
+        help="read images as stored, without EXIF rotation, as COCO's annotations and tools/test.py do",
+    )
+
+
+def add_device(add: Callable[..., Any]) -> None:
+    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+
+
 def drawing(arguments: argparse.Namespace) -> "DrawOptions":
     """The drawing options of the arguments. Raises UserError for unknown ones."""
     from .pose.draw import DrawOptions

@@ -39,17 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="leave out boxes with a lower score (default: %(default)s)",
     )
     add("--batch", type=int, default=4, metavar="N", help="images in a batch (default: %(default)s)")
-    add(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="refuse an image with more pixels before decoding it (default: 134 million)",
-    )
-    add(
-        "--ignore-exif", action="store_true", help="read images as stored, without EXIF rotation, as tools/test.py does"
-    )
+    cli.add_reading(add)
     add("--honour-exif", action="store_true", help=argparse.SUPPRESS)  # an old option, which is the default now
-    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    cli.add_device(add)
     add("--overwrite", action="store_true", help="replace existing files")
     given = parser.parse_args(argv)
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,16 @@ DETECTORS = ("yolox_nano", "yolox_tiny", "yolox_s", "fasterrcnn", "retinanet")
 WHOLE_IMAGE = "whole-image"  # in place of a detector
 NOT_IN_RESULTS = ("sources", "model", "device", "out", "overwrite", "show")  # options on which no result depends
 FORMS = list(dict.fromkeys([*OF_IMAGES, *OF_ALL_IMAGES, *OF_VIDEOS]))
+
+
+def add_detector(add: Callable[..., Any]) -> None:
+    """The options that choose what finds the boxes, here and in visualize."""
+    add(
+        "--detector",
+        choices=(*DETECTORS, WHOLE_IMAGE),
+        help=f"detector; whole-image: each image is one box (default: {DETECTORS[0]})",
+    )
+    add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,12 +75,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--boxes", type=Path, metavar="FILE", help="COCO detections (of tools/detect.py) or annotations with the boxes")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
-    add(
-        "--detector",
-        choices=(*DETECTORS, WHOLE_IMAGE),
-        help=f"detector; whole-image: each image is one box (default: {DETECTORS[0]})",
-    )
-    add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
+    add_detector(add)
     add(
         "--detect-every",
         type=int,
@@ -91,17 +96,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="refuse an image with more persons (default: %(default)s)",
     )
-    add(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="refuse an image with more pixels before decoding it (default: 134 million)",
-    )
-    add(
-        "--ignore-exif",
-        action="store_true",
-        help="read images as stored, without EXIF rotation, as COCO's annotations do",
-    )
+    cli.add_reading(add)
     how = parser.add_argument_group("how the network is run (default: as its recipe tests it)")
     add = how.add_argument
     add(
@@ -114,7 +109,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
     add("--backend", default="pytorch", help="pytorch, openvino or onnxruntime (default: %(default)s)")
     add("--compile", action="store_true", help="compile the network (torch.compile)")
-    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    cli.add_device(add)
     given = parser.parse_args(argv)
     given.box = [box_from(text) for text in given.box or ()]  # before any weights are downloaded
     return given

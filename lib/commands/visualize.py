@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import cli
 from ..errors import UserError, needs
-from .predict import DETECTORS, WHOLE_IMAGE, box_from, refuse_detector
+from .predict import add_detector, box_from, refuse_detector
 
 if TYPE_CHECKING:
     from ..explain.maps import Explanation, Place
@@ -34,22 +34,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X,Y,W,H",
         help="the person's box in image pixels (default: the best of the detector)",
     )
-    add(
-        "--detector",
-        choices=(*DETECTORS, WHOLE_IMAGE),
-        help=f"detector that finds the person (default: {DETECTORS[0]})",
-    )
-    add("--detector-class", metavar="NAME", help="COCO class to detect (default: person)")
-    add(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="refuse an image with more pixels before decoding it (default: 134 million)",
-    )
-    add(
-        "--ignore-exif", action="store_true", help="read the image as stored, without EXIF rotation, as COCO's boxes do"
-    )
-    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    add_detector(add)
+    cli.add_reading(add)
+    cli.add_device(add)
     what = parser.add_argument_group("which maps")
     add = what.add_argument
     add("--keypoints", type=texts, metavar="NAME,…", help="keypoints to explain (default: all scored 0.2 or more)")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError, needs
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data/coco_sample"  # of a clone
@@ -19,7 +20,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="released model (tp_r_a4 …), output folder of a run, or checkpoint")
     add("--cfg", type=Path, metavar="YAML", help="configuration of a checkpoint that is outside its run's folder")
-    add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    cli.add_device(add)
     add(
         "--host",
         default="127.0.0.1",
