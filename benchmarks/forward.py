@@ -1,8 +1,7 @@
 """The network alone: stages of the forward pass in every backend that is installed, and of the training step.
 
 Ours beside `benchmarks.plain_model` on the same weights and input. And by itself, with PYTHONPATH=tools:
-python -m benchmarks.forward [--write] [--weights FILE] tells the peak memory and what lower precisions do to trained
-keypoints.
+python -m benchmarks.forward [--write] tells the peak memory, and the seconds to the first training step.
 """
 
 import argparse
@@ -267,35 +266,19 @@ def first_step() -> float:
     raise UserError("tools/train.py ended before its first step; run it by itself to see why")
 
 
-def describe(weights: Path) -> str:
+def describe() -> str:
     parts = [report.surroundings()]
-    if not computes_bfloat16(torch.device("cpu")):
-        parts.append(
-            "This processor has no bfloat16 arithmetic (AVX-512 BF16 or AMX), so that bfloat16 brings no speed on it, "
-            "in any backend; its timings are left out."
-        )
     plain, ours = peak_memory("plain"), peak_memory("ours")
     parts.append(
         f"Peak memory of the process for {MEMORY[0]}, batch {MEMORY[1]}: plain {plain:.2f} GB, ours {ours:.2f} GB "
         "(the original: 7.3 GB; wanted: ≤ 1.5 GB)."
     )
     parts.append(f"First training step of {DEMO.name}: {first_step():.1f} s after the start (wanted: < 10 s).")
-    if weights.exists():
-        parts.append(precision_table(weights))
-    else:
-        parts.append(f"Precision on trained weights: not measured, {weights.name} is missing (`make demo` trains it).")
     return "\n\n".join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the network's memory and its lower precisions.")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=WEIGHTS,
-        metavar="FILE",
-        help="trained weights of demo.yaml, for the effect of lower precisions",
-    )
+    parser = argparse.ArgumentParser(description="Measure the network's memory, and the start of a training.")
     parser.add_argument("--write", action="store_true", help="put the result into docs/benchmarks.md")
     parser.add_argument("--memory", choices=("plain", "ours"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -305,7 +288,7 @@ def main() -> None:
     if arguments.memory:
         print_memory(arguments.memory)
         return
-    text = describe(arguments.weights)
+    text = describe()
     print(text)
     if arguments.write:
         report.write_section("forward", text)

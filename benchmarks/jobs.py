@@ -8,7 +8,9 @@ a wait stands in its place, as long as a fast machine's.
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,31 +34,41 @@ from transpose.build.model import build_model
 from transpose.build.run import build_trainer
 from transpose.commands import test
 from transpose.config.load import load_config
+from transpose.core.loss import mse
 from transpose.core.train import train_epoch
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation
-from transpose.models.backends import Backend
+from transpose.models.backends import Backend, computes_bfloat16
 from transpose.predictor.video import Recording
 
 STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
 PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a processor with AMX
 BATCH = 20
 THREADS = 1  # of PyTorch, in each process
+ALL_THREADS = os.cpu_count() or 1  # what a command takes by itself
 MB = 1e6
 RATE = 25  # of the video
 RESAMPLES = 1_000
+TRAINED = ("tp_r_a4", "tp_h_s")
+BOTH = ("float32", "bfloat16")
+# PyTorch's operations that bfloat16 makes faster.
+KERNELS = re.compile(r"conv|scaled_dot_product|aten::(add|b|badd)?(mm|bmm)_?$")
+# Milliseconds a crop of a forward pass in float32 and bfloat16, on an Intel Xeon with AMX, by an earlier version.
+EARLIER = {"tp_r_a4": (109, 40), "tp_h_s": (165, 75), "tp_h_a6": (327, 128)}
+WANTED = {"forward pass": 2.0, "training step": 1.5}
 LOOKS = 0.1  # seconds between two looks at a process's memory
 
 
 @dataclass(frozen=True)
 class Size:
     """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
-    that go through the network; crops that a loader delivers, and that a step trains on; steps; frames of the video;
-    images that are predicted."""
+    that go through the network, and through it in two precisions; crops that a loader delivers, and that a step trains
+    on; steps; frames of the video; images that are predicted."""
 
     fraction: float = 1.0
     stored: float = 0.05
     predicted: float = 0.02
+    compared: float = 0.001
     loaded: int = 2_000
     micro_batch: int = 4
     steps: int = 6
@@ -65,7 +77,17 @@ class Size:
 
 
 FULL = Size()
-SMALLEST = Size(fraction=0.002, stored=0.002, predicted=0.0005, loaded=20, micro_batch=1, steps=2, frames=3, images=2)
+SMALLEST = Size(
+    fraction=0.002,
+    stored=0.002,
+    predicted=0.0005,
+    compared=0.0001,
+    loaded=20,
+    micro_batch=1,
+    steps=2,
+    frames=3,
+    images=2,
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +100,9 @@ class Measured:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-def run(command: list[str], until: str = "") -> Measured:
+def run(command: list[str], until: str = "", threads: int = THREADS) -> Measured:
     """Run a command to its end, or until it prints `until`."""
-    own = {"PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(THREADS)}
+    own = {"PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile("w+") as said:
         start, peak = time.perf_counter(), 0.0
         process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT)
@@ -149,29 +171,32 @@ def feed(root: str, workers: str, samples: str, *overrides: str) -> dict[str, fl
     }
 
 
-def wait_for(milliseconds: float, seen: list[tuple[float, int]]) -> Callable[..., Callable[[Tensor], Tensor]]:
-    """In place of a network: heatmaps with peaks, after a wait; the time and size of each batch is added to `seen`."""
+def wait_for(milliseconds: float) -> Callable[..., Callable[[Tensor], Tensor]]:
+    """In place of a network: heatmaps with peaks, after a wait."""
     maps = gaussians(64, noise=0.003)
 
     def forward(images: Tensor) -> Tensor:
-        seen.append((time.perf_counter(), len(images)))
         time.sleep(len(images) * milliseconds / 1e3)
         return maps[: len(images)]
 
     return lambda *_: forward
 
 
-def test_command(root: str, milliseconds: str, *overrides: str) -> dict[str, float]:
-    """tools/test.py on detected boxes, the network replaced by a wait; without milliseconds the predictions are made
-    up, so that what is left is reading, OKS-NMS, the results file and AP."""
-    folder, seconds, seen = Path(root), dict[str, float](), list[tuple[float, int]]()
-    Backend.__call__ = wait_for(float(milliseconds or 0), seen)  # type: ignore[method-assign]
-    if not milliseconds:
+def test_command(root: str, forward: str, *overrides: str) -> dict[str, float]:
+    """tools/test.py on detected boxes with the "network", or with so many milliseconds of a wait in its place. Without
+    either the predictions are made up, so that what is left is reading, OKS-NMS, the results file and AP."""
+    folder, seconds, done = Path(root), dict[str, float](), list[tuple[float, int]]()
+    whole = CocoEvaluation.predict
 
-        def made_up(self: CocoEvaluation, *_: Any) -> Any:
-            return synthetic.predictions(self.crops.instances, self.crops.center, self.crops.scale)
+    def watched(self: CocoEvaluation, model: Any) -> Any:
+        return whole(self, model, lambda batch, *_: done.append((time.perf_counter(), len(batch["index"]))))
 
-        CocoEvaluation.predict = made_up  # type: ignore[method-assign]
+    def made_up(self: CocoEvaluation, *_: Any) -> Any:
+        return synthetic.predictions(self.crops.instances, self.crops.center, self.crops.scale)
+
+    CocoEvaluation.predict = watched if forward else made_up  # type: ignore[assignment,method-assign]
+    if forward not in ("", "network"):
+        Backend.__call__ = wait_for(float(forward))  # type: ignore[method-assign]
     for method in ("predict", "evaluate"):
         setattr(CocoEvaluation, method, timed(getattr(CocoEvaluation, method), f"{method}, s", seconds))
 
@@ -181,9 +206,9 @@ def test_command(root: str, milliseconds: str, *overrides: str) -> dict[str, flo
     options = ["TEST.USE_GT_BBOX", "False", "TEST.FLIP_TEST", "False", "TEST.MODEL_FILE", str(folder / "weights.pth")]
     sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", str(folder / "boxes.json"), *overrides]
     test.main(["--cfg", str(RECIPES["tp_r_a4"]), "--modelDir", str(folder / "output"), *options, *sets])
-    if seen:  # without the start of the loading processes, which does not grow with the boxes
-        (first, _), (last, _) = seen[0], seen[-1]
-        seconds["a crop, ms"] = 1e3 * (last - first) / sum(count for _, count in seen[:-1])
+    if done:  # without the first batch, which waits for the loading processes to start, whatever the number of boxes
+        (first, _), *_, (last, _) = done
+        seconds["a crop, ms"] = 1e3 * (last - first) / sum(count for _, count in done[1:])
     return seconds
 
 
@@ -200,11 +225,12 @@ def timed(call: Callable, name: str, seconds: dict[str, float]) -> Callable:
     return wrapped
 
 
-def train(root: str, recipe: str, micro_batch: str, steps: str) -> dict[str, float]:
+def train(root: str, recipe: str, micro_batch: str, steps: str, *overrides: str) -> dict[str, float]:
     """Training steps of a recipe on the bundled sample, as the trainer takes them."""
     sample = [
         *("DATASET.ROOT", str(REPOSITORY / "data/coco_sample"), "DATASET.TRAIN_SET", "val2017", "GPUS", "(0,)"),
         *("TRAIN.BATCH_SIZE_PER_GPU", micro_batch, "MODEL.INIT_WEIGHTS", "False", "WORKERS", "1"),
+        *overrides,
     ]
     cfg = load_config(RECIPES[recipe], sample, output_dir=root)
     trainer = build_trainer(cfg, recipe, Path(root), torch.device("cpu"))
@@ -218,7 +244,41 @@ def train(root: str, recipe: str, micro_batch: str, steps: str) -> dict[str, flo
     return {"step, s": seconds, "steps/s": 1 / seconds, "crops/s": int(micro_batch) / seconds}
 
 
-PARTS: dict[str, Callable[..., dict[str, float]]] = {"feed": feed, "test": test_command, "train": train}
+def work(recipe: str, what: str, precision: str, batch: int) -> Callable[[], Tensor]:
+    """A forward pass as in a test, or a training step, of a recipe's network with random weights."""
+    network = forward.model_of(recipe)
+    if what == "training step":
+        return forward.step_of(network, mse, batch, torch.float32)
+    images, how = forward.images_of(batch), Backend(precision)(network)
+    return torch.inference_mode()(lambda: how(images))
+
+
+def once(recipe: str, precision: str, batch: str) -> dict[str, float]:
+    """A forward pass after a first one."""
+    call = work(recipe, "forward pass", precision, int(batch))
+    call()
+    start = time.perf_counter()
+    call()
+    return {"s": time.perf_counter() - start}
+
+
+def kernels(recipe: str, what: str, batch: str) -> dict[str, float]:
+    """The share of float32's time in operations that bfloat16 makes faster."""
+    call = work(recipe, what, "float32", int(batch))
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        call()
+    spent = {entry.key: entry.self_cpu_time_total for entry in profiler.key_averages()}
+    return {"share": sum(spent[name] for name in spent if KERNELS.search(name)) / sum(spent.values())}
+
+
+PARTS: dict[str, Callable[..., dict[str, float]]] = {
+    "feed": feed,
+    "test": test_command,
+    "train": train,
+    "once": once,
+    "kernels": kernels,
+}
 
 
 def part(name: str, *arguments: Any) -> list[str]:
@@ -252,24 +312,34 @@ def feeding(root: Path, size: Size, weights: Path) -> str:
 def testing(root: Path, size: Size, weights: Path) -> str:
     """(b) A test of val2017's 104,125 boxes."""
     few = root / "few"
+    boxes = make_boxes(few, size.predicted)
     save_weights(root)
-    ids = scale.make_set(few, "val2017", scale.VAL, size.predicted).ids
-    boxes = round(scale.VAL_BOXES * size.predicted)
-    synthetic.detections(few / "boxes.json", ids, boxes=boxes)
-    (few / "weights.pth").symlink_to(root / "weights.pth")
     all_boxes = round(scale.VAL_BOXES * size.fraction)
     rest = run(part("test", root, ""))
     rows = [row("without predicting", rest, count=f"{all_boxes:,} boxes")]
     whole = []
+
+    def predict(title: str, threads: int, *how: Any) -> None:
+        found = run(part("test", few, *how), threads=threads)
+        rows.append(row(title, found, count=f"{boxes:,} boxes"))
+        whole.append(f"{rest.wall + found.parts['a crop, ms'] / 1e3 * all_boxes:,.0f} s with the {title}")
+
     for wait in PASSES:
-        found = run(part("test", few, wait))
-        rows.append(row(f"forward pass of {wait} ms a crop", found, count=f"{boxes:,} boxes"))
-        seconds = rest.wall + found.parts["a crop, ms"] / 1e3 * all_boxes
-        whole.append(
-            f"{seconds:,.0f} s with {wait} ms a crop, of which the network takes {wait * all_boxes / 1e3:,.0f} s"
-        )
+        predict(f"forward pass of {wait} ms a crop", THREADS, wait)
+    for flip, title in ((False, "no flip test"), (True, "flip test")):
+        title = f"network R-A4, {title}, {ALL_THREADS} threads"
+        predict(title, ALL_THREADS, "network", "TEST.FLIP_TEST", flip)
     computed = f"Computed from these for {all_boxes:,} boxes: {'; '.join(whole)}."
-    return f"{table('tools/test.py, no flip test', rows)}\n\n{computed}"
+    return f"{table('tools/test.py', rows)}\n\n{computed}"
+
+
+def make_boxes(folder: Path, fraction: float) -> int:
+    """A share of val2017 with its boxes, and weights; returns the number of boxes."""
+    ids = scale.make_set(folder, "val2017", scale.VAL, fraction).ids
+    boxes = round(scale.VAL_BOXES * fraction)
+    synthetic.detections(folder / "boxes.json", ids, boxes=boxes)
+    save_weights(folder)
+    return boxes
 
 
 def save_weights(folder: Path) -> None:
@@ -294,10 +364,65 @@ def analysing(root: Path, size: Size, weights: Path) -> str:
 
 def training(root: Path, size: Size, weights: Path) -> str:
     """(c) Training steps on this processor."""
-    recipes = ("tp_r_a4", "tp_h_s")
-    found = {name: run(part("train", root / "runs", name, size.micro_batch, size.steps)) for name in recipes}
+    found = {name: run(part("train", root / "runs", name, size.micro_batch, size.steps)) for name in TRAINED}
     rows = [row(name, it, count=f"{size.steps} steps of {size.micro_batch}") for name, it in found.items()]
     return table("training on the bundled sample", rows)
+
+
+def precision(root: Path, size: Size, weights: Path) -> str:
+    """(g) bfloat16 beside float32, where the processor computes it, and what bounds the gain."""
+    if computes_bfloat16(torch.device("cpu")):
+        measured = in_both(root, size)
+    else:
+        seconds = [run(part("once", "tp_r_a4", how, size.micro_batch)).parts["s"] for how in BOTH]
+        measured = (
+            "This processor does not compute bfloat16 (it has neither AMX nor AVX-512 BF16), so there is no gain to "
+            f"measure. Asked for all the same, bfloat16 takes {seconds[1] / seconds[0]:.0f} times as long as float32 "
+            f"for a forward pass of R-A4 with {size.micro_batch} crops."
+        )
+    trained = f"Not measured, {weights.name} is missing (`make demo` trains it)."
+    return "\n\n".join([measured, bounds(size), forward.precision_table(weights) if weights.exists() else trained])
+
+
+def in_both(root: Path, size: Size) -> str:
+    """The time of a test and of training steps in both precisions, and the ratio."""
+    boxes = make_boxes(root / "both", size.compared)
+    rows = []
+
+    def compare(title: str, figure: str, wanted: float, key: str, *how: Any) -> None:
+        slow, fast = (run(part(*how, key, in_which)).parts[figure] for in_which in BOTH)
+        times = (f"{number(seconds)}{unit(figure)}" for seconds in (slow, fast))
+        rows.append([title, *times, f"{slow / fast:.2f}×", f"≥ {wanted:g}×"])
+
+    test_of = "TEST.PRECISION", "test", root / "both", "network"
+    compare(f"test of tp_r_a4, {boxes} boxes, a crop", "a crop, ms", WANTED["forward pass"], *test_of)
+    for name in TRAINED:
+        training_of = "TRAIN.PRECISION", "train", root / "runs", name, size.micro_batch, size.steps
+        compare(f"training step of {name}", "step, s", WANTED["training step"], *training_of)
+    return report.table(["", *BOTH, "ratio", "wanted"], rows)
+
+
+def bounds(size: Size) -> str:
+    """By Amdahl's law: the largest ratio, and how fast the kernels must become for the one that is wanted."""
+    rows, gains = [], dict[str, float]()
+    for what, names in (("forward pass", tuple(EARLIER)), ("training step", TRAINED)):
+        for name in names:
+            share = run(part("kernels", name, what, size.micro_batch)).parts["share"]
+            if what == "forward pass":
+                earlier = EARLIER[name][0] / EARLIER[name][1]
+                gains[name] = gain(share, earlier)
+                there = f"{earlier:.2f}×, kernels {gains[name]:.1f}×"
+            else:
+                there = f"{1 / (1 - share + share / gains[name]):.2f}× with these kernels (estimate)"
+            needed = f"{gain(share, WANTED[what]):.1f}× for {WANTED[what]:g}×"
+            rows.append([f"{what} of {name}", f"{share:.0%}", f"{1 / (1 - share):.1f}×", needed, there])
+    return report.table(["", "share of kernels", "bound", "kernels needed", "Xeon with AMX, earlier"], rows)
+
+
+def gain(share: float, ratio: float) -> float:
+    """How many times as fast a `share` of the work must become for the whole to be `ratio` times as fast."""
+    rest = 1 / ratio - (1 - share)
+    return share / rest if rest > 0 else math.inf
 
 
 def predicting(root: Path, size: Size, weights: Path) -> str:
@@ -377,6 +502,7 @@ JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
     "testing": testing,
     "analysing": analysing,
     "training": training,
+    "precision": precision,
     "predicting": predicting,
     "starting": starting,
 }

@@ -41,6 +41,8 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 def chosen_precision(wanted: str, device: torch.device, backend: str = "pytorch") -> str:
     """The precision; "auto" becomes bfloat16 if the device computes in it, else float32, which is logged."""
+    if wanted == "bfloat16" and backend == "pytorch" and not computes_bfloat16(device):
+        logger.warning("this %s has no bfloat16 arithmetic: float32 is many times as fast", device.type)
     if wanted != "auto":
         return wanted
     chosen = "bfloat16" if backend != "onnxruntime" and computes_bfloat16(device) else "float32"

@@ -40,18 +40,36 @@ def test_a_loader_is_fed_from(tmp_path: Path):
 
 def test_a_test_with_a_wait_in_place_of_the_network(tmp_path: Path):
     """In a process of its own, as it replaces functions of the library."""
-    scale.make(tmp_path, 0.001)
-    jobs.save_weights(tmp_path)
+    boxes = jobs.make_boxes(tmp_path, 0.001)
     found = jobs.run(jobs.part("test", tmp_path, 1, "WORKERS", 0))
     assert set(found.parts) == {"read, s", "predict, s", "evaluate, s", "a crop, ms"}
-    assert found.parts["predict, s"] > round(0.001 * scale.VAL_BOXES) / 1e3
+    assert found.parts["predict, s"] > boxes / 1e3 and found.parts["a crop, ms"] > 1
 
 
 @pytest.mark.slow
 def test_every_job_at_the_smallest_size(tmp_path: Path):
     scale.make(tmp_path, jobs.SMALLEST.fraction)
     for name, job in jobs.JOBS.items():
-        if name == "predicting":
-            assert "is missing" in job(tmp_path, jobs.SMALLEST, tmp_path / "none.pth")
+        text = job(tmp_path, jobs.SMALLEST, tmp_path / "none.pth")
+        if name in ("predicting", "precision"):
+            assert "is missing" in text
         else:
-            assert "| elapsed |" in job(tmp_path, jobs.SMALLEST, tmp_path / "none.pth")
+            assert "| elapsed |" in text
+
+
+def test_two_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the one that any processor computes, as the other takes minutes where it is not computed."""
+    monkeypatch.setattr(jobs, "BOTH", ("float32", "auto"))
+    rows = jobs.in_both(tmp_path, jobs.SMALLEST).splitlines()[2:]
+    assert [row.split("|")[1].split(" of ")[0].strip() for row in rows] == ["test", "training step", "training step"]
+
+
+def test_the_gain_that_is_wanted_of_the_kernels():
+    assert jobs.gain(0.8, 2) == pytest.approx(0.8 / 0.3)
+    assert jobs.gain(0.9, 1 / (0.1 + 0.9 / 3)) == pytest.approx(3)
+    assert jobs.gain(0.5, 2) == jobs.gain(0.4, 2) == float("inf")
+
+
+@pytest.mark.parametrize("what", ["forward pass", "training step"])
+def test_a_part_of_the_time_is_the_kernels(what: str):
+    assert 0 < jobs.kernels("tp_r_a4", what, "1")["share"] < 1

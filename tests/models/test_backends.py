@@ -230,3 +230,10 @@ def test_auto_is_bfloat16_where_the_device_computes_in_it_and_the_log_says_so(ha
 def test_a_named_precision_is_taken_whatever_the_device_computes_in(monkeypatch, caplog):
     monkeypatch.setattr(backends, "computes_bfloat16", lambda device: True)
     assert chosen_precision("float32", torch.device("cpu")) == "float32" and not caplog.text
+    assert chosen_precision("bfloat16", torch.device("cpu")) == "bfloat16" and not caplog.text
+
+
+def test_bfloat16_that_the_device_does_not_compute_is_taken_with_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(backends, "computes_bfloat16", lambda device: False)
+    assert chosen_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+    assert "this cpu has no bfloat16 arithmetic: float32 is many times as fast" in caplog.text
