@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Normalised images (B, 3, 4H, 4W) -> heatmaps (B, K, H, W), float32, on the images' device.
 Forward = Callable[[Tensor], Tensor]
 
+CACHED = 2 * 256 * 192  # pixels of the images that a thread runs at a time, so that caches hold what they need
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Precision -> OpenVINO's hint, and its name of the processor's capability.
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
@@ -161,13 +162,11 @@ def onnx_session(path: Path) -> Any:
 
 
 def _pytorch(model: TransPose, how: Backend) -> Forward:
-    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast.
-
-    A processor gets two images per thread at a time: its caches hold what two need, but not what eight need.
-    """
+    """Channels last, with which the folded convolutions are faster, and lower precisions by autocast."""
     network = folded(model).to(memory_format=torch.channels_last)
     kind = next(network.parameters()).device.type
-    share = 2 * torch.get_num_threads() if kind == "cpu" else sys.maxsize
+    width, height = input_size(model)
+    share = max(1, CACHED // (width * height)) * torch.get_num_threads() if kind == "cpu" else sys.maxsize
     if how.compiled:
         network.compile(mode="reduce-overhead" if kind == "cuda" else None)
     dtype = PRECISIONS[how.precision]

@@ -56,6 +56,15 @@ def test_folding_leaves_no_batch_norm_and_the_same_heatmaps(make):
     assert largest_difference(copied, model, 2) < (1e-5 if make is small_r else BOUND[make])
 
 
+@pytest.mark.parametrize("size, share", [((64, 96), 16), ((192, 256), 2), ((288, 384), 1)])
+def test_a_thread_gets_as_many_images_at_a_time_as_its_caches_hold(size, share, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    model, seen = small_r(image_size=size), []
+    monkeypatch.setattr(type(model), "forward", lambda self, x: seen.append(len(x)) or x)
+    Backend()(model)(torch.zeros(2 * 2 * share + 1, 3, *size[::-1]))
+    assert seen == [2 * share, 2 * share, 1]
+
+
 @pytest.mark.parametrize("name, bound", [("tp_r_a4", 1e-4), ("tp_h_s", 5e-4)])
 def test_the_published_models_keep_the_originals_heatmaps(name, bound):
     model = published(name)
