@@ -166,15 +166,15 @@ def _person(
 ) -> None:
     """`dot` is the radius of a keypoint, in widths of its limbs."""
     line = _line_width(canvas, extent)
-    widths = np.full(skeleton.num_joints, line)
+    widths = [line] * skeleton.num_joints
     limbs = []
     for (a, b), colour in zip(skeleton.limbs, colours[1], strict=True):
         if shown[a] and shown[b]:
             # Short limbs are thin: else those between eyes and ears would hide the face.
-            width = min(line, max(line / 3, _extent(keypoints[[a, b]]) / 5))
-            widths[[a, b]] = np.minimum(widths[[a, b]], width)
+            width = min(line, max(line / 3, float(abs(keypoints[a] - keypoints[b]).max()) / 5))
+            widths[a], widths[b] = min(widths[a], width), min(widths[b], width)
             limbs.append((keypoints[a], keypoints[b], colour, width))
-    dots = [(keypoints[k], colours[0][k], dot * float(widths[k])) for k in np.flatnonzero(shown)]
+    dots = [(keypoints[k], colours[0][k], dot * widths[k]) for k in np.flatnonzero(shown)]
     _paint(canvas, line, limbs, dots)
 
 

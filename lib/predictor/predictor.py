@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -283,7 +284,7 @@ class Predictor:
         """The detector's boxes (N, 4) and scores (N) for each of these images (H, W, 3), uint8 BGR."""
         if self.detector is None:
             self.detector = detector_for(self.skeleton.category, device=self.device)
-        in_rgb = [image[..., ::-1].copy() for image in images]
+        in_rgb = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images]
         if isinstance(self.detector, Detector):
             return self.detector.batch(in_rgb)
         return [self.detector(image) for image in in_rgb]
