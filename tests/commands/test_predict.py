@@ -44,6 +44,7 @@ from transpose.predictor import detector, inputs, video
 from transpose.predictor.predictor import Predictor
 from transpose.predictor.video import Camera, Recording, Video, carried, predict_video
 from transpose.runtime import download, lock, log
+from transpose.runtime.ahead import ahead
 
 BOXES = {785: [[280.8, 44.7, 218.7, 346.7]], 388056: [[79.8, 68.6, 148.5, 244.7], [393.9, 94.8, 106.1, 206.7]]}
 RATE, SIZE, FRAMES = 12.5, (96, 64), 7
@@ -394,6 +395,19 @@ def test_the_detector_runs_in_every_nth_frame_and_boxes_follow_the_pose_between(
             boxes, scores = [[10, 10, 40, 50]], [0.9]
         np.testing.assert_allclose(result.boxes, boxes)
         np.testing.assert_allclose(result.box_scores, scores)
+
+
+@pytest.mark.parametrize("most, waiting", [(32, 2**27), (7, 7 * 3 * SIZE[0] * SIZE[1]), (4, 0)])
+def test_few_large_frames_and_more_small_ones_wait_for_a_stage(most, waiting, bright, tmp_path, monkeypatch):
+    def watched(items, most):
+        seen.add(most)
+        return ahead(items, most)
+
+    seen = set()
+    monkeypatch.setattr(video, "WAITING", waiting)
+    monkeypatch.setattr(video, "ahead", watched)
+    assert len(list(predict_video(bright, Video(written(tmp_path / "film.mp4"))))) == FRAMES
+    assert seen == {most}
 
 
 def test_a_carried_box_surrounds_the_keypoints_that_are_seen(predictor):
