@@ -1,13 +1,11 @@
 """Confidence and covariance on the kites of docs/custom-dataset.md: each step has scenes of its own."""
 
-import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.goldens import ROOT
+from helpers.kites import draw_kites
 from helpers.runs import run
 
 from transpose.analysis import confidence
@@ -21,21 +19,10 @@ KITES = ROOT / "experiments/kites/kites.yaml"
 SETS = {"train": range(1, 81), "calibrate": range(81, 161), "held_out": range(161, 261)}  # scenes, of two images each
 
 
-def draw_kites(folder: Path, seed: int) -> None:
-    command = [sys.executable, str(ROOT / "docs/make_kites.py"), str(folder), "--scenes", "260", "--seed", str(seed)]
-    subprocess.run(command, check=True, capture_output=True)
-    content = json.loads((folder / "kites.json").read_bytes())
-    for name, scenes in SETS.items():
-        images = [i for i in content["images"] if int(i["file_name"].split()[1].split("-")[0]) in scenes]
-        ids = {image["id"] for image in images}
-        own = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
-        (folder / f"{name}.json").write_text(json.dumps(content | {"images": images, "annotations": own}))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_error_falls_by_half_and_the_ellipses_cover_what_they_say(seed, tmp_path, capsys):
-    draw_kites(tmp_path / "kites", seed)
+    draw_kites(tmp_path / "kites", seed, SETS)
     options = ["DATASET.ROOT", str(tmp_path / "kites"), "SEED", str(seed), "TRAIN.VALIDATE_EVERY", "14"]
     folders = ["--modelDir", str(tmp_path / "output"), "--logDir", str(tmp_path / "log")]
     train = [sys.executable, str(ROOT / "tools/train.py"), "--cfg", str(KITES), *folders]
