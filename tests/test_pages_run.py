@@ -8,7 +8,7 @@ block to `make test-slow`, which prepares what it needs (`PREPARED`). What diffe
   ImageNet's random weights have not the checksum in their name, and random weights do not reach the published AP:
   `helpers.clone.OTHERWISE` says how these commands end then.
 - `helpers.clone.QUICKER` lists options with which commands take fewer instances, epochs or minutes. torchrun starts
-  two processes in place of eight, and the benchmark of the five models measures one at its smallest size, which it cannot --write.
+  two processes in place of eight. The benchmark measures one model in place of five, and does not --write that.
 - What make and pip would install is there already; pip asks no index.
 - pytest, and `make attack`, only collect the tests that they name: `make test-slow` runs them.
 
@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from helpers.goldens import ROOT
 from helpers.hub_server import hub
 from helpers.kites import draw_kites
 from helpers.mpii import write_set
-from helpers.pages import PAGES, name, runnable, sentences
+from helpers.pages import PAGES, Block, name, runnable, sentences
 from helpers.planted import planted_yolox
 from helpers.stand_ins import SKIER, annotated_again, few_of_coco, random_weights
 
@@ -58,6 +59,14 @@ def run_page(clone: Clone, page: Path, reason: str) -> str:
 def test_the_commands_run(page: Path, clone: Clone):
     clone.reset()
     run_page(clone, page, "")
+
+
+def test_output_that_a_page_shows_and_a_command_lacks_is_found(clone: Clone):
+    block = Block(CUSTOM, "", "python", "print('read', 'it: 3 kites in /tmp/a.png')", "…\n4 kites in\n…/b.d/a.png\n…\n")
+    clone.block(block)
+    for wrong in ("4 cats in …/a.png\n", "4 kites in …/b.png\n"):
+        with pytest.raises(AssertionError, match="shows"):
+            clone.block(replace(block, printed=wrong))
 
 
 # What other blocks need

@@ -1,8 +1,7 @@
-"""docs/custom-dataset.md holds: the kites are what it says, any layout of the files is read, and its commands lead from
-images to an AP.
+"""docs/custom-dataset.md holds: the kites are what it says, and any layout of the files is read.
 
-Elsewhere: files of skeletons and pairs told by names (test_skeleton), starting from weights of other keypoints
-(test_finetuning), other malformed annotations (test_bad_input).
+Elsewhere: its commands (test_pages_run), files of skeletons and pairs told by names (test_skeleton), starting from
+weights of other keypoints (test_finetuning), other malformed annotations (test_bad_input).
 """
 
 import dataclasses
@@ -45,8 +44,6 @@ KITES = ROOT / "experiments" / "kites" / "kites.yaml"
 SKELETON = KITES.with_name("skeleton.yaml")
 TOP, LEFT, RIGHT, TAIL, CENTRE = range(5)
 CLONED = ("lib", "tools", "docs", "experiments")
-# On images that were not trained on. It was 0.821; with another number of threads or other seeds 0.834 to 0.836.
-LOWEST_AP = 0.75
 
 
 def run(clone: Path, command: str) -> str:
@@ -57,17 +54,12 @@ def run(clone: Path, command: str) -> str:
     return outcome.stdout
 
 
-def make_clone(folder: Path) -> Path:
-    """A copy of the code, so that data and runs of this clone's owner stay out of it."""
-    for name in CLONED:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the doc's first steps have been taken, with fewer images."""
-    folder = make_clone(tmp_path_factory.mktemp("clone"))
+    """A copy of the code, in which the doc's first steps have been taken with fewer images."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in CLONED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     generate, split = COMMANDS[:2]
     run(folder, f"{generate.strip()} --scenes 10")
     run(folder, split)
@@ -436,13 +428,3 @@ def test_the_distances_of_the_docs_table():
         away = kite + np.array([60 * float(share.removesuffix(" %")) / 100, 0])
         similarity = nms.oks(kite, away[None], 3600.0, np.array([3600.0]), np.full(5, 0.05))
         assert similarity == pytest.approx(wanted, abs=0.01)
-
-
-@pytest.mark.slow
-def test_the_doc_leads_from_images_to_an_ap(tmp_path: Path):
-    clone = make_clone(tmp_path)
-    said = {command: run(clone, command) for command in COMMANDS}
-    (tested,) = (text for command, text in said.items() if "tools/test.py" in command)
-    (row,) = re.findall(r"^\| kites \|.*$", tested, re.MULTILINE)
-    assert float(row.split("|")[2]) > LOWEST_AP
-    assert (clone / "output/kite/transpose_r/kites/results/keypoints_val_results_0.png").exists()
