@@ -85,11 +85,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory, clone: Clone) -> Path:
 def kites(tmp_path_factory: pytest.TempPathFactory, clone: Clone) -> Path:
     """What the commands of docs/custom-dataset.md leave: their images and their trained run."""
     clone.reset()
-    said = run_page(clone, CUSTOM, "takes minutes")
+    run_page(clone, CUSTOM, "takes minutes")
     folder = tmp_path_factory.mktemp("kites")
     for part in ("data/kites", KITES_RUN):
         shutil.copytree(clone.folder / part, folder / part)
-    (folder / "said").write_text(said)
     return folder
 
 
@@ -205,9 +204,7 @@ OTHERS = sorted({(page.stem, block.reason) for page in PAGES for block in runnab
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "reason"), [pair for pair in OTHERS if pair != (CUSTOM.stem, "takes minutes")])
-def test_the_commands_that_need_preparation_run(
-    page: str, reason: str, clone: Clone, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_commands_that_need_preparation_run(page: str, reason: str, clone: Clone, request: pytest.FixtureRequest):
     clone.reset()
     PREPARED[reason](clone, request)
     (path,) = (path for path in PAGES if path.stem == page)
@@ -216,9 +213,8 @@ def test_the_commands_that_need_preparation_run(
 
 @pytest.mark.slow
 def test_the_kites_lead_from_images_to_an_ap(kites: Path):
-    rows = [line for line in (kites / "said").read_text().splitlines() if line.startswith("| kites |")]
     tested = json.loads((kites / KITES_RUN / "results/metrics_val_0.json").read_text())["metrics"]
-    assert tested["AP"] > LOWEST_AP and len(rows) > 3
+    assert tested["AP"] > LOWEST_AP
     assert (kites / KITES_RUN / "results/keypoints_val_results_0.png").exists()
 
 
