@@ -12,7 +12,8 @@ block to `make test-slow`, which prepares what it needs (`PREPARED`). What diffe
 - What make and pip would install is there already; pip asks no index.
 - pytest, and `make attack`, only collect the tests that they name: `make test-slow` runs them.
 
-Not run: blocks of bash, which have gaps to fill in (SLURM's scripts), and Dockerfile's comments, which need Docker.
+Not run: SLURM's scripts, which are blocks of bash with gaps to fill in; Docker's and TensorBoard's commands; and those in
+the middle of a sentence. Of these the tools parse their options, pytest collects, and make says what it would start.
 """
 
 import json
@@ -97,7 +98,9 @@ def trained_demo(clone: Clone, request: pytest.FixtureRequest) -> None:
     clone.reset()
     shutil.copytree(trained, clone.folder / "output/coco/transpose_r/demo", dirs_exist_ok=True)
     (clone.folder / ".venv").mkdir()
-    (clone.folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".installed":
+            (clone.folder / ".venv" / path.name).symlink_to(path)
     (clone.folder / ".venv/.installed").touch()  # make has nothing to install
 
 
