@@ -12,8 +12,8 @@ block to `make test-slow`, which prepares what it needs (`PREPARED`). What diffe
 - What make and pip would install is there already; pip asks no index.
 - pytest, and `make attack`, only collect the tests that they name: `make test-slow` runs them.
 
-Not run: SLURM's scripts, which are blocks of bash with gaps to fill in; Docker's and TensorBoard's commands; and those in
-the middle of a sentence. Of these the tools parse their options, pytest collects, and make says what it would start.
+Not run: SLURM's scripts, which are blocks of bash with gaps to fill in; Docker's and TensorBoard's commands; and those
+in the middle of a sentence. Of these the tools parse their options, pytest collects, and make says what it would start.
 """
 
 import json
