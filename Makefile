@@ -68,7 +68,7 @@ test-web: $(STAMP) ## drive the web explorer in a headless Chromium: the system'
 	$(PY) -m pytest -m "web or not web" $(wildcard tests/predictor/test_web*.py)
 
 test-gpu: $(IF_OWN) ## what only a GPU can show, in 8 minutes; PY=python3 where nothing can be installed
-	$(PY) -m pytest tests/gpu
+	$(PY) -m pytest --noconftest tests/gpu
 
 lint: $(STAMP) types ## ruff check, ruff format --check, mypy on lib
 	$(PY) -m ruff check .

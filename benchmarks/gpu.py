@@ -3,6 +3,9 @@
 Five models at batch 1, 32 and 256 in four precisions, two of them compiled; training steps on synthetic crops, and fed
 by loading processes from JPEGs; peak memory. Each beside what the measured matrix product and copy allow (the
 roofline): the operations at the one's rate, or weights, images and heatmaps at the other's. Without a GPU: skipped.
+
+Rows are measured until the time is over; those that are compiled longest come last. What needs a package that is not
+there is left out, as training from JPEGs.
 """
 
 import argparse
@@ -12,13 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from benchmarks import report, scale
-from benchmarks.forward import RECIPES
-from transpose.build.run import build_trainer
+from benchmarks import report
 from transpose.commands.model_speed import operations
 from transpose.core.loss import mse
 from transpose.core.train import train_epoch
@@ -28,7 +30,8 @@ from transpose.models.backends import Backend
 BATCHES = (1, 32, 256)
 PRECISIONS = ("float32", "TF32", "bfloat16", "float16")
 COMPILED = ("tp_r_a4", "tp_h_a6")  # in bfloat16, at the first and the last batch
-SECONDS = 1.0  # for each figure
+SECONDS = 0.5  # for each figure
+LIMIT = 360.0  # seconds after which no row is begun; the longest one, compiled, may take two minutes
 PAGE = report.REPOSITORY / "docs/gpu.md"
 TRAINED = (("tp_r_a4", 64), ("tp_h_s", 64))
 FED = 0.05  # share of COCO's training set from which a training is fed
@@ -49,7 +52,7 @@ class Ceilings:
 
 
 def milliseconds(call: Callable[[], object], seconds: float = SECONDS) -> float:
-    """Median time of a call on the GPU."""
+    """Median time of a call on the GPU; the first three warm up: they compile, choose kernels and record a graph."""
     for _ in range(3):
         call()
     times, end = list[float](), time.perf_counter() + seconds
@@ -80,11 +83,17 @@ def ceilings(device: torch.device) -> Ceilings:
     return Ceilings(rates, 2 * block.numel() / milliseconds(lambda: other.copy_(block)) * 1e3)
 
 
+@cache
+def of_one_crop(name: str) -> tuple[float, int]:
+    """Operations of a forward pass, and the number of weights."""
+    network = zoo.model(name).eval()
+    return 1e9 * operations(network), sum(p.numel() for p in network.parameters())
+
+
 def work(name: str, batch: int) -> tuple[float, int]:
     """Operations of a forward pass, and values of its weights, images and heatmaps."""
-    network = zoo.model(name).eval()
-    weights = sum(p.numel() for p in network.parameters())
-    return 1e9 * batch * operations(network), weights + batch * (3 * 256 * 192 + 17 * 64 * 48)
+    each, weights = of_one_crop(name)
+    return batch * each, weights + batch * (3 * 256 * 192 + 17 * 64 * 48)
 
 
 def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.device, limits: Ceilings) -> list[str]:
@@ -94,6 +103,8 @@ def forward_row(name: str, how: str, compiled: bool, batch: int, device: torch.d
     torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode():
         spent = milliseconds(lambda: forward(images))
+    if compiled:
+        torch.compiler.reset()  # also gives the graph's memory back
     share = limits.least(how, *work(name, batch)) / spent
     memory = torch.cuda.max_memory_allocated() / 1e9
     return [
@@ -130,6 +141,10 @@ def fed(root: Path, recipe: str, batch: int, workers: int, steps: int, device: t
         "GPUS": "(0,)",
         "WORKERS": str(workers),
     }
+    from benchmarks import scale
+    from benchmarks.forward import RECIPES
+    from transpose.build.run import build_trainer
+
     cfg = scale.settings(root, *(text for pair in options.items() for text in pair), recipe=RECIPES[recipe])
     trainer = build_trainer(cfg, recipe, root / "run" / recipe, device)
     fixed = trainer.model, trainer.loader, trainer.plan, trainer.targets, trainer.criterion
@@ -146,40 +161,57 @@ def fed(root: Path, recipe: str, batch: int, workers: int, steps: int, device: t
     return steps * batch / seconds, 1 - waited / seconds
 
 
-def describe(device: torch.device) -> str:
-    """The page's section."""
-    limits = ceilings(device)
-    rows = [
-        forward_row(name, how, False, batch, device, limits)
-        for name in zoo.RELEASED
-        for how in PRECISIONS
-        for batch in BATCHES
-    ]
-    for name in COMPILED:
-        for batch in (BATCHES[0], BATCHES[-1]):
-            rows.append(forward_row(name, "bfloat16", True, batch, device, limits))
-            torch.compiler.reset()
-    steps = [training_row(*each, how, device, limits) for each in TRAINED for how in ("TF32", "bfloat16")]
-    cores = os.cpu_count() or 1
+def fed_rows(device: torch.device, workers: int) -> list[list[str]]:
+    """A row for each training from JPEGs. Raises ModuleNotFoundError where a package for training is missing."""
+    from benchmarks import scale
+
     with tempfile.TemporaryDirectory() as folder:
         scale.make(Path(folder), FED)
-        real = [(name, *fed(Path(folder), name, batch, cores, FED_STEPS, device)) for name, batch in TRAINED]
+        found = [(name, *fed(Path(folder), name, batch, workers, FED_STEPS, device)) for name, batch in TRAINED]
+    return [[name, f"{rate:,.0f}", f"{share:.0%}"] for name, rate, share in found]
+
+
+def in_time(rows: list[Callable[[], list[str]]], end: float) -> tuple[list[list[str]], int]:
+    """The rows that are begun before the `end`, and how many are not."""
+    found = list[list[str]]()
+    for row in rows:
+        if time.monotonic() >= end:
+            break
+        found.append(row())
+    return found, len(rows) - len(found)
+
+
+def describe(device: torch.device, seconds: float = LIMIT) -> str:
+    """The page's section."""
+    end = time.monotonic() + seconds
+    torch.backends.cudnn.benchmark = True  # as the recipes have it
+    limits = ceilings(device)
+
+    def forward(name: str, how: str, compiled: bool, batch: int) -> Callable[[], list[str]]:
+        return lambda: forward_row(name, how, compiled, batch, device, limits)
+
+    eager = [forward(name, how, False, batch) for name in zoo.RELEASED for how in PRECISIONS for batch in BATCHES]
+    graphs = [forward(name, "bfloat16", True, batch) for batch in (BATCHES[-1], BATCHES[0]) for name in COMPILED]
+    steps = [training_row(*each, how, device, limits) for each in TRAINED for how in ("TF32", "bfloat16")]
+    cores = os.cpu_count() or 1
+    try:
+        real = report.table(["model", "crops a second", "time without waiting for data"], fed_rows(device, cores))
+    except ModuleNotFoundError as error:
+        real = f"Not measured: the package {error.name} is missing."
+    rows, left_out = in_time(eager + graphs, end)
     head = ["model", "precision", "batch", "time", "crops a second", "of the roofline", "peak memory"]
     rates = ", ".join(f"{name} {rate / 1e12:,.0f} TFLOPs/s" for name, rate in limits.rates.items())
-    return "\n\n".join(
-        [
-            f"{torch.cuda.get_device_name(device)}; {report.surroundings()}",
-            f"Measured ceilings: a product of 8192 x 8192 matrices {rates}; a copy {limits.bandwidth / 1e12:.2f} TB/s.",
-            report.table(head, rows),
-            "Training steps on synthetic crops:",
-            report.table(head, steps),
-            f"Training in bfloat16 from JPEGs, {cores} loading processes:",
-            report.table(
-                ["model", "crops a second", "time without waiting for data"],
-                [[name, f"{rate:,.0f}", f"{share:.0%}"] for name, rate, share in real],
-            ),
-        ]
-    )
+    parts = [
+        report.surroundings(),
+        f"Measured ceilings: a product of 8192 x 8192 matrices {rates}; a copy {limits.bandwidth / 1e12:.2f} TB/s.",
+        report.table(head, rows),
+        f"Left out, as the time was over: {left_out} rows." if left_out else "",
+        "Training steps on synthetic crops:",
+        report.table(head, steps),
+        f"Training in bfloat16 from JPEGs, {cores} loading processes:",
+        real,
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def main() -> None:

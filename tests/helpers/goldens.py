@@ -1,19 +1,25 @@
-"""What several tests share: the golden values, weights made from names, and the bundled sample."""
+"""What several tests share: the golden values, weights made from names, and the bundled sample.
+
+Only what reads the sample imports the data sets: the tests on a GPU run where their packages are missing.
+"""
+
+from __future__ import annotations
 
 import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from transpose.dataset.coco import Annotations, Instances, annotated_instances, read_annotations
-from transpose.dataset.detections import detected_instances
-from transpose.dataset.images import ImageReader
-from transpose.dataset.topdown import TopDownDataset
 from transpose.pose import geometry
 from transpose.pose.skeleton import COCO
+
+if TYPE_CHECKING:
+    from transpose.dataset.coco import Annotations, Instances
+    from transpose.dataset.topdown import TopDownDataset
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -35,19 +41,28 @@ def state_dicts() -> dict[str, dict]:
 
 
 def sample_annotations() -> Annotations:
+    from transpose.dataset.coco import read_annotations
+
     return read_annotations(ANNOTATIONS)
 
 
 def sample_instances() -> Instances:
+    from transpose.dataset.coco import annotated_instances
+
     return annotated_instances(sample_annotations())
 
 
 def sample_detections(threshold: float = 0.0) -> Instances:
+    from transpose.dataset.detections import detected_instances
+
     path = SAMPLE / "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
     return detected_instances(path, sample_annotations(), COCO.num_joints, threshold)
 
 
 def sample_crops(people: Instances | None = None, **options) -> TopDownDataset:
+    from transpose.dataset.images import ImageReader
+    from transpose.dataset.topdown import TopDownDataset
+
     return TopDownDataset(people or sample_instances(), ImageReader(IMAGES), COCO, INPUT, HEATMAP, **options)
 
 

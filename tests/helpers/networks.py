@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from helpers.goldens import ROOT, state_dicts
-from transpose.build.model import build_model
-from transpose.config.load import load_config
 from transpose.models.encoder import EncoderConfig
 from transpose.models.hrnet import Stage
 from transpose.models.transpose import TransPoseH, TransPoseR
@@ -45,4 +43,7 @@ def images(batch: int = 1, size: tuple[int, int] = SMALL) -> torch.Tensor:
 
 
 def published(name: str) -> nn.Module:
+    from transpose.build.model import build_model
+    from transpose.config.load import load_config
+
     return build_model(load_config(ROOT / "experiments/coco" / PUBLISHED[name]["config"])).eval()
