@@ -72,7 +72,7 @@ def installed(backend: str) -> bool:
 
 
 def surroundings(threads: int | None = None) -> str:
-    """One line: processor, memory, system, versions, threads (by default this process's), date."""
+    """One line: processor and what it computes, memory, system, versions, threads (by default this process's), date."""
     present = {package.name: package.version for package in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {present[name]}" for name in REPORTED if name in present)
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -86,7 +86,9 @@ def surroundings(threads: int | None = None) -> str:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    bfloat16 = "bfloat16" if computes_bfloat16(torch.device("cpu")) else "no bfloat16"
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {bfloat16})"
 
 
 def _memory_gb() -> int:
