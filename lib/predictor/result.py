@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -101,8 +101,16 @@ class PoseResult:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    def __getitem__(self, place: int) -> Pose:
-        """Raises IndexError if there is no such person."""
+    @overload
+    def __getitem__(self, place: int) -> Pose: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Pose]: ...
+
+    def __getitem__(self, place: int | slice) -> Pose | list[Pose]:
+        """A person, or a list of them for a slice. Raises IndexError if there is no such person."""
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
         return Pose(
             self.keypoints[place],
             self.scores[place],

@@ -376,6 +376,7 @@ def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
     assert wrist.x == wrist[0] and wrist == tuple(result.to_dict()["persons"][1]["keypoints"][9])
     assert [person.box.tolist() for person in result] == BOXES and result[-1].box_score == 0.25
     assert result[0].id is None and replace(result, ids=np.array([7, 8, 9]))[1].id == 8
+    assert [person.box_score for person in result[:2]] == [1, 0.5] and result[3:] == []
     with pytest.raises(UserError, match="there is no keypoint 'left_wirst'; the nearest is 'left_wrist'"):
         result[0]["left_wirst"]
     with pytest.raises(IndexError):
