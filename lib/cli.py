@@ -57,7 +57,7 @@ def add_drawing(arguments: argparse.ArgumentParser) -> None:
     add(
         "--draw",
         metavar="PART,…",
-        help="beside the skeletons: boxes, scores, ids, names (of keypoints) or none (default: ids if tracked)",
+        help="besides skeletons: boxes, scores, ids, names (of keypoints), ellipses or none (default: ids if tracked)",
     )
     add(
         "--color-by",

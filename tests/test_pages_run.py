@@ -21,8 +21,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import pytest
 from helpers.clone import QUICKER, Clone
 from helpers.goldens import ROOT
@@ -34,6 +36,7 @@ from helpers.planted import planted_yolox
 from helpers.stand_ins import SKIER, annotated_again, few_of_coco, random_weights
 
 from transpose.predictor import yolox
+from transpose.predictor.video import Recording
 
 CUSTOM = ROOT / "docs/custom-dataset.md"
 KITES_RUN = "output/kite/transpose_r/kites"
@@ -148,6 +151,9 @@ def downloaded(clone: Clone, request: pytest.FixtureRequest) -> None:
     for image in ("photo.jpg", "me.jpg", "images/one.jpg", "images/two.jpg"):
         shutil.copy(SKIER, clone.folder / image)
     shutil.make_archive(str(clone.folder / "images"), "zip", clone.folder / "images")
+    with Recording(clone.folder / "film.mp4", Fraction(10)) as film:
+        for number in range(3):
+            film.add(cv2.imread(str(SKIER)), number / 10)
     hubs = Path(clone.environment["TORCH_HOME"]) / "hub"
     hubs.mkdir(parents=True)
     (hubs / "<owner>_TransPose_main").symlink_to(clone.folder)

@@ -134,11 +134,13 @@ def describe(tested: Tested, calibration: Calibration) -> list[str]:
     ]
     for what in ("calibration error", "Brier score"):
         lines.append(f"{what:28} {found[f'{what}, raw']:10.4f} {found[f'{what}, calibrated']:11.4f}")
-    lines.append("ellipse   covers   of the third with the smallest, middle, largest ellipses   radius, of a Gaussian")
+    lines.append("ellipse  covers  smallest third  middle  largest  radius  Gaussian's")
     for level, radius, gaussian in zip(LEVELS, calibration.radii, GAUSSIAN, strict=True):
         name = f"coverage of {level:.0%}"
-        thirds = "  ".join(f"{found[f'{name}, {third}']:6.1%}" for third in ("smallest", "middle", "largest"))
-        lines.append(f"{level:7.0%}  {found[name]:7.1%}   {thirds:58}   {radius:.2f}, {gaussian:.2f}")
+        small, middle, large = (found[f"{name}, {third}"] for third in ("smallest", "middle", "largest"))
+        lines.append(
+            f"{level:7.0%} {found[name]:7.1%} {small:15.1%} {middle:7.1%} {large:8.1%} {radius:7.2f} {gaussian:11.2f}"
+        )
     return lines
 
 

@@ -171,7 +171,7 @@ def annotated_test_set(cfg: CfgNode, with_images: bool) -> tuple[coco.Annotation
     """As `test_images`, checked for COCO's evaluation. Raises UserError if there is no ground truth."""
     name = cfg.DATASET.TEST_SET
     if is_mpii(cfg):
-        raise UserError("this reads COCO's format, and DATASET.DATASET is mpii")
+        raise UserError("this command needs COCO's format, but DATASET.DATASET is mpii")
     if not has_truth(name):
         raise UserError(f"DATASET.TEST_SET {name} has no ground truth, as COCO's sets with 'test' in their name")
     annotations, reader = test_images(cfg) if with_images else (_read_annotations(cfg, name), None)

@@ -182,7 +182,9 @@ def read_trained_model(path: Path, yaml_file: Path | None = None) -> TrainedMode
         if not (folder / CONFIG_FILE).exists():
             raise UserError(f"{folder}: not a run's folder: there is no {CONFIG_FILE} in it")
         if not path.exists():
-            raise UserError(f"{folder}: this run is not finished; name one of its checkpoints, {folder / BEST} say")
+            raise UserError(
+                f"{folder}: this run is not finished; name one of its checkpoints, for example {folder / BEST}"
+            )
     cfg = load_config(yaml_file or path.parent / CONFIG_FILE, report=False)
     network = build_model(cfg)
     _load(network, path)

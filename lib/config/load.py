@@ -121,7 +121,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
 def _expect_once(key: str, seen: set[str], where: str) -> None:
     """A yaml may spell a key in one piece or by sections."""
     if key in seen:
-        raise UserError(f"{where}: {key} stands there twice, in one piece and in its section; one has no effect")
+        raise UserError(f"{where}: {key} is set twice, in one piece and inside its section; remove one")
     seen.add(key)
 
 

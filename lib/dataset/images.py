@@ -260,7 +260,7 @@ def _orientation(exif: bytes) -> int:
 def _first_directory(content: bytes, tags: Collection[int]) -> tuple[int, dict[int, bytes]]:
     """The place of a TIFF's first directory, and its entries of these tags.
 
-    Of a tag that stands twice the first counts, as for libtiff. Raises struct.error, LookupError or ValueError for what
+    Of a tag that occurs twice the first counts, as for libtiff. Raises struct.error, LookupError or ValueError for what
     is no TIFF, or cut off.
     """
     order, at, word, number = TIFF_FORMS[content[:4]]

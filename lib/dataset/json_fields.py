@@ -47,7 +47,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
         if otherwise is not None:
             return read_json(path, what, otherwise)
         mismatch = str(error).replace("Expected", "expected") + (", counted from 0" if "[" in str(error) else "")
-        raise UserError(f"{path}: the {what} has another format: {mismatch}") from None
+        raise UserError(f"{path}: the {what} has the wrong format: {mismatch}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UserError(f"{path}: the {what} is text in UTF-16 or UTF-32; save it as UTF-8") from None
@@ -65,7 +65,7 @@ def read_json(path: Path, what: str, form: Any, otherwise: Any = None) -> Any:
 
 
 def _refuse_twice(content: bytes, keys: Collection[bytes], path: Path, what: str) -> None:
-    """Raise UserError if one of the keys stands twice in the outermost object: the decoder takes the last."""
+    """Raise UserError if one of the keys occurs twice in the outermost object: the decoder takes the last."""
     depth, seen = 0, set()
     for token in JSON_TOKEN.finditer(content):
         if token[0] in (b"{", b"["):
@@ -75,7 +75,7 @@ def _refuse_twice(content: bytes, keys: Collection[bytes], path: Path, what: str
         elif depth == 1 and token[2] and token[1] in keys:
             if token[1] in seen:
                 key = token[1].decode(errors="replace")
-                raise UserError(f"{path}: '{key}' stands twice in the {what}, and one of the two would be lost")
+                raise UserError(f"{path}: '{key}' occurs twice in the {what}, and one of the two would be lost")
             seen.add(token[1])
 
 

@@ -193,9 +193,9 @@ class Trainer:
         broken = distributed.total(torch.stack([step.broken for step in taken])).tolist() if taken else []
         for step in (step for step, is_broken in zip(taken, broken, strict=True) if is_broken):
             raise UserError(
-                f"{self._write_down(step)}: the training has diverged; train again, or resume the last state with "
-                f"TRAIN.RESUME_CHANGED True, with a smaller TRAIN.LR, the rate here is "
-                f"{self.learning_rate(self.epoch):g}, with TRAIN.CLIP_GRAD, or with TRAIN.SKIP_NONFINITE True"
+                f"{self._write_down(step)}: the training has diverged at the learning rate "
+                f"{self.learning_rate(self.epoch):g}; set a smaller TRAIN.LR, TRAIN.CLIP_GRAD or "
+                "TRAIN.SKIP_NONFINITE True, then train again, or resume with TRAIN.RESUME_CHANGED True"
             )
         if self.scaler.get_scale() < 1:
             raise UserError(
@@ -306,7 +306,9 @@ class Trainer:
                 *(self.folder / BEST, saved["best"]["epoch"]),
             )
         if (self.folder / FINAL).exists():
-            logger.warning("until this run is finished, %s holds the weights of the shorter run", self.folder / FINAL)
+            logger.warning(
+                "%s holds the weights of the earlier, shorter run until this one is finished", self.folder / FINAL
+            )
         try:
             self._load(saved)
         except Exception as error:

@@ -169,7 +169,7 @@ class CocoEvaluation(Evaluation):
             f"{self.name}: {count} {self.crops.skeleton.noun}s in {images} of {len(self.annotations.images.ids)} "
             f"images; boxes: {self.boxes}; {self.how_predicted()}; "
             f"{'soft ' if self.soft_nms else ''}OKS-NMS {self.oks_threshold:g}; "
-            f"joint scores > {self.options.score_threshold:g}{'; doubtful: ' * bool(self.doubts)}{self.doubts}"
+            f"keypoint scores > {self.options.score_threshold:g}{'; doubtful: ' * bool(self.doubts)}{self.doubts}"
         )
 
     def detections(self, predictions: Predictions) -> list[dict[str, Any]]:

@@ -62,12 +62,23 @@ class _Crops:
 class Predictor:
     """Finds the keypoints of the persons in images. Made by `from_pretrained`, or from a `TrainedModel` or `Exported`.
 
-    `flip_test`, `kernel_size` (of DARK's blur, odd) and `batch_size` (persons) default to those of the network's
-    recipe, and `device` to the GPU if there is one. `detector` is any function from an RGB image (H, W, 3) to boxes
-    (N, 4) and scores (N). For a network that finds persons the default is `Detector()`, whose weights are downloaded
-    when they are first needed; the attribute `detector` may be set later. An image with more than `max_instances`
-    boxes is refused, and a file of more than `max_pixels` is refused before it is decoded (default: 134 million).
-    Raises UserError for values out of range.
+    Args:
+        trained: The network with its skeleton and recipe.
+        flip_test: Average with the heatmaps of the mirrored crop. Like the next two, by default as in the recipe.
+        kernel_size: Of DARK's blur, in heatmap pixels; odd.
+        batch_size: Persons in a batch.
+        precision: float32, bfloat16, float16, or auto: bfloat16 where the hardware computes in it, else float32.
+        backend: pytorch, openvino or onnxruntime.
+        compiled: Compile the network with torch.compile.
+        device: cpu, cuda, cuda:1 …; by default the GPU if there is one.
+        detector: Any function from an RGB image (H, W, 3) to boxes (N, 4) and scores (N). The default for a network
+            that finds persons is `Detector()`, whose weights are downloaded when they are first needed. The attribute
+            `detector` may be set later.
+        max_instances: An image with more boxes is refused.
+        max_pixels: A file with more pixels is refused before it is decoded (default: 134 million).
+
+    Raises:
+        UserError: A value is out of range, or does not work with the others.
     """
 
     def __init__(
@@ -178,10 +189,18 @@ class Predictor:
     ) -> Iterator[PoseResult]:
         """The `PoseResult` of each image, in order, for any number of images: only a few are in memory at a time.
 
-        Arguments as in a call, with one entry per image. Persons of successive images share batches. Boxes that a
-        detector `found` are left out, with a warning, if they are empty or outside their image. An image that cannot be
-        used raises its error after the results of the images before it; with `on_error`, which gets the error, the
-        images after it follow.
+        Persons of successive images share batches.
+
+        Args:
+            images: As in a call, one after the other.
+            boxes: As in a call, one entry per image.
+            scores: As in a call, one entry per image.
+            color: As in a call.
+            oriented: As in a call.
+            found: The boxes come from a detector: those that are empty or outside their image are left out with a
+                warning, and do not raise an error.
+            on_error: Gets the error of an image that cannot be used; the images after it follow. Without it, the error
+                is raised after the results of the images before it.
         """
         errors: list[UserError] = []
         rows = until_error(self._rows(images, boxes, scores, color, oriented, on_error), errors)

@@ -67,7 +67,7 @@ class Parts:
     """This process's share of `count` images, `batch` of them at a time, and the folder of what is found in them.
 
     `how` says by name what the results depend on. Raises UserError if an unfinished run with another `how` left parts
-    here, unless `overwrite` lets this one begin anew; if another run is writing them; and if the processes see
+    here, unless `overwrite` lets this one start over; if another run is writing them; and if the processes see
     different images or options. The first process raises it for all: the others exit with the same code.
     """
 
@@ -111,8 +111,8 @@ class Parts:
                 return done
             if not overwrite:
                 raise UserError(
-                    f"{self.folder}: an unfinished run is here, with another {other[0]}; repeat its command to go on, "
-                    "or pass --overwrite to begin anew"
+                    f"{self.folder}: holds an unfinished run with a different {other[0]}; repeat its command to go on, "
+                    "or pass --overwrite to start over"
                 )
         for file in self.folder.glob("*.json"):
             file.unlink()

@@ -96,7 +96,7 @@ def own_device(asked: str | None) -> str | None:
     if here > count:
         raise UserError(
             f"torchrun started {here} processes on this machine, which has {count} GPU(s): "
-            f"type --nproc_per_node {count}, or pass --device"
+            f"use --nproc_per_node {count}, or pass --device"
         )
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 

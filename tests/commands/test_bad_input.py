@@ -635,7 +635,7 @@ def resumed_with_another(place: Place, options: list[str]) -> list:
 @bad_file("train")
 def training_diverges(place: Place) -> list:
     place.options = ["TRAIN.LR", "1e12", "TRAIN.END_EPOCH", "2", "TRAIN.VALIDATE_EVERY", "2"]
-    return ["epoch 2/2 step 1: the loss is nan", "smaller TRAIN.LR, the rate here is 5e+11"]
+    return ["epoch 2/2 step 1: the loss is nan", "diverged at the learning rate 5e+11; set a smaller TRAIN.LR"]
 
 
 @bad_file("train")

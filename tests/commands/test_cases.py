@@ -56,7 +56,7 @@ def test_numbers_that_mean_nothing_are_doubted_beside_them(place: Place, run_pre
         annotation["keypoints"][2::3] = [0] * 17
     write(place.annotations, content)
     said = place.run("test", run_preloaded).stdout
-    assert re.search(r"doubtful: .*num_keypoints: \d+ of \d+ are not true, \d+ of them between none and some", said)
+    assert re.search(r"doubtful: .*num_keypoints: \d+ of \d+ are wrong, in \d+ of them the stated", said)
 
 
 def test_a_list_that_an_annotation_file_has_twice_is_refused(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_a_list_that_an_annotation_file_has_twice_is_refused(tmp_path: Path):
     halves = content["annotations"][::2], content.pop("annotations")[1::2]
     joined = "".join(f', "annotations": {json.dumps(half)}' for half in halves)
     path.write_text(json.dumps(content | {"info": {"annotations": 'a " and "images": b'}})[:-1] + joined + "}")
-    with pytest.raises(UserError, match=r"a.json: 'annotations' stands twice in the annotation file"):
+    with pytest.raises(UserError, match=r"a.json: 'annotations' occurs twice in the annotation file"):
         coco.read_annotations(path)
     write(path, read(ANNOTATIONS) | {"info": {"images": '"annotations": [', "annotations": []}})
     assert len(coco.read_annotations(path).table)

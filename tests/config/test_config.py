@@ -106,7 +106,7 @@ def test_base_is_overridden_key_by_key(tmp_path):
 
 def test_a_key_in_one_piece_and_in_its_section_is_refused(tmp_path):
     assert load(tmp_path, "MODEL.N_HEAD: 2\nMODEL: {DIM_MODEL: 64}\n").MODEL.N_HEAD == 2
-    with pytest.raises(UserError, match=r"experiment.yaml: MODEL.N_HEAD stands there twice, in one piece and in its"):
+    with pytest.raises(UserError, match=r"experiment.yaml: MODEL.N_HEAD is set twice, in one piece and inside its"):
         load(tmp_path, "MODEL: {N_HEAD: 4}\nMODEL.N_HEAD: 2\n")
 
 

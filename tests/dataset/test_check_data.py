@@ -283,12 +283,12 @@ def visibility_zero(patient: Patient) -> list:
 
 def number_a_little_off(patient: Patient) -> list:
     patient.person()["num_keypoints"] += 1
-    return [(NOTE, "num_keypoints"), "1 of 18 are not true"]
+    return [(NOTE, "num_keypoints"), "1 of 18 are wrong"]
 
 
 def number_zero(patient: Patient) -> list:
     patient.person()["num_keypoints"] = 0
-    return [(ERROR, "num_keypoints"), "1 of 18 are not true, 1 of them between none and some"]
+    return [(ERROR, "num_keypoints"), "1 of 18 are wrong, in 1 of them the stated or the true number is 0"]
 
 
 def numbers_all_zero(patient: Patient) -> list:

@@ -29,8 +29,11 @@ def test_results_of_other_images_and_categories_are_left_out_and_counted(tmp_pat
         ("[{", "not valid JSON"),
         ('[{"score": ' + "[" * 100_000 + "]" * 100_000 + "}]", "not valid JSON"),
         ("[]", "an empty list: there are no results"),
-        (json.dumps(RESULT), "the results file has another format: expected `array`, got `object`"),
-        ("[1]", "the results file has another format: expected `object`, got `int` - at `$[0]`, counted from 0"),
+        (json.dumps(RESULT), "the results file has the wrong format: expected `array`, got `object`"),
+        (
+            "[1]",
+            "the results file has the wrong format: expected `object`, got `int` - at `$[0]`, counted from 0",
+        ),
         (
             json.dumps([RESULT, RESULT | {"category_id": "1"}]),
             "'category_id' of result number 2 must be a number",

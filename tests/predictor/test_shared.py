@@ -136,7 +136,7 @@ def test_predict_goes_on_where_it_was(images, run, command, tmp_path, monkeypatc
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {f"{n:05}.json" for n in (0, 1, 2, 3, 5)}
 
     said = sentence(command("predict", *predicting(run, "out", "--no-flip")))
-    assert said.startswith("out/.parts: an unfinished run is here, with another --flip; repeat its command to go on")
+    assert said.startswith("out/.parts: holds an unfinished run with a different --flip; repeat its command to go on")
     calls = killed_at(0, monkeypatch, PoseResult, "to_json")
     again = command("predict", *predicting(run, "out"))
     assert [Path(result.image.name).name for result in calls] == ["00006.png"]
@@ -153,7 +153,7 @@ def test_an_unfinished_run_is_discarded_only_when_asked(images, run, command, tm
         assert command("predict", *predicting(run, "out")).returncode == 130
     shutil.copy(images / "00001.png", images / "00000.png")  # also where no option says that anything has changed
     said = sentence(command("predict", *predicting(run, "out")))
-    assert said.startswith("out/.parts: an unfinished run is here, with another list of images; repeat its command")
+    assert said.startswith("out/.parts: holds an unfinished run with a different list of images; repeat its command")
     assert command("predict", *predicting(run, "out", "--overwrite")).returncode == 1
     assert command("predict", *predicting(run, "anew")).returncode == 1
     assert content(tmp_path / "out") == content(tmp_path / "anew")
@@ -166,7 +166,7 @@ def test_an_unfinished_run_of_other_names_ids_or_chunks_is_not_gone_on_with(imag
     shared.Parts(tmp_path / ".parts", {}, 5, 1, overwrite=False)
     for count, batch, says in ((6, 1, "number of images"), (5, 9, "number of images in a part")):
         lock._held.clear()
-        with pytest.raises(UserError, match=f"with another {says}; repeat its command"):
+        with pytest.raises(UserError, match=f"with a different {says}; repeat its command"):
             shared.Parts(tmp_path / ".parts", {}, count, batch, overwrite=False)
 
 
@@ -317,7 +317,7 @@ def test_what_several_processes_do_not_share(images, run, command, tmp_path, mon
         *("cuda:1", "cuda:1", "cpu", "cuda:0")
     ]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(UserError, match=r"torchrun started 3 processes .* has 2 GPU\(s\): type --nproc_per_node 2"):
+    with pytest.raises(UserError, match=r"torchrun started 3 processes .* has 2 GPU\(s\): use --nproc_per_node 2"):
         distributed.own_device(None)
 
     # What runs on the processor needs no GPU.

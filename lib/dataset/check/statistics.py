@@ -166,9 +166,9 @@ def check_num_keypoints(findings: Findings, source: Annotations, tests: bool) ->
         findings.add(OK, "num_keypoints", "right wherever it is given")
         return
     hidden = lies & ~source.table["iscrowd"] & ((source.stated == 0) | (have == 0))
-    says = f"{lies.sum():,} of {len(source.table):,} are not true"
+    says = f"{lies.sum():,} of {len(source.table):,} are wrong"
     if hidden.any():
-        says += f", {hidden.sum():,} of them between none and some, which AP depends on"
+        says += f", in {hidden.sum():,} of them the stated or the true number is 0, which changes the AP"
     examples = _examples(source, lies, lambda i: f"{source.stated[i]} stated, {have[i]} labelled in the keypoints")
     remedy = "set it to the number of keypoints with visibility above 0, or leave it out"
     findings.add(ERROR if tests and hidden.any() else NOTE, "num_keypoints", says, examples, remedy)
