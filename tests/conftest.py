@@ -20,7 +20,7 @@ from transpose.predictor.predictor import Predictor
 from transpose.runtime import checkpoint
 
 # Begun first, so that two processes end at about the same time.
-LONGEST = "bad_input explain interruptions export pages predictor check_data runs loss state_files package".split()
+LONGEST = "bad_input explain interruptions export pages_run predictor check_data runs loss state_files package".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -138,6 +138,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            timeout=MOST_SECONDS,
         )
         return self.judge(line, done.returncode, done.stdout)
 
@@ -165,8 +166,9 @@ class Clone:
             environment = surroundings() | self.environment
             server = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=file, stderr=file)
         try:
+            end = time.monotonic() + MOST_SECONDS
             while not answers(port):
-                assert server.poll() is None, out.read_text()
+                assert server.poll() is None and time.monotonic() < end, out.read_text()
                 time.sleep(0.1)
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MOST_SECONDS)
             connection.request("GET", "/")
