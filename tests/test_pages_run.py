@@ -3,8 +3,9 @@
 Those whose block has no comment run in `make test`. A comment on the line above, as in <!-- needs COCO -->, leaves a
 block to `make test-slow`, which prepares what it needs (`PREPARED`). What differs there from what a user sees:
 
-- Few images stand for COCO and MPII, and random weights for the released ones and ImageNet's; the Hugging Face Hub is a
-  server of this machine, torch.hub's copy of the repository is this clone, and the pages' photo is one of the sample.
+- Few images stand for COCO and MPII, and random weights for the released ones and ImageNet's. A proxy of this machine
+  answers for the hosts of weights, a server of it for the Hugging Face Hub. torch.hub has a copy of the repository
+  already: this clone. The pages' photo is an image of the sample.
   ImageNet's random weights have not the checksum in their name, and random weights do not reach the published AP:
   `helpers.clone.OTHERWISE` says how these commands end then.
 - `helpers.clone.QUICKER` lists options with which commands take fewer instances, epochs or minutes. torchrun starts
@@ -28,14 +29,14 @@ import cv2
 import pytest
 from helpers.clone import QUICKER, Clone
 from helpers.goldens import ROOT
+from helpers.hosts import Hosts, hosts
 from helpers.hub_server import hub
 from helpers.kites import draw_kites
 from helpers.mpii import write_set
 from helpers.pages import PAGES, Block, name, runnable, sentences
-from helpers.planted import planted_yolox
 from helpers.stand_ins import SKIER, annotated_again, few_of_coco, random_weights
 
-from transpose.predictor import yolox
+from transpose.models import zoo
 from transpose.predictor.video import Recording
 
 CUSTOM = ROOT / "docs/custom-dataset.md"
@@ -128,24 +129,42 @@ def two_people(clone: Clone, request: pytest.FixtureRequest) -> None:
     shutil.copy(ROOT / "experiments/kites/skeleton.yaml", clone.folder)
 
 
+@pytest.fixture(scope="module")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    folder = tmp_path_factory.mktemp("internet")
+    with hosts(folder) as server, hub() as hugging_face:
+        server.files = random_weights(folder)
+        server.environment |= {"HF_ENDPOINT": hugging_face.url, "HF_TOKEN": "hf_none"}
+        yield server
+
+
+def connected(clone: Clone, request: pytest.FixtureRequest) -> None:
+    clone.environment |= request.getfixturevalue("internet").environment
+    clone.quicker = QUICKER | {"train": SHORT_TRAINING}
+
+
+def weights_in_place(clone: Clone, request: pytest.FixtureRequest) -> None:
+    """Where the recipes look; ImageNet's are put there by hand, as their checksum is not the one in their name."""
+    connected(clone, request)
+    clone.command(["python", "tools/download.py", *zoo.RELEASED])
+    backbone = zoo.BACKBONES["resnet50"]
+    (clone.folder / zoo.IMAGENET_FOLDER).mkdir(parents=True)
+    shutil.copy(request.getfixturevalue("internet").files[backbone.url], clone.folder / zoo.IMAGENET_FOLDER)
+
+
 def few_images_of_coco(clone: Clone, request: pytest.FixtureRequest) -> None:
     few_of_coco(clone.folder)
-    random_weights(clone.folder)
-    clone.quicker = QUICKER | {"train": SHORT_TRAINING}
+    weights_in_place(clone, request)
 
 
 def few_images_of_mpii(clone: Clone, request: pytest.FixtureRequest) -> None:
     write_set(clone.folder / "data/mpii")
-    random_weights(clone.folder)
-    clone.quicker = QUICKER | {"train": SHORT_TRAINING}
+    weights_in_place(clone, request)
 
 
 def downloaded(clone: Clone, request: pytest.FixtureRequest) -> None:
-    """Released weights, a detector, kites, images of the user's, and the Hubs."""
-    random_weights(clone.folder)
-    weights = clone.folder / yolox.FOLDER / "yolox_nano.onnx"
-    weights.parent.mkdir(parents=True)
-    planted_yolox(weights, [((200.0, 150.0), (100.0, 200.0), 0.9, {0: 0.9})])
+    """Kites, the user's images, and hosts from which weights come."""
+    connected(clone, request)
     draw_kites(clone.folder / "data/kites", 0, {"train": range(1, 3), "val": range(3, 4)})
     (clone.folder / "images").mkdir()
     for image in ("photo.jpg", "me.jpg", "images/one.jpg", "images/two.jpg"):
@@ -157,14 +176,6 @@ def downloaded(clone: Clone, request: pytest.FixtureRequest) -> None:
     hubs = Path(clone.environment["TORCH_HOME"]) / "hub"
     hubs.mkdir(parents=True)
     (hubs / "<owner>_TransPose_main").symlink_to(clone.folder)
-    clone.environment |= {"HF_ENDPOINT": request.getfixturevalue("hugging_face"), "HF_TOKEN": "hf_none"}
-    clone.quicker = QUICKER | {"train": SHORT_TRAINING}
-
-
-@pytest.fixture(scope="module")
-def hugging_face() -> Iterator[str]:
-    with hub() as server:
-        yield server.url
 
 
 def exported(clone: Clone, request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,9 @@ import torch
 import torchvision
 
 from helpers.goldens import ROOT
+from helpers.planted import planted_yolox
 from transpose.models import zoo
+from transpose.predictor import yolox
 
 FEW_IMAGES = (785, 885)  # of the bundled sample
 SAMPLE = ROOT / "data/coco_sample"
@@ -40,15 +42,16 @@ def few_of_coco(clone: Path) -> None:
         (boxes / name).write_text(text)
 
 
-def random_weights(clone: Path) -> None:
-    """The released models' files, and ImageNet's for ResNet-50, which has not the checksum in its name."""
-    for name, released in zoo.RELEASED.items():
-        path = clone / zoo.FOLDER / released.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(zoo.model(name).state_dict(), path)
-    path = clone / zoo.IMAGENET_FOLDER / zoo.BACKBONES["resnet50"].file
-    path.parent.mkdir(parents=True)
-    torch.save(torchvision.models.resnet50().state_dict(), path)
+def random_weights(folder: Path) -> dict[str, Path]:
+    """Files in `folder`, by the address where a download looks: the released models, ImageNet's ResNet-50, and a
+    detector that finds one person in every image."""
+    networks = {released.url: zoo.model(name) for name, released in zoo.RELEASED.items()}
+    networks[zoo.BACKBONES["resnet50"].url] = torchvision.models.resnet50()
+    files = {url: folder / url.rsplit("/", 1)[1] for url in networks}
+    for url, network in networks.items():
+        torch.save(network.state_dict(), files[url])
+    detector = planted_yolox(folder / "yolox_nano.onnx", [((200.0, 150.0), (100.0, 200.0), 0.9, {0: 0.9})])
+    return files | {f"{yolox.RELEASE}/{detector.name}": detector}
 
 
 def annotated_again(path: Path, source: Path, seed: int) -> None:
