@@ -319,18 +319,20 @@ def testing(root: Path, size: Size, weights: Path) -> str:
     rows = [row("without predicting", rest, count=f"{all_boxes:,} boxes")]
     whole = []
 
-    def predict(title: str, threads: int, *how: Any) -> None:
+    def predict(title: str, threads: int, *how: Any, known: str = "") -> None:
         found = run(part("test", few, *how), threads=threads)
         rows.append(row(title, found, count=f"{boxes:,} boxes"))
-        whole.append(f"{rest.wall + found.parts['a crop, ms'] / 1e3 * all_boxes:,.0f} s with the {title}")
+        seconds = rest.wall + found.parts["a crop, ms"] / 1e3 * all_boxes
+        whole.append(f"{title}: {seconds:,.0f} s{known}")
 
     for wait in PASSES:
-        predict(f"forward pass of {wait} ms a crop", THREADS, wait)
+        known = f", {wait * all_boxes / 1e3:,.0f} s of them for the passes"
+        predict(f"forward pass of {wait} ms a crop", THREADS, wait, known=known)
     for flip, title in ((False, "no flip test"), (True, "flip test")):
-        title = f"network R-A4, {title}, {ALL_THREADS} threads"
+        title = f"R-A4 itself, random weights, {title}, {ALL_THREADS} threads"
         predict(title, ALL_THREADS, "network", "TEST.FLIP_TEST", flip)
-    computed = f"Computed from these for {all_boxes:,} boxes: {'; '.join(whole)}."
-    return f"{table('tools/test.py', rows)}\n\n{computed}"
+    computed = f"Computed from these for {all_boxes:,} boxes. {'; '.join(whole)}."
+    return f"{table('tools/test.py, no flip test unless named', rows)}\n\n{computed}"
 
 
 def make_boxes(folder: Path, fraction: float) -> int:
