@@ -62,8 +62,8 @@ LOOKS = 0.1  # seconds between two looks at a process's memory
 @dataclass(frozen=True)
 class Size:
     """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
-    that go through the network, and through it in two precisions; crops that a loader delivers, and that a step trains
-    on; steps; frames of the video; images that are predicted."""
+    that go through the network, and through it twice: by the flip test, or in two precisions; crops that a loader
+    delivers, and that a step trains on; steps; frames of the video; images that are predicted."""
 
     fraction: float = 1.0
     stored: float = 0.05
@@ -311,26 +311,25 @@ def feeding(root: Path, size: Size, weights: Path) -> str:
 
 def testing(root: Path, size: Size, weights: Path) -> str:
     """(b) A test of val2017's 104,125 boxes."""
-    few = root / "few"
-    boxes = make_boxes(few, size.predicted)
+    count = {"few": make_boxes(root / "few", size.predicted), "fewer": make_boxes(root / "fewer", size.compared)}
     save_weights(root)
     all_boxes = round(scale.VAL_BOXES * size.fraction)
     rest = run(part("test", root, ""))
     rows = [row("without predicting", rest, count=f"{all_boxes:,} boxes")]
     whole = []
 
-    def predict(title: str, threads: int, *how: Any, known: str = "") -> None:
-        found = run(part("test", few, *how), threads=threads)
-        rows.append(row(title, found, count=f"{boxes:,} boxes"))
+    def predict(title: str, threads: int, name: str, *how: Any, known: str = "") -> None:
+        found = run(part("test", root / name, *how), threads=threads)
+        rows.append(row(title, found, count=f"{count[name]:,} boxes"))
         seconds = rest.wall + found.parts["a crop, ms"] / 1e3 * all_boxes
         whole.append(f"{title}: {seconds:,.0f} s{known}")
 
     for wait in PASSES:
         known = f", {wait * all_boxes / 1e3:,.0f} s of them for the passes"
-        predict(f"forward pass of {wait} ms a crop", THREADS, wait, known=known)
-    for flip, title in ((False, "no flip test"), (True, "flip test")):
-        title = f"R-A4 itself, random weights, {title}, {ALL_THREADS} threads"
-        predict(title, ALL_THREADS, "network", "TEST.FLIP_TEST", flip)
+        predict(f"forward pass of {wait} ms a crop", THREADS, "few", wait, known=known)
+    itself = f"R-A4 itself, random weights, {ALL_THREADS} threads"
+    predict(itself, ALL_THREADS, "few", "network")
+    predict(f"{itself}, flip test", ALL_THREADS, "fewer", "network", "TEST.FLIP_TEST", True)
     computed = f"Computed from these for {all_boxes:,} boxes. {'; '.join(whole)}."
     return f"{table('tools/test.py, no flip test unless named', rows)}\n\n{computed}"
 
