@@ -57,7 +57,7 @@ test: $(STAMP) ## run the tests, in two processes of one thread each
 test-slow: $(STAMP) ## run the tests that take minutes: whole trainings to an AP
 	$(PY) -m pytest -m slow
 
-test-portable: $(STAMP) ## run the tests as other processors compute: without vectors, up to AVX2, on one and two threads
+test-portable: $(STAMP) ## run the tests as other CPUs compute: without vectors, up to AVX2, on one and two threads
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(TESTS)
 	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(TESTS)
 	OMP_NUM_THREADS=1 $(TESTS)

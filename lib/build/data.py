@@ -180,7 +180,7 @@ def annotated_test_set(cfg: CfgNode, with_images: bool) -> tuple[coco.Annotation
 
 
 def build_loader(cfg: CfgNode, crops: Dataset, batches: TrainSampler | EvalSampler, persistent: bool) -> DataLoader:
-    """This process's share of the WORKERS loading processes, of which there are at most as many as processors."""
+    """This process's share of the WORKERS loading processes, of which there are at most as many as CPU cores."""
     workers = min(math.ceil(cfg.WORKERS / distributed.world()), os.cpu_count() or 1)
     return Loader(
         crops,

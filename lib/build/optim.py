@@ -44,7 +44,7 @@ def build_train_options(cfg: CfgNode, device: torch.device) -> TrainOptions:
     """How the network is trained. Raises UserError where this device cannot train in TRAIN.PRECISION."""
     train = cfg.TRAIN
     if train.PRECISION == "float16" and device.type != "cuda":
-        raise UserError("TRAIN.PRECISION float16 needs a GPU; a processor trains in bfloat16 or float32")
+        raise UserError("TRAIN.PRECISION float16 needs a GPU; a CPU trains in bfloat16 or float32")
     return TrainOptions(
         epochs=train.END_EPOCH,
         validate_every=train.VALIDATE_EVERY,

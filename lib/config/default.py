@@ -42,7 +42,7 @@ _C.MODEL.DIM_FEEDFORWARD = 512  # h: hidden width of the feed-forward network
 _C.MODEL.ENCODER_LAYERS = 6  # layers of the encoder
 _C.MODEL.N_HEAD = 8  # attention heads in each layer
 _C.MODEL.DROPOUT = 0.1  # dropout in the encoder: attention weights, after attention, in and after the feed-forward part
-_C.MODEL.ATTENTION_DROPOUT = True  # false: no dropout on attention weights, so that PyTorch can fuse it on a processor
+_C.MODEL.ATTENTION_DROPOUT = True  # false: no dropout on attention weights, so that PyTorch can fuse it on a CPU
 _C.MODEL.ATTENTION_ACTIVATION = "relu"  # activation of the feed-forward network: relu or gelu
 _C.MODEL.POS_EMBEDDING = "learnable"  # positions: sine, learnable or none
 _C.MODEL.PE_ONLY_AT_BEGIN = False  # add the positions in the first layer only
@@ -135,7 +135,7 @@ _C.TRAIN.COMPILE = False  # run the network through torch.compile, which needs a
 
 _C.TEST = CfgNode()
 _C.TEST.BATCH_SIZE_PER_GPU = 32  # crops in a batch
-_C.TEST.BACKEND = "pytorch"  # pytorch, openvino or onnxruntime; the last two on the processor
+_C.TEST.BACKEND = "pytorch"  # pytorch, openvino or onnxruntime; the last two on the CPU
 _C.TEST.PRECISION = "float32"  # float32, bfloat16, float16, auto; onnxruntime: float32 only
 _C.TEST.COMPILE = False  # run the network through torch.compile; pytorch only
 _C.TEST.FLIP_TEST = False  # average with the heatmaps of the mirrored crop

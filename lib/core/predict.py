@@ -72,7 +72,7 @@ def normalise(images: Tensor, device: torch.device) -> Tensor:
 def heatmaps_of(model: Callable[[Tensor], Tensor], images: Tensor, flip_order: Tensor | None) -> Tensor:
     """Heatmaps of normalised images; with `flip_order` (K) the mean with those of the mirrored images, not shifted.
 
-    A GPU takes both as one batch of 2B; on a processor that is not faster.
+    A GPU takes both as one batch of 2B; on a CPU that is not faster.
     """
     if flip_order is None:
         return model(images)

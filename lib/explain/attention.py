@@ -49,7 +49,7 @@ class Projections:
 class _Watched(TorchFunctionMode):
     """A context in which a network computes in float64, without a copy of its weights, in blocks of queries.
 
-    In float32, saturated rows magnify the features' rounding errors to 1e-5, differently on every processor.
+    In float32, saturated rows magnify the features' rounding errors to 1e-5, differently on every CPU.
     `mixed` (B, M, N, D / M) is the output of each attention.
     """
 

@@ -29,12 +29,12 @@ Forward = Callable[[Tensor], Tensor]
 
 CACHED = 2 * 256 * 192  # pixels of the images that a thread runs at a time, so that caches hold what they need
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Precision -> OpenVINO's hint, and its name of the processor's capability.
+# Precision -> OpenVINO's hint, and its name of the CPU's capability.
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic: a GPU from Ampere on, a processor with AMX or AVX-512 BF16."""
+    """Whether the device has bfloat16 arithmetic: a GPU from Ampere on, a CPU with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
@@ -144,17 +144,17 @@ def openvino_model(program: torch.export.ExportedProgram) -> Any:
 
 
 def openvino_compiled(model: Any, precision: str = "float32") -> Any:
-    """Compile an `openvino.Model`, or the file of one, for the processor, with PyTorch's number of threads."""
+    """Compile an `openvino.Model`, or the file of one, for the CPU, with PyTorch's number of threads."""
     runtime = openvino().Core()
     hint, capability = OPENVINO_PRECISIONS[precision]
     if capability not in runtime.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        logger.warning("this processor has no %s arithmetic: openvino computes in float32", precision)
+        logger.warning("this CPU has no %s arithmetic: openvino computes in float32", precision)
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     return runtime.compile_model(model, "CPU", options)
 
 
 def onnx_session(path: Path) -> Any:
-    """Load an ONNX file for the processor, with PyTorch's number of threads."""
+    """Load an ONNX file for the CPU, with PyTorch's number of threads."""
     runtime = needs("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -179,7 +179,7 @@ def _pytorch(model: TransPose, how: Backend) -> Forward:
     return forward
 
 
-def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
+def _on_cpu(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
     """Make a runtime's function on arrays take and return tensors on any device."""
     return lambda images: torch.from_numpy(run(images.contiguous().cpu().numpy())).to(images.device)
 
@@ -187,7 +187,7 @@ def _on_processor(run: Callable[[np.ndarray], np.ndarray]) -> Forward:
 def _openvino(model: TransPose, how: Backend) -> Forward:
     openvino()
     compiled = openvino_compiled(openvino_model(_exported(model)), how.precision)
-    return _on_processor(lambda images: compiled([images])[0].copy())
+    return _on_cpu(lambda images: compiled([images])[0].copy())
 
 
 def _onnxruntime(model: TransPose, how: Backend) -> Forward:
@@ -196,7 +196,7 @@ def _onnxruntime(model: TransPose, how: Backend) -> Forward:
         path = Path(folder) / "model.onnx"
         write_onnx(_exported(model), path)
         session = onnx_session(path)
-    return _on_processor(lambda images: session.run(["heatmaps"], {"images": images})[0])
+    return _on_cpu(lambda images: session.run(["heatmaps"], {"images": images})[0])
 
 
 BACKENDS: dict[str, Callable[[TransPose, Backend], Forward]] = {

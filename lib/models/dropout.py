@@ -1,4 +1,4 @@
-"""Dropout on a processor: of values, and of attention weights without their N x N maps being kept.
+"""Dropout on a CPU: of values, and of attention weights without their N x N maps being kept.
 
 PyTorch draws a number for each value there, which costs more than what is done with the value, and keeps several maps
 of each layer for the backward pass. Here a drawn number serves four values, and a map is made of one head at a time, in
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEPS = 2**16  # what 16 bits can be
-VALUES = 2**20  # of a map that are worked on at a time, few enough for a processor's cache
+VALUES = 2**20  # of a map that are worked on at a time, few enough for a CPU's cache
 
 
 def _dropped(share: float) -> int:
@@ -38,7 +38,7 @@ def kept_scale(share: float) -> float:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, faster on a processor."""
+    """`nn.Dropout`, faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and 0 < self.p < 1 and x.device.type == "cpu"):
@@ -49,12 +49,12 @@ class Dropout(nn.Dropout):
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """softmax(q kᵀ / √(D / M)) v for each head, (B, M, N, D / M), where a share of the softmax's values drops out."""
     if q.device.type == "cpu" and 0 < dropout < 1:
-        return _attend_on_processor(q, k, v, dropout)
+        return _attend_on_cpu(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
 @torch.compiler.disable
-def _attend_on_processor(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     return _Attention.apply(q, k, v, dropout, int(torch.randint(2**63 - 1, ())))
 
 

@@ -63,7 +63,7 @@ def blur_kernel(size: int) -> Tensor:
 
 def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Integer peaks (B, K, 2), int64 x, y, and their values (B, K); (0, 0) for a map without a positive value."""
-    # By rows: several times as fast on a processor as one argmax over the map, and also the first of equals.
+    # By rows: several times as fast on a CPU as one argmax over the map, and also the first of equals.
     of_rows = heatmaps.amax(-1)
     scores, y = of_rows.amax(-1), of_rows.argmax(-1)
     x = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, heatmaps.shape[-1]))[:, :, 0].argmax(-1)

@@ -69,7 +69,7 @@ class Detector:
     `model` is a name in `DETECTORS`, or one of torchvision's detection networks. For a name, `weights` is the file of
     its weights (default: the published file, downloaded on first use). Boxes scored `threshold` or more are returned
     (default: 0.3 with YOLOX, else 0.5). `batch_size` is the number of images in a batch. `device` is the GPU by
-    default, if there is one; YOLOX runs on the processor.
+    default, if there is one; YOLOX runs on the CPU.
 
     Raises UserError for an unknown name or category and for a threshold or batch size out of range, before any weights
     are downloaded.

@@ -248,7 +248,7 @@ SUFFIXES = {made.suffix: name for name, made in FORMATS.items()}
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """An exported file, ready to run on the processor."""
+    """An exported file, ready to run on the CPU."""
 
     path: Path
     card: Card

@@ -120,7 +120,7 @@ class Predictor:
         if isinstance(trained, Exported):
             if how != Backend() or (device and torch.device(device).type != "cpu"):
                 raise UserError(
-                    f"{trained.path}: an exported file runs on the processor, as it was exported; leave out device, "
+                    f"{trained.path}: an exported file runs on the CPU, as it was exported; leave out device, "
                     "backend, precision and compile"
                 )
             if trained.card.decodes and self.options != recipe:

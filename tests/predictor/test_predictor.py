@@ -139,7 +139,7 @@ def test_a_stream_holds_few_images(run, pixels):
 
 
 def test_the_program_of_the_page_runs(run, tmp_path):
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
+    program, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
     for name, here in (
         ("output/coco/transpose_r/demo", run),
         ("data", ROOT / "data"),
@@ -498,7 +498,7 @@ def test_exported_files_run_too(decodes, smooth, tmp_path):
     found, wanted = exported(IMAGE, BOXES), smooth(IMAGE, BOXES)
     assert np.abs(found.keypoints - wanted.keypoints).max() < 0.01
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
-    with pytest.raises(UserError, match=r"an exported file runs on the processor, as it was exported"):
+    with pytest.raises(UserError, match=r"an exported file runs on the CPU, as it was exported"):
         Predictor.from_pretrained(path, precision="bfloat16")
     with pytest.raises(UserError, match="an exported network needs no configuration"):
         Predictor.from_pretrained(path, DEMO)
@@ -513,7 +513,7 @@ def test_malformed_sources_are_reported(run, tmp_path):
     with pytest.raises(UserError, match=r"not a run's folder: there is no config.yaml in it"):
         Predictor.from_pretrained(tmp_path)
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    with pytest.raises(UserError, match=r"this run is not finished; name one of its checkpoints, .*model_best.pth say"):
+    with pytest.raises(UserError, match=r"this run is not finished; name one of its checkpoints, for example .*model_best.pth"):
         Predictor.from_pretrained(tmp_path)
     (tmp_path / "final_state.pth").write_bytes((run / "final_state.pth").read_bytes())
     assert Predictor.from_pretrained(tmp_path, device="cpu").trained.skeleton == skeleton.COCO
