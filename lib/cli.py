@@ -119,6 +119,7 @@ def run(main: Callable[[], None]) -> None:
 
     If the reader of standard output closes it early, as `| head` does, the command ends silently.
     """
+    signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -153,6 +154,13 @@ def run(main: Callable[[], None]) -> None:
         fail(f"{str(error.filename)[:200]}…: this name is too long for the file system")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """The first Ctrl-C ends a command in order, which may take seconds; the second ends it at once."""
+    print("stopping (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    raise KeyboardInterrupt
 
 
 def output_closed() -> bool:

@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -170,6 +171,23 @@ def test_another_broken_pipe_is_a_fault_of_the_program(tmp_path: Path):
     broken = "import os\nfrom transpose import cli\nr, w = os.pipe()\nos.close(r)\ncli.run(lambda: os.write(w, b'x'))"
     outcome = python("-c", broken, folder=tmp_path, path=str(ROOT / "tools"))
     assert outcome.returncode == 1 and "BrokenPipeError" in outcome.stderr
+
+
+def test_a_second_interruption_ends_a_command_at_once_and_without_a_traceback():
+    """While a stage that takes long is waited for."""
+    source = (
+        "import time\nfrom transpose import cli\nfrom transpose.runtime.ahead import ahead\n"
+        "def slow():\n    print('begun', flush=True)\n    time.sleep(600)\n    yield\n"
+        "cli.run(lambda: list(ahead(slow())))"
+    )
+    environment = surroundings() | {"PYTHONPATH": str(ROOT / "tools")}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", source], env=environment, **piped) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "stopping (Ctrl-C again stops at once)\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and process.stderr.read() == ""
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         failures.end(done=0)
     turned = not given.ignore_exif
     numbers.refuse_otherwise_turned(turned)
+    if not given.out.name or given.out.is_dir():
+        raise UserError(f"--out {given.out}: this is a folder; name a file, such as {given.out / 'boxes.json'}")
     images_file, folder = inputs.list_beside(given.out), given.out.with_name(f".{given.out.name}{shared.PARTS}")
     for path in [given.out] if given.annotations else [given.out, images_file]:
         if path.exists() and not given.overwrite and not shared.is_unfinished(folder):

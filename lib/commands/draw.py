@@ -14,7 +14,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser("Draw the persons of a COCO keypoint results file on DATASET.TEST_SET, as one contact sheet.")
     parser.add_argument("--results", required=True, type=Path, metavar="FILE", help="COCO keypoint results, JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: a PNG beside the results)")
-    parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row (default: %(default)s)")
+    parser.add_argument(
+        "--columns",
+        type=int,
+        default=6,
+        metavar="N",
+        help="pictures in a row, two an image with --truth (default: %(default)s)",
+    )
     parser.add_argument(
         "--images", type=int, default=32, metavar="N", help="largest number of images (default: %(default)s)"
     )

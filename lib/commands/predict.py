@@ -71,7 +71,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--box",
         action="append",
         metavar="X,Y,W,H",
-        help="a box in pixels, used in every image and frame; may be repeated",
+        help="a box in pixels, used in every image and frame; may be repeated; --box=-5,… if X is negative",
     )
     add("--boxes", type=Path, metavar="FILE", help="COCO detections (of tools/detect.py) or annotations with the boxes")
     add("--annotations", type=Path, metavar="FILE", help="COCO annotation file that gives the images their ids")
@@ -222,12 +222,18 @@ def make_plan(given: argparse.Namespace, sources: "Sources") -> Plan:
 
     if given.box and given.boxes:
         raise UserError("--box and --boxes cannot be used together; pass one of the two")
+    if given.box_score is not None and not 0 <= given.box_score <= 1:
+        raise UserError(f"--box-score must be between 0 and 1, not {given.box_score:g}")
     if given.detect_every < 1:
         raise UserError(f"--detect-every must be 1 or more, not {given.detect_every}")
     if given.box or given.boxes:
         wanted = {"detector": given.detector, "detector-class": given.detector_class}
         refuse_detector("--box" if given.box else "--boxes", wanted | {"detect-every": given.detect_every > 1})
     videos: list[Path | str | int] = [*sources.videos, *sources.cameras]
+    only_videos = {"track": given.track, "smooth": given.smooth, "detect-every": given.detect_every > 1}
+    for name, wanted in only_videos.items():
+        if wanted and not videos and sources.images:
+            raise UserError(f"--{name} is for videos, and {sources.images[0]} is an image; leave it out")
     if videos and distributed.world() > 1:
         raise UserError(
             f"{videos[0]}: images are shared out over processes, videos are not: predict them without torchrun"
@@ -400,13 +406,14 @@ def save_video(
     from ..runtime import log
     from ..runtime.files import write_text
 
-    table, lines = list[str](), list[str]()
+    table, lines, saved = list[str](), list[str](), list[str]()
     persons = frames = 0
-    errors, failed = list[UserError](), list[UserError]()  # of the frames, of the recording
+    errors, failed = list[UserError](), cli.Failures()  # of the frames; of the files
     options, begun = cli.drawing(given), time.monotonic()
     how = {"detect_every": given.detect_every, "track": given.track, "smooth": given.smooth}
     stream = predict_video(predictor, video, boxes=boxes, **how)
-    recording = Recording(target.with_suffix(".mp4"), video.rate, video.time_base) if "video" in forms else None
+    files = {form: Path(f"{target}{ending}") for form, ending in OF_VIDEOS.items()}  # a name may contain dots
+    recording = Recording(files["video"], video.rate, video.time_base) if "video" in forms else None
     try:
         with (
             recording or contextlib.nullcontext(),
@@ -431,15 +438,17 @@ def save_video(
     except UserError as error:
         if not frames:
             raise
-        saved = f"; the results of {frames} frame(s) are saved" if lines or table else ""
-        failed.append(UserError(f"{error}{saved}"))
+        failed.errors.append(error)
     if errors and not frames:
         raise errors[0]
-    if "json" in forms:
-        write_text(target.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
-    if "csv" in forms:
-        write_text(target.with_suffix(".csv"), "".join(table))
-    if not errors and not failed and video.length and frames < video.length:
+    for form, text in (("json", "".join(f"{line}\n" for line in lines)), ("csv", "".join(table))):
+        if form in forms:
+            with failed.passing_over():
+                write_text(files[form], text)
+                saved.append(str(files[form]))
+    if isinstance(boxes, inputs.ListedBoxes) and not errors and not failed.errors:
+        boxes.expect_frames(frames)
+    if not errors and not failed.errors and video.length and frames < video.length:
         log.logger.warning(
             "%s: only %d of the %d frames that the file announces could be read; their results are saved",
             *(video.name, frames, video.length),
@@ -448,6 +457,7 @@ def save_video(
         "%s: %d %s(s) in %d frame(s) of %s, %.1f frames/s",
         *(target.parent, persons, predictor.skeleton.noun, frames, video.name, frames / (time.monotonic() - begun)),
     )
-    failed = [inputs.cut_short(error, frames) for error in errors] + failed
-    if failed:
-        raise UserError("; ".join(map(str, failed)))
+    every = [*(inputs.cut_short(error, frames) for error in errors), *failed.errors]
+    if every:
+        kept = f"; saved: {' '.join(saved)}" if failed.errors and saved else ""
+        raise UserError("; ".join(map(str, every)) + kept)

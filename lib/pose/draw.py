@@ -5,7 +5,7 @@ All images are uint8 BGR (H, W, 3), colours too. N persons, K keypoints.
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import cv2
@@ -50,7 +50,7 @@ class DrawOptions:
         if math.isnan(self.threshold):
             raise UserError("the threshold of drawn keypoints must be a number, not nan")
         if unknown := [part for part in self.parts or () if part not in PARTS]:
-            raise UserError(f"{unknown[0]!r} cannot be drawn; name some of {', '.join(PARTS)}")
+            raise UserError(f"{unknown[0]!r} cannot be drawn; name some of {', '.join(PARTS)}, or none")
         if self.color_by not in (None, *COLOR_BY):
             raise UserError(f"persons are coloured by {', '.join(COLOR_BY)}, not by {self.color_by!r}")
 
@@ -117,20 +117,25 @@ def persons(
         _person(canvas, keypoints[i], shown[i], skeleton, extents[i], colours, dot)
         if ellipses is not None and "ellipses" in parts:
             _rings(canvas, keypoints[i][shown[i]], ellipses[i][shown[i]], 0.5 * _line_width(canvas, extents[i]))
+    taken = list[np.ndarray]()
     for i in order:  # texts last, so that no line crosses them
         joints, _ = options.colours(skeleton, int(numbers[i]))
         if "names" in parts:
             height = min(0.75 * _text_height(canvas), extents[i] / 22)
             for k in np.flatnonzero(shown[i]) if height >= MIN_TEXT else ():
-                _write(canvas, skeleton.names[k], keypoints[i, k], height, joints[k])
+                _write(canvas, skeleton.names[k], keypoints[i, k], height, joints[k], taken)
         words = [f"#{numbers[i]}"] if "ids" in parts else []
         if person_scores is not None and "scores" in parts:
             words.append(f"{person_scores[i]:.2f}")
         if words and (boxes is not None or shown[i].any()):
-            corner, side = (
-                (keypoints[i][shown[i]].min(0), extents[i]) if boxes is None else (boxes[i][:2], max(boxes[i][2:]))
-            )
+            on_box = boxes is not None and ("boxes" in parts or not shown[i].any())
+            side = max(boxes[i][2:]) if boxes is not None and on_box else extents[i]
             height = min(_text_height(canvas), max(side / 8, MIN_TAG))
+            if boxes is not None and on_box:
+                corner = boxes[i][:2]
+            else:
+                points = keypoints[i][shown[i]]
+                corner = points[points[:, 1].argmin()] - (height, height)  # above the highest keypoint
             colour = joints[0] if options.color_by == "person" else COLOURS[MIDDLE]
             _tag(canvas, "  ".join(words), corner, height, colour)
     return canvas
@@ -230,11 +235,24 @@ def _paint(canvas: np.ndarray, line: float, lines: list, dots: list) -> None:
         patch[:] = cv2.resize(large, patch.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
-def _write(canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour) -> None:
-    """Draw text with an outline, beside a point."""
-    beside = np.clip(point + np.array([height, height / 3]), -MAX_COORDINATE, MAX_COORDINATE)
-    place = np.rint(beside).astype(int)
+def _write(
+    canvas: np.ndarray, text: str, point: np.ndarray, height: float, colour: Colour, taken: list[np.ndarray]
+) -> None:
+    """Draw text with an outline beside a point, inside the canvas and beside the texts whose boxes (left, top, right,
+    bottom) are `taken`; its own is added to them. Text without room is left out."""
     thin = max(1, round(height / 9))
+    width = cv2.getTextSize(text, FONT, height / CAPITAL, thin)[0][0]
+    size, others = np.array(canvas.shape[1::-1]), np.reshape(taken, (-1, 4))
+    for row, left in product((0, 1, -1, 2, -2, 3, -3), (height, -height - width)):
+        x, y = point[0] + left, point[1] + height / 3 + 1.6 * height * row
+        own = np.array([x, y - 1.2 * height, x + width, y + 0.4 * height])
+        overlaps = ((own[:2] < others[:, 2:]) & (others[:, :2] < own[2:])).all(1)
+        if (own[:2] >= 0).all() and (own[2:] <= size).all() and not overlaps.any():
+            break
+    else:
+        return
+    taken.append(own)
+    place = np.rint([x, y]).astype(int)
     around = thin * np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
     for shift, paint in [(shift, OUTLINE) for shift in around] + [(np.zeros(2, int), colour)]:  # fonts have no outline
         cv2.putText(canvas, text, (place + shift).tolist(), FONT, height / CAPITAL, paint, thin, cv2.LINE_AA)

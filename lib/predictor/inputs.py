@@ -72,7 +72,7 @@ def expand(names: Sequence[str], on_error: Callable[[UserError], None] | None = 
         if name.isdecimal() and len(name) <= CAMERA_DIGITS and not os.path.exists(name):
             cameras[int(name)] = None
         elif ADDRESS.match(name):
-            addresses[name] = None
+            addresses[ADDRESS.sub(lambda scheme: scheme[0].lower(), name)] = None
         else:
             for one in _listed(name, on_error):  # a file leads to no address and no camera
                 with passing_over(on_error):
@@ -235,7 +235,7 @@ def numbering(
         places = len(set(own)) < len(stems)
         ids = list(range(1, len(stems) + 1)) if places else own
         return Numbering(sources.images, sources.names, ids, {"id": 1, "name": category}, [None] * len(stems), places)
-    source = coco.read_annotations(annotations, category_name=_asked(category), image_info=True)
+    source = _annotations(annotations, category, image_info=True)
     listed: dict[tuple[str, ...], list[int]] = {}
     ends: list[tuple[str, ...]] = [PureWindowsPath(name).parts for name in source.images.names.tolist()]  # \\ too
     for index, parts in enumerate(ends):
@@ -272,7 +272,7 @@ def _content(file: Path) -> bytes:
 
 def list_beside(boxes: Path) -> Path:
     """The path of the list of images that tools/detect.py writes beside a detection file."""
-    return boxes.with_name(f"{boxes.stem}_images.json")
+    return boxes.parent / f"{boxes.stem}_images.json"
 
 
 def image_list(
@@ -315,7 +315,34 @@ def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
     return [found.get(number, NO_BOXES) for number in known.ids]
 
 
-def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[int], Boxes]:
+@dataclass(frozen=True)
+class ListedBoxes:
+    """The boxes of a file, by the number of their frame; called with a number, it gives the frame's."""
+
+    path: Path
+    found: dict[int, Boxes]
+
+    def __call__(self, frame: int) -> Boxes:
+        return self.found.get(frame, NO_BOXES)
+
+    def expect_frames(self, count: int) -> None:
+        """Warn of boxes that belong to no frame of a video of `count` frames.
+
+        Raises UserError if none belongs to one.
+        """
+        others = [number for number in self.found if not 0 <= number < count]
+        if not others:
+            return
+        says = (
+            f"{self.path}: {len(others)} of the {len(self.found)} frames with boxes are not in the video, whose frames "
+            f"are 0 to {count - 1}; the first is {others[0]}"
+        )
+        if len(others) == len(self.found):
+            raise UserError(says)
+        logger.warning("%s", says)
+
+
+def read_frame_boxes(path: Path, category: str, threshold: float) -> ListedBoxes:
     """The boxes of a video's frames, by the frame's number (from 0): the image_id in a detection file, and the last
     number in an image's file_name in an annotation file.
 
@@ -323,7 +350,7 @@ def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[i
     """
     found = _boxes_by_image(path, {"id": 1, "name": category}, threshold)
     if is_annotation_file(path):
-        images = coco.read_annotations(path, category_name=_asked(category)).images
+        images = _annotations(path, category).images
         numbers = [re.findall(r"\d+", name) for name in images.names.tolist()]
         frames = [int(digits[-1]) if digits else None for digits in numbers]
         if None in frames or len(set(frames)) < len(frames):
@@ -335,7 +362,7 @@ def read_frame_boxes(path: Path, category: str, threshold: float) -> Callable[[i
             for frame, number in zip(frames, images.ids.tolist(), strict=True)
             if frame is not None and number in found
         }
-    return lambda frame: found.get(frame, NO_BOXES)
+    return ListedBoxes(path, found)
 
 
 def is_annotation_file(path: Path) -> bool:
@@ -347,9 +374,10 @@ def is_annotation_file(path: Path) -> bool:
         return False  # reading it raises the error
 
 
-def _asked(category: str) -> str:
-    """The name that chooses the category of an annotation file; persons need none."""
-    return "" if category == PERSON else category
+def _annotations(path: Path, category: str, image_info: bool = False) -> coco.Annotations:
+    """A COCO annotation file's objects of the category; persons need not be named so."""
+    asked = "" if category == PERSON else category
+    return coco.read_annotations(path, category_name=asked, image_info=image_info, remedy=f"the model finds {category}")
 
 
 def _boxes_by_image(
@@ -357,7 +385,7 @@ def _boxes_by_image(
 ) -> dict[int, Boxes]:
     """The boxes of the category by image_id; `stated` are the known sizes (width, height) of images."""
     if is_annotation_file(path):
-        source = coco.read_annotations(path, category_name=_asked(category["name"]))
+        source = _annotations(path, category["name"])
         table, sizes = source.table, source.sizes
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
         others = "as a crowd"

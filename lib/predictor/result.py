@@ -60,12 +60,21 @@ class Pose:
 
     def __getitem__(self, name: str) -> Keypoint:
         """The keypoint of that name, rounded as in files. Raises UserError for an unknown name."""
+        if not isinstance(name, str):
+            raise UserError(f"a person's keypoints are named, as in ['{self.names[0]}'], not numbered ({name!r})")
         if name not in self.names:
-            nearest = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0)[0]
+            nearest = difflib.get_close_matches(name, self.names, n=1, cutoff=0)[0]
             raise UserError(f"there is no keypoint {name!r}; the nearest is {nearest!r}")
         place = self.names.index(name)
         x, y = rounded(self.keypoints[place], PIXELS).tolist()
         return Keypoint(x, y, round(float(self.scores[place]), SCORE))
+
+    def __iter__(self) -> Iterator[str]:
+        """The keypoints' names, so that dict(person) maps them to keypoints."""
+        return iter(self.names)
+
+    def keys(self) -> tuple[str, ...]:
+        return self.names
 
     def __repr__(self) -> str:
         x, y, w, h = self.box

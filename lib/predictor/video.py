@@ -48,13 +48,16 @@ def _usable(rate: Any) -> Fraction:
 
 
 class Video:
-    """A video file, or the address (a string) of a video (http, https) or a camera (rtsp).
+    """A video file, or the address (a string) of a video (http, https) or a camera (rtsp, rtsps).
 
     Raises UserError if there is no video in it. Whatever a file contains, it cannot make the program open another file
     or an address; an address cannot make it open a file.
     """
 
     def __init__(self, source: Path | str):
+        if isinstance(source, str):
+            scheme = source.partition("://")[0].lower()
+            source = f"{scheme}{source[len(scheme) :]}" if scheme.rstrip("s") in ADDRESSES else Path(source)
         # Without a password that may be in the address.
         self.name = re.sub("//[^/@]*@", "//", source) if isinstance(source, str) else str(source)
         self.live = isinstance(source, str) and source.startswith("rtsp")
@@ -232,7 +235,7 @@ def predict_video(
     # Some frames show many persons: a stage that they hold up is not to hold up the others.
     at_once: Callable[[Iterator], Iterator] = iter
     if isinstance(video, Video) and not video.live:
-        most = min(max(WAITING // video.frame_bytes, FEWEST_WAITING), MOST_WAITING)
+        most = min(max(WAITING // max(video.frame_bytes, 1), FEWEST_WAITING), MOST_WAITING)
         at_once = partial(ahead, most=most)
     located = at_once(_located(predictor, video, at_once(video.frames()), boxes, detect_every))
     results = at_once(_estimated(predictor, located, one_by_one=video.live or detect_every > 1))

@@ -38,7 +38,7 @@ THUMBNAIL = 120, 80
 OPENING, OWN = "opening", "own"  # what the page shows: the same for all, or from a session
 FONTS = ["system-ui", "sans-serif"]  # the browser's own fonts: Gradio's come from a font service
 HINTS = {
-    ANNOTATED: "Click a detected box to see the attention for it, or drag another box.",
+    ANNOTATED: "Click a box to see the attention for it, or drag another box.",
     DETECTOR: "Click a detected box to see the attention for it, or drag another box.",
     WHOLE: "The whole image is used as the box; drag a smaller one.",
     DRAWN: "Drag another box, or type its numbers.",

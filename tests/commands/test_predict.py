@@ -64,6 +64,10 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+IMAGE_7 = {"id": 7, "file_name": "7.jpg", "width": 640, "height": 425}
+KITES = [{"id": 1, "name": "kite"}, {"id": 2, "name": "bird"}]
+
+
 def written(path: Path, frames: int = FRAMES, codec: str = "mp4v") -> Path:
     """A video whose frames are told apart by their brightness."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), RATE, SIZE)
@@ -432,6 +436,8 @@ def test_an_address_is_read_as_a_video_and_names_no_file(bright, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"http://user:secret@127.0.0.1:{server.server_port}"
         found = inputs.expand([f"{place}/film.mp4?take=1"])
+        assert inputs.expand([f"HTTP{place[4:]}/film.mp4?take=1"]).videos == found.videos
+        assert len(list(Video(f"HTTP{place[4:]}/film.mp4").frames())) == FRAMES
         assert found.videos == [f"{place}/film.mp4?take=1"] and inputs.result_names(found.videos) == ["film"]
         seen = Video(found.videos[0])
         assert seen.name == f"http://127.0.0.1:{server.server_port}/film.mp4?take=1" and not seen.live
@@ -705,6 +711,15 @@ def test_frames_are_shown_until_q(monkeypatch):
             ["--detect-every: no detector runs, because --box gives the boxes"],
         ),
         (["film.mp4", "--detect-every", "0"], ["--detect-every must be 1 or more, not 0"]),
+        (["one.jpg", "--detect-every", "3"], ["--detect-every is for videos, and one.jpg is an image; leave it out"]),
+        (["one.jpg", "--track"], ["--track is for videos, and one.jpg is an image; leave it out"]),
+        (["one.jpg", "--box-score", "2"], ["--box-score must be between 0 and 1, not 2"]),
+        (["7.jpg", "--boxes", "."], [".: cannot read the detection file (--boxes) (Is a directory)"]),
+        (["7.jpg", "--annotations", "gone.json"], ["gone.json: cannot read the annotation file (No such file"]),
+        (
+            ["7.jpg", "--boxes", "kites.json"],
+            ["kites.json: its categories are", "; the model finds person"],
+        ),
         (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
         (["one.jpg", "--save", "image", "video"], ["--save video: the formats for one.jpg are image, json, csv, coco"]),
@@ -755,6 +770,7 @@ def test_bad_input_is_one_sentence(arguments, words, images, run, command, monke
         ("text.json", '[{"image_id": 7, "category_id": "1", "bbox": [9, 0, 9, 9], "score": 1}]'),
         ("nan.json", '[{"image_id": 1, "category_id": 1, "bbox": [NaN, 0, 9, 9], "score": 1}]'),
         ("object.json", "{}"),
+        ("kites.json", json.dumps({"images": [IMAGE_7], "annotations": [], "categories": KITES})),
     ):
         (tmp_path / name).write_text(content)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -1104,7 +1120,7 @@ def test_frames_before_one_that_cannot_be_used_are_saved(run, tmp_path):
 def test_an_unwritable_video_still_leaves_its_other_formats(bright, tmp_path, monkeypatch):
     source, out, forms = written(tmp_path / "film.mp4"), tmp_path / "out", ["video", "json", "csv"]
     (out / "film.mp4").mkdir(parents=True)
-    says = rf"film.mp4: cannot write \(Is a directory\); .* unchanged; the results of {FRAMES} frame\(s\) are saved$"
+    says = r"film.mp4: cannot write \(Is a directory\); .* unchanged; saved: .*/film.jsonl .*/film.csv$"
     with pytest.raises(UserError, match=says):
         predict.save_video(given(), bright, Video(source), out / "film", forms, None)
     assert sorted(path.name for path in out.iterdir()) == ["film.csv", "film.jsonl", "film.mp4"]
@@ -1117,10 +1133,52 @@ def test_an_unwritable_video_still_leaves_its_other_formats(bright, tmp_path, mo
 
     add = Recording.add
     monkeypatch.setattr(Recording, "add", fails_at_4)
-    with pytest.raises(UserError, match=r"^the disk is full; the results of 4 frame\(s\) are saved$"):
+    with pytest.raises(UserError, match=r"^the disk is full; saved: .*/short.jsonl .*/short.csv$"):
         predict.save_video(given(), bright, Video(source), out / "short", forms, None)
     assert sorted(path.name for path in out.glob("short*")) == ["short.csv", "short.jsonl"]
     assert len((out / "short.jsonl").read_text().splitlines()) == 1 + 4
+
+
+def test_every_file_of_a_video_that_cannot_be_written_is_told(bright, tmp_path):
+    (tmp_path / "out/film.csv").mkdir(parents=True)
+    (tmp_path / "out/film.mp4").mkdir()
+    with pytest.raises(UserError, match=r"film.mp4: cannot write .*film.csv: cannot write .*; saved: .*/film.jsonl$"):
+        source = Video(written(tmp_path / "film.mp4"))
+        predict.save_video(given(), bright, source, tmp_path / "out/film", ["video", "json", "csv"], None)
+
+
+def test_dots_in_a_videos_name_are_kept_and_no_other_file_is_replaced(run, command, tmp_path):
+    for name in ("walk.v2.avi", "walk.v3.avi"):
+        written(tmp_path / name, codec="MJPG")
+    (tmp_path / "walk.mp4").write_bytes(b"a video of the user's")
+    how = ["--model", run, "--detector", "whole-image", "--device", "cpu", "--out", "."]
+    outcome = command("walk.v2.avi", "walk.v3.avi", *how, "--save", "video", "json", "csv")
+    assert outcome.returncode == 0, outcome
+    made = {f"walk.v{n}.{ending}" for n in (2, 3) for ending in ("mp4", "jsonl", "csv")}
+    assert {path.name for path in tmp_path.glob("walk.v*")} == made | {"walk.v2.avi", "walk.v3.avi"}
+    assert (tmp_path / "walk.mp4").read_bytes() == b"a video of the user's"
+
+
+def test_boxes_of_frames_that_the_video_lacks_are_told(run, command, tmp_path):
+    written(tmp_path / "film.mp4")
+    entry = {"category_id": 1, "bbox": [10, 10, 40, 50], "score": 0.9}
+    how = ["film.mp4", "--model", run, "--device", "cpu", "--save", "json", "--boxes", "boxes.json", "--overwrite"]
+    (tmp_path / "boxes.json").write_text(json.dumps([entry | {"image_id": number} for number in (1, 7, 9)]))
+    outcome = command(*how)
+    says = "2 of the 3 frames with boxes are not in the video, whose frames are 0 to 6; the first is 7"
+    assert outcome.returncode == 0 and says in outcome.stdout, outcome
+    (tmp_path / "boxes.json").write_text(json.dumps([entry | {"image_id": 5000}]))
+    assert "1 of the 1 frames with boxes are not in the video" in sentence(command(*how))
+
+
+def test_a_video_whose_size_is_not_known_at_first_is_read(bright, tmp_path):
+    film = Video(written(tmp_path / "film.mp4"))
+    film.frame_bytes = 0
+    assert len(list(predict_video(bright, film))) == FRAMES
+
+
+def test_a_videos_path_may_be_text(tmp_path):
+    assert len(list(Video(str(written(tmp_path / "film.mp4"))).frames())) == FRAMES
 
 
 def test_the_commands_offer_every_detector():

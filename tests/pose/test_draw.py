@@ -159,6 +159,37 @@ def test_what_is_written_of_a_small_person_is_small_whatever_the_image():
     assert 7 <= np.ptp(rows) < 15 and np.ptp(columns) < 25
 
 
+def test_names_lie_inside_the_image_and_not_on_each_other():
+    """Of two keypoints one on the other at the right edge, each name is drawn as one alone in the middle is."""
+    skeleton = dataclasses.replace(COCO, names=("left_shoulder", "left_shoulder", *COCO.names[2:]), limbs=())
+    canvas, points = np.full((400, 400, 3), 128, np.uint8), np.full((1, 17, 2), np.nan)
+    points[0, 2:4] = [(20, 20), (380, 380)]  # so that the person is large
+    shown = np.array([[False, False, True, True] + [False] * 13])
+
+    def inked(places: list[tuple[float, float]]) -> int:
+        for i, place in enumerate(places):
+            points[0, i], shown[0, i] = place, True
+        drawn = [
+            draw.persons(canvas, points, shown.astype(float), skeleton, DrawOptions(0.5, parts))
+            for parts in ((), ("names",))
+        ]
+        return int((drawn[0] != drawn[1]).any(-1).sum())
+
+    rest = inked([])
+    alone = inked([(200, 200)]) - rest
+    assert alone > 100
+    assert abs(inked([(397, 200), (397, 200)]) - rest - 2 * alone) < 0.1 * alone
+
+
+def test_an_id_without_a_box_is_drawn_above_the_highest_keypoint():
+    canvas, points = np.zeros((400, 400, 3), np.uint8), np.full((1, 17, 2), 300.0)
+    points[0, 0] = 200, 100
+    given = {"boxes": np.array([[50.0, 50, 300, 300]]), "ids": np.array([3])}
+    without = draw.persons(canvas, points, np.ones((1, 17)), COCO, DrawOptions(parts=()), **given)
+    rows, columns = (draw.persons(canvas, points, np.ones((1, 17)), COCO, **given) != without).any(-1).nonzero()
+    assert 50 < rows.min() and rows.max() < 100 and abs(columns.mean() - 200) < 30
+
+
 def test_names_are_outlined():
     image = np.full((240, 240, 3), 255, np.uint8)
     drawn = [draw.persons(image, 2 * HAND_POINTS, np.ones(5), HAND, DrawOptions(parts=p)) for p in ((), ("names",))]

@@ -379,6 +379,11 @@ def test_persons_and_keypoints_are_indexed_by_number_and_name(predictor):
     assert [person.box_score for person in result[:2]] == [1, 0.5] and result[3:] == []
     with pytest.raises(UserError, match="there is no keypoint 'left_wirst'; the nearest is 'left_wrist'"):
         result[0]["left_wirst"]
+    with pytest.raises(UserError, match=r"keypoints are named, as in \['nose'\], not numbered \(9\)"):
+        result[0][9]
+    named = dict(result[1])
+    assert list(named) == list(result[1]) == list(result.names) and named["left_wrist"] == wrist
+    assert "left_wrist" in result[0] and "left_wirst" not in result[0]
     with pytest.raises(IndexError):
         result[3]
 
@@ -513,7 +518,9 @@ def test_malformed_sources_are_reported(run, tmp_path):
     with pytest.raises(UserError, match=r"not a run's folder: there is no config.yaml in it"):
         Predictor.from_pretrained(tmp_path)
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    with pytest.raises(UserError, match=r"this run is not finished; name one of its checkpoints, for example .*model_best.pth"):
+    with pytest.raises(
+        UserError, match=r"this run is not finished; name one of its checkpoints, for example .*model_best.pth"
+    ):
         Predictor.from_pretrained(tmp_path)
     (tmp_path / "final_state.pth").write_bytes((run / "final_state.pth").read_bytes())
     assert Predictor.from_pretrained(tmp_path, device="cpu").trained.skeleton == skeleton.COCO
