@@ -328,7 +328,7 @@ def train_index(size: Size, folder: Path) -> Stage:
 
 HELP = ["tools/train.py", "--help"]
 PLAIN_HELP = (
-    "import runpy, sys; sys.path.insert(0, 'tools'); from transpose import build, training; "
+    "import runpy, sys; sys.path.insert(0, 'tools'); import transpose.build.run; "
     f"sys.argv = {HELP}; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 

@@ -271,9 +271,9 @@ def describe() -> str:
     plain, ours = peak_memory("plain"), peak_memory("ours")
     parts.append(
         f"Peak memory of the process for {MEMORY[0]}, batch {MEMORY[1]}: plain {plain:.2f} GB, ours {ours:.2f} GB "
-        "(the original: 7.3 GB; wanted: ≤ 1.5 GB)."
+        "(the original: 7.3 GB; target: ≤ 1.5 GB)."
     )
-    parts.append(f"First training step of {DEMO.name}: {first_step():.1f} s after the start (wanted: < 10 s).")
+    parts.append(f"First training step of {DEMO.name}: {first_step():.1f} s after the start (target: < 10 s).")
     return "\n\n".join(parts)
 
 

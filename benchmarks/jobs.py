@@ -1,8 +1,8 @@
 """What a user waits for, from end to end: python -m benchmarks.jobs [--write], with PYTHONPATH=tools, or `make
 bench-jobs`.
 
-Each job is a process of its own, watched from outside: elapsed time, processor time, and the most memory that it and
-its loading processes take together (proportional set size). Where a processor's network would hide everything else,
+Each job is a process of its own, watched from outside: elapsed time, CPU time, and the most memory that it and
+its loading processes take together (proportional set size). Where a CPU's network would hide everything else,
 a wait stands in its place, as long as a fast machine's.
 """
 
@@ -42,7 +42,7 @@ from transpose.models.backends import Backend, computes_bfloat16
 from transpose.predictor.video import Recording
 
 STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
-PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a processor with AMX
+PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a CPU with AMX
 BATCH = 20
 THREADS = 1  # of PyTorch, in each process
 ALL_THREADS = os.cpu_count() or 1  # what a command takes by itself
@@ -306,7 +306,7 @@ def feeding(root: Path, size: Size, weights: Path) -> str:
             name = f"{title}, {workers} loading processes"
             rows.append(row(name, found, count=f"{found.parts['crops']:.0f} crops"))
     text = f"Decoding once: {made.wall:.0f} s for {size.stored:.0%} of the images in one process, once a data set."
-    return f"{table('training crops, a step of 1/5,000 s a crop', rows)}\n\n{text}"
+    return f"{table('training crops, a step of 0.2 ms a crop', rows)}\n\n{text}"
 
 
 def testing(root: Path, size: Size, weights: Path) -> str:
@@ -364,22 +364,22 @@ def analysing(root: Path, size: Size, weights: Path) -> str:
 
 
 def training(root: Path, size: Size, weights: Path) -> str:
-    """(c) Training steps on this processor."""
+    """(c) Training steps on this CPU."""
     found = {name: run(part("train", root / "runs", name, size.micro_batch, size.steps)) for name in TRAINED}
     rows = [row(name, it, count=f"{size.steps} steps of {size.micro_batch}") for name, it in found.items()]
     return table("training on the bundled sample", rows)
 
 
 def precision(root: Path, size: Size, weights: Path) -> str:
-    """(g) bfloat16 beside float32, where the processor computes it, and what bounds the gain."""
+    """(g) bfloat16 beside float32, where the CPU computes it, and what bounds the gain."""
     if computes_bfloat16(torch.device("cpu")):
         measured = in_both(root, size)
     else:
         seconds = [run(part("once", "tp_r_a4", how, size.micro_batch)).parts["s"] for how in BOTH]
         measured = (
-            "This processor does not compute bfloat16 (it has neither AMX nor AVX-512 BF16), so there is no gain to "
-            f"measure. Asked for all the same, bfloat16 takes {seconds[1] / seconds[0]:.0f} times as long as float32 "
-            f"for a forward pass of R-A4 with {size.micro_batch} crops."
+            "This CPU does not compute bfloat16 (it has neither AMX nor AVX-512 BF16), so there is no gain to "
+            f"measure. If it is chosen all the same, bfloat16 takes {seconds[1] / seconds[0]:.0f} times as long as "
+            f"float32 for a forward pass of R-A4 with {size.micro_batch} crops."
         )
     trained = f"Not measured, {weights.name} is missing (`make demo` trains it)."
     return "\n\n".join([measured, bounds(size), forward.precision_table(weights) if weights.exists() else trained])
@@ -400,7 +400,7 @@ def in_both(root: Path, size: Size) -> str:
     for name in TRAINED:
         training_of = "TRAIN.PRECISION", "train", root / "runs", name, size.micro_batch, size.steps
         compare(f"training step of {name}", "step, s", WANTED["training step"], *training_of)
-    return report.table(["", *BOTH, "ratio", "wanted"], rows)
+    return report.table(["", *BOTH, "ratio", "target"], rows)
 
 
 def bounds(size: Size) -> str:
@@ -495,7 +495,7 @@ def number(value: float) -> str:
 
 
 def table(title: str, rows: list[list[str]]) -> str:
-    return report.table([title, "", "elapsed", "processor", "memory", "parts"], rows)
+    return report.table([title, "", "elapsed", "CPU time", "memory", "parts"], rows)
 
 
 JOBS: dict[str, Callable[[Path, Size, Path], str]] = {

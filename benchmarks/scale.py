@@ -113,7 +113,7 @@ def first_test_sample(root: Path) -> dict[str, float]:
 def growth_of_workers(root: Path, samples: int) -> dict[str, Any]:
     """Megabytes of its own that each loading process gains between its first hundred samples and the last."""
     loader, plan = build_training_data(settings(root, "WORKERS", str(WORKERS), "TRAIN.BATCH_SIZE_PER_GPU", "20"))
-    # As many as COCO's recipes ask for, however few processors there are.
+    # As many as COCO's recipes ask for, however few CPU cores there are.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = torch.utils.data.DataLoader(loader.dataset, batch_sampler=plan, num_workers=WORKERS)
     wanted = min(samples * WORKERS, int(0.9 * plan.samples))

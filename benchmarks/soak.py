@@ -110,9 +110,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds, columns, epochs = watch(minutes, Path(folder))
     rows, flat = judge(seconds, columns)
-    head = ["after the warm-up", "first", "mean", "most", "last", "rise of the line", ""]
+    head = ["after the warm-up", "first", "mean", "maximum", "last", "rise of the line", ""]
     print(f"{report.surroundings()}\n\n{seconds[-1] / 60:.1f} minutes, {epochs} epochs trained and validated, ", end="")
-    print(f"{len(seconds)} looks\n\n{report.table(head, rows)}")
+    print(f"{len(seconds)} samples\n\n{report.table(head, rows)}")
     sys.exit(0 if flat else 1)
 
 

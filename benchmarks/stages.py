@@ -170,7 +170,7 @@ def distance(found: Measured) -> str:
 
 def page(runs: list[dict[str, Measured]]) -> str:
     """The section of docs/benchmarks.md: medians over the runs, each run's ratio, the last run's difference."""
-    head = ["stage", "original", "plain, here", "ours, here", "ratio", "in each run", "wanted", "largest difference"]
+    head = ["stage", "original", "plain, here", "ours, here", "ratio", "in each run", "target", "largest difference"]
     rows = []
     for name, last in runs[-1].items():
         each = [run[name] for run in runs]

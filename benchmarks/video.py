@@ -52,14 +52,14 @@ def write(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def measured(call: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
-    """Seconds that pass and that the processor works, and what `call` returns."""
+    """Seconds that pass and that the CPU works, and what `call` returns."""
     begun, worked = time.perf_counter(), time.process_time()
     made = call()
     return (time.perf_counter() - begun, time.process_time() - worked), made
 
 
 def once(predictor: Predictor, film: Path, folder: Path) -> dict[str, tuple[float, float]]:
-    """Elapsed and processor time of each stage alone and of the command's loop, in seconds."""
+    """Elapsed and CPU time of each stage alone and of the command's loop, in seconds."""
     seconds = {}
     seconds["read"], frames = measured(lambda: [frame for frame, _ in Video(film).frames()])
     seconds["detect"], found = measured(lambda: predictor.detect(frames))
@@ -98,7 +98,7 @@ def main() -> None:
     for name in runs[0]:
         wall, cpu = (1e3 * statistics.median(run[name][i] for run in runs) / len(frames) for i in (0, 1))
         rows.append([name, f"{wall:.1f} ms", f"{cpu:.1f} ms"])
-    print(table(["a frame", "elapsed", "processor"], rows))
+    print(table(["a frame", "elapsed", "CPU time"], rows))
     print(f"The whole takes {statistics.median(whole):.2f} times as long as its slowest stage.")
 
 

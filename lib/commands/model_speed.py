@@ -72,7 +72,7 @@ def installed(backend: str) -> bool:
 
 
 def surroundings(threads: int | None = None) -> str:
-    """One line: processor and what it computes, memory, system, versions, threads (by default this process's), date."""
+    """One line: the CPU and what it computes, memory, system, versions, threads (by default this process's), date."""
     present = {package.name: package.version for package in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {present[name]}" for name in REPORTED if name in present)
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
