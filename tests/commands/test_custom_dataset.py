@@ -422,7 +422,7 @@ def test_the_docs_example_of_an_annotation_file_is_one(tmp_path: Path):
 
 
 def test_the_distances_of_the_docs_table():
-    (row,) = re.findall(r"^\| distance, in roots of the area \| (.*) \|$", DOC, re.MULTILINE)
+    (row,) = re.findall(r"^\| distance, as a share of √area \| (.*) \|$", DOC, re.MULTILINE)
     kite = np.zeros((5, 2))
     for share, wanted in zip(row.split(" | "), (0.5, 0.75, 0.95), strict=True):
         away = kite + np.array([60 * float(share.removesuffix(" %")) / 100, 0])
