@@ -43,7 +43,12 @@ def computes_bfloat16(device: torch.device) -> bool:
 def chosen_precision(wanted: str, device: torch.device, backend: str = "pytorch") -> str:
     """The precision; "auto" becomes bfloat16 if the device computes in it, else float32, which is logged."""
     if wanted == "bfloat16" and backend == "pytorch" and not computes_bfloat16(device):
-        logger.warning("this %s has no bfloat16 arithmetic: float32 is many times as fast", device.type)
+        logger.warning(
+            "PyTorch may emulate bfloat16 on this %s, which can take many times as long as float32",
+            {"cpu": "CPU", "cuda": "GPU"}.get(device.type, device.type),
+        )
+    if wanted not in (*PRECISIONS, "auto"):
+        raise UserError(f"there is no precision {wanted!r}; choose from {', '.join(PRECISIONS)}, auto")
     if wanted != "auto":
         return wanted
     chosen = "bfloat16" if backend != "onnxruntime" and computes_bfloat16(device) else "float32"
@@ -62,7 +67,7 @@ class Backend:
     def __post_init__(self) -> None:
         """Raise UserError for an unknown precision or backend, and for a pair that does not work together."""
         if self.precision not in PRECISIONS:
-            raise UserError(f"there is no precision {self.precision!r}; choose from {', '.join(PRECISIONS)}, auto")
+            raise UserError(f"there is no precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         if self.backend not in BACKENDS:
             raise UserError(f"there is no backend {self.backend!r}; choose from {', '.join(BACKENDS)}")
         if self.backend == "onnxruntime" and self.precision != "float32":
@@ -162,15 +167,30 @@ def onnx_session(path: Path) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+class InFloat32(nn.Module):
+    """A layer that autocast leaves in float32: decoding takes differences of heatmaps, which bfloat16 would round to
+    three digits."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
 def _pytorch(model: TransPose, how: Backend) -> Forward:
     """Channels last, with which the folded convolutions are faster, and lower precisions by autocast."""
     network = folded(model).to(memory_format=torch.channels_last)
     kind = next(network.parameters()).device.type
     width, height = input_size(model)
-    share = max(1, CACHED // (width * height)) * torch.get_num_threads() if kind == "cpu" else sys.maxsize
+    share = max(2, CACHED // (width * height)) * torch.get_num_threads() if kind == "cpu" else sys.maxsize
     if how.compiled:
         network.compile(mode="reduce-overhead" if kind == "cuda" else None)
     dtype = PRECISIONS[how.precision]
+    if dtype != torch.float32:
+        network.final_layer = InFloat32(network.final_layer)  # type: ignore[assignment]
 
     def forward(images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
