@@ -330,7 +330,7 @@ def testing(root: Path, size: Size, weights: Path) -> str:
     itself = f"R-A4 itself, random weights, {ALL_THREADS} threads"
     predict(itself, ALL_THREADS, "few", "network")
     predict(f"{itself}, flip test", ALL_THREADS, "fewer", "network", "TEST.FLIP_TEST", True)
-    computed = f"Computed from these for {all_boxes:,} boxes. {'; '.join(whole)}."
+    computed = f"Computed from these for {all_boxes:,} boxes: {'; '.join(whole)}."
     return f"{table('tools/test.py, no flip test unless named', rows)}\n\n{computed}"
 
 

@@ -6,8 +6,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, missing, passing_over
@@ -119,7 +119,8 @@ def run(main: Callable[[], None]) -> None:
 
     If the reader of standard output closes it early, as `| head` does, the command ends silently.
     """
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell ignores it, as after `&`
+        signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -158,9 +159,24 @@ def run(main: Callable[[], None]) -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     """The first Ctrl-C ends a command in order, which may take seconds; the second ends it at once."""
-    print("stopping (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.signal(signal.SIGINT, _end_at_once)
+    with suppress(OSError):  # its reader may have been interrupted too
+        print("stopping (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
     raise KeyboardInterrupt
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    os._exit(130)
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Ctrl-C ends the block and nothing else; the next one is a first one again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if signal.getsignal(signal.SIGINT) is _end_at_once:
+            signal.signal(signal.SIGINT, _interrupt)
 
 
 def output_closed() -> bool:

@@ -190,6 +190,20 @@ def test_a_second_interruption_ends_a_command_at_once_and_without_a_traceback():
         assert process.wait(60) == 130 and process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interruption_cleans_up_without_a_reader_and_is_ignored_if_the_shell_says_so(ignored: bool):
+    source = (
+        "import os, signal, sys\nfrom transpose import cli\n"
+        "def work():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n        print('cleaned up')\n"
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'})\n"
+        "read, write = os.pipe()\nos.close(read)\nos.dup2(write, 2)\ncli.run(work)"
+    )
+    environment = surroundings() | {"PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run([sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "cleaned up\n" and done.returncode == (0 if ignored else 130)
+
+
 @pytest.mark.parametrize(
     "started, again",
     [

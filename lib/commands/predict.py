@@ -162,21 +162,23 @@ class GivenBoxes:
 
 def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str, failures: cli.Failures) -> GivenBoxes:
     """Raises UserError for a file that is malformed or belongs to other images."""
+    from ..dataset import coco
     from ..predictor import inputs
 
     lowest, listed = 0.5 if given.box_score is None else given.box_score, given.annotations
+    wording = coco.Wording("", f"the model finds {category}: give a file that has this category")
     if given.boxes and not listed:
         beside = inputs.list_beside(given.boxes)
         listed = given.boxes if inputs.is_annotation_file(given.boxes) else beside if beside.exists() else None
     if given.boxes and not sources.images:
-        of_frame = inputs.read_frame_boxes(given.boxes, category, lowest)
+        of_frame = inputs.read_frame_boxes(given.boxes, category, lowest, wording)
         return GivenBoxes(inputs.numbering(sources), of_frame=of_frame)
-    numbers = inputs.numbering(sources, listed, category, failures.errors.append)
+    numbers = inputs.numbering(sources, listed, category, failures.errors.append, wording)
     if sources.images and not numbers.files:
         failures.end(done=0)
     numbers.refuse_otherwise_turned(not given.ignore_exif)
     if given.boxes:
-        return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
+        return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest, wording))
     if given.box:
         own = given.box, None
         return GivenBoxes(numbers, [own] * len(numbers.files), lambda frame: own)
@@ -418,7 +420,7 @@ def save_video(
         with (
             recording or contextlib.nullcontext(),
             log.Progress(video.length, video.name) as progress,
-            contextlib.suppress(KeyboardInterrupt) if video.live else contextlib.nullcontext(),
+            cli.until_interrupted() if video.live else contextlib.nullcontext(),
         ):
             for result in until_error(progress.follow(stream), errors):
                 if recording or window:
@@ -446,9 +448,12 @@ def save_video(
             with failed.passing_over():
                 write_text(files[form], text)
                 saved.append(str(files[form]))
-    if isinstance(boxes, inputs.ListedBoxes) and not errors and not failed.errors:
-        boxes.expect_frames(frames)
-    if not errors and not failed.errors and video.length and frames < video.length:
+    complete = not errors and not failed.errors
+    too_short = complete and video.length and frames < video.length
+    if isinstance(boxes, inputs.ListedBoxes) and complete and not too_short and not video.live:
+        with failed.passing_over():
+            boxes.expect_frames(frames)
+    if too_short:
         log.logger.warning(
             "%s: only %d of the %d frames that the file announces could be read; their results are saved",
             *(video.name, frames, video.length),

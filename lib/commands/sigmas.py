@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     log.start()
     skeleton = skeletons.read(arguments.skeleton)
-    files = [coco.read_annotations(path, skeleton.num_joints, arguments.category) for path in arguments.annotations]
+    wording = coco.Wording("", "pass --category with a name or an id")
+    how = skeleton.num_joints, arguments.category
+    files = [coco.read_annotations(path, *how, wording=wording) for path in arguments.annotations]
     for file in files:
         check_order(skeleton.names, str(arguments.skeleton), file)
     repeated = sigmas.match(files)

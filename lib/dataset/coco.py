@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from ..pose import geometry
 from .findings import ERROR, NOTE, OK, Findings, many
 from .json_fields import ANYTHING, FILE_NAME, MAX_ID, NUMBER, WHOLE, Kind, Table, form, list_of, listing, read_json
 
-ANNOTATION_FILE = "annotation file"
-OF_A_CONFIGURATION = f"{ANNOTATION_FILE} (DATASET.ROOT, TRAIN_SET, TEST_SET)"
-CHOOSE = "set DATASET.CATEGORY to a name or an id"
 NUM_JOINTS = 17  # of COCO's persons
 SUSPICIOUS, FEW = 0.05, 5  # share and number of objects from which a file's unit is called wrong
 PERCENT = 105  # largest coordinate in percent: a little more than 100 where something leaves its image
@@ -204,13 +201,23 @@ def count_reasons(reasons: dict[str, np.ndarray], others: int = 0) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
 
 
+class Wording(NamedTuple):
+    """How errors refer to an annotation file: the keys that name it, in brackets, and how to choose its category."""
+
+    keys: str = " (DATASET.ROOT, TRAIN_SET, TEST_SET)"
+    choose: str = "set DATASET.CATEGORY to a name or an id"
+
+
+CONFIGURED = Wording()
+
+
 def read_annotations(
     path: Path,
     num_joints: int = NUM_JOINTS,
     category_name: str = "",
     *,
     image_info: bool = False,
-    remedy: str = CHOOSE,
+    wording: Wording = CONFIGURED,
 ) -> Annotations:
     """Read a COCO annotation file.
 
@@ -219,26 +226,25 @@ def read_annotations(
         num_joints: K, the number of keypoints of the category.
         category_name: The category; '' takes "person", or the only one.
         image_info: The file is an image-info file, which has no annotations.
-        remedy: What an error says of a file without the category; the default is for a file of a configuration.
+        wording: How errors refer to the file and tell to choose a category.
 
     Raises:
         UserError: The file is missing, not JSON, or not in COCO's format. `check_truth` and `annotated_instances`
             report what is wrong with the category's annotations.
     """
-    source = parse_annotations(path, num_joints, category_name, image_info=image_info, remedy=remedy)
+    source = parse_annotations(path, num_joints, category_name, image_info=image_info, wording=wording)
     source.findings.refuse(path)
     return source
 
 
 def parse_annotations(
-    path: Path, num_joints: int, category_name: str, *, image_info: bool, remedy: str = CHOOSE
+    path: Path, num_joints: int, category_name: str, *, image_info: bool, wording: Wording = CONFIGURED
 ) -> Annotations:
     """As `read_annotations`, but reads what it can of a file in any format; `findings` say what is wrong.
 
     Raises UserError for a file that is missing or no JSON.
     """
-    what = OF_A_CONFIGURATION if remedy == CHOOSE else ANNOTATION_FILE
-    content = read_json(path, what, _ANNOTATION_FILE, otherwise=Any)
+    content = read_json(path, f"annotation file{wording.keys}", _ANNOTATION_FILE, otherwise=Any)
     findings, lists = Findings(), {}
     for key in ("images", "categories") if image_info else ("images", "annotations", "categories"):
         found = content.get(key) if isinstance(content, dict) else None
@@ -251,7 +257,7 @@ def parse_annotations(
     images = _images_of(lists["images"], findings)
     category: dict[str, Any] = {}
     try:
-        category = _category_of(lists["categories"], category_name, remedy) if lists["categories"] else {}
+        category = _category_of(lists["categories"], category_name, wording.choose) if lists["categories"] else {}
     except UserError as error:
         findings.add(ERROR, "category", str(error), error=str(error))
     annotations: list = lists.get("annotations", [])
@@ -289,7 +295,7 @@ def _check_ids(findings: Findings, ids: np.ndarray, what: str, level: str, why: 
     findings.add(level, "ids", says, examples, "give each an id of its own", error)
 
 
-def _category_of(categories: list, wanted: str, remedy: str) -> dict[str, Any]:
+def _category_of(categories: list, wanted: str, choose: str) -> dict[str, Any]:
     """The category of the wanted name or id; else the one named "person"; else any. If several are left, the only one
     that lists keypoints: some tools add a root category, or write a name twice."""
     table = Table.read(categories, "category", {"name": ANYTHING, "id": WHOLE})
@@ -304,7 +310,7 @@ def _category_of(categories: list, wanted: str, remedy: str) -> dict[str, Any]:
         return found[0]
     listed = ", ".join(f"{category['id']} {category['name']}" for category in categories)
     meant = f"none is named {wanted!r}" if wanted else "it is not clear which one to use"
-    raise UserError(f"its categories are {listed}: {meant}; {remedy}")
+    raise UserError(f"its categories are {listed}: {meant}; {choose}")
 
 
 def check_annotations(source: Annotations, *, scored: bool) -> Findings:

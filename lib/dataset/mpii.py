@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..pose.geometry import PADDING, PIXEL_STD
-from .coco import OF_A_CONFIGURATION, Annotations, Images, Instances, check_units
+from .coco import CONFIGURED, Annotations, Images, Instances, check_units
 from .findings import ERROR, Findings, many
 from .json_fields import FILE_NAME, NUMBER, Kind, Table, listing, read_json
 
@@ -35,7 +35,7 @@ def parse_annotations(path: Path, num_joints: int) -> Annotations:
 
     Raises UserError for a file that is missing or no JSON list of objects.
     """
-    records = read_json(path, OF_A_CONFIGURATION, list[dict[str, Any]])
+    records = read_json(path, f"annotation file{CONFIGURED.keys}", list[dict[str, Any]])
     joints = {"joints": Kind(f"{num_joints} pairs x, y", shape=(num_joints, 2)), "joints_vis": listing(num_joints)}
     table = Table.read(records, "record", {"image": FILE_NAME, **PLACE, **joints})
     findings = table.check("image")

@@ -129,7 +129,7 @@ def persons(
             words.append(f"{person_scores[i]:.2f}")
         if words and (boxes is not None or shown[i].any()):
             on_box = boxes is not None and ("boxes" in parts or not shown[i].any())
-            side = max(boxes[i][2:]) if boxes is not None and on_box else extents[i]
+            side = extents[i] if boxes is None else max(boxes[i][2:])
             height = min(_text_height(canvas), max(side / 8, MIN_TAG))
             if boxes is not None and on_box:
                 corner = boxes[i][:2]

@@ -39,6 +39,7 @@ ENCODING = {"preset": "veryfast", "crf": "20"}
 SECONDS = 20  # without an answer from an address, in seconds
 WAITING = 2**27  # bytes of the frames that wait for one stage
 FEWEST_WAITING, MOST_WAITING = 4, 32  # frames
+GROWTH = 4  # of a frame beside the stated size, at most: else more bytes would wait
 SEEN = 0.2  # lowest score of a keypoint that the next frame's box is computed from
 USUAL_RATE = Fraction(30)  # frames per second of a video or camera that does not state it
 
@@ -56,8 +57,9 @@ class Video:
 
     def __init__(self, source: Path | str):
         if isinstance(source, str):
-            scheme = source.partition("://")[0].lower()
-            source = f"{scheme}{source[len(scheme) :]}" if scheme.rstrip("s") in ADDRESSES else Path(source)
+            scheme, separator, rest = source.partition("://")
+            known = separator and scheme.lower().rstrip("s") in ADDRESSES
+            source = f"{scheme.lower()}://{rest}" if known else Path(source)
         # Without a password that may be in the address.
         self.name = re.sub("//[^/@]*@", "//", source) if isinstance(source, str) else str(source)
         self.live = isinstance(source, str) and source.startswith("rtsp")
@@ -82,7 +84,7 @@ class Video:
         if self._stream is None:
             raise UserError(f"{self.name}: cannot be opened as a video (it has only sound or text)")
         codec = self._stream.codec_context
-        self.frame_bytes = 3 * codec.width * codec.height
+        self.frame_bytes = 3 * (codec.width * codec.height or MAX_PIXELS)  # as stated, if it is
         if codec.width * codec.height > MAX_PIXELS:
             size = f"its frames are {codec.width} x {codec.height}, and {MAX_PIXELS:,} pixels are the most that is read"
             raise UserError(f"{self.name}: refused before decoding, {size}")
@@ -100,6 +102,9 @@ class Video:
             for number, frame in enumerate(self._decoded()):
                 seconds = float(number / self.rate) if frame.time is None else frame.time
                 first = seconds if first is None else first
+                if 3 * frame.width * frame.height > max(GROWTH * self.frame_bytes, WAITING // MOST_WAITING):
+                    size = f"{frame.width} x {frame.height}, more than {GROWTH} times the size that the file states"
+                    raise UserError(f"{self.name}: frame {number} is {size}")
                 upright = np.rot90(frame.to_ndarray(format="bgr24"), frame.rotation // 90)
                 yield np.ascontiguousarray(upright), seconds - first
         if first is None:
@@ -235,7 +240,7 @@ def predict_video(
     # Some frames show many persons: a stage that they hold up is not to hold up the others.
     at_once: Callable[[Iterator], Iterator] = iter
     if isinstance(video, Video) and not video.live:
-        most = min(max(WAITING // max(video.frame_bytes, 1), FEWEST_WAITING), MOST_WAITING)
+        most = min(max(WAITING // video.frame_bytes, FEWEST_WAITING), MOST_WAITING)
         at_once = partial(ahead, most=most)
     located = at_once(_located(predictor, video, at_once(video.frames()), boxes, detect_every))
     results = at_once(_estimated(predictor, located, one_by_one=video.live or detect_every > 1))

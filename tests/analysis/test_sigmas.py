@@ -179,3 +179,18 @@ def test_a_keypoint_without_repeated_annotations_is_named():
     labelled[1, 3:, 5] = False
     with pytest.raises(UserError, match=r"keypoint left_shoulder: [0-3] instances"):
         sigmas.estimate(replace(twice, labelled=labelled), COCO.names)
+
+
+def test_a_file_without_the_category_is_told_with_the_commands_own_option(tmp_path):
+    (tmp_path / "skeleton.yaml").write_text("{names: [a, b], sigmas: [0.1, 0.1]}")
+    image = {"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}
+    categories = [{"id": 1, "name": "bird"}, {"id": 2, "name": "kite"}]
+    content = {"images": [image], "annotations": [], "categories": categories}
+    (tmp_path / "anna.json").write_text(json.dumps(content))
+    files = [str(tmp_path / "anna.json")] * 2
+    with pytest.raises(
+        UserError, match=r"its categories are 1 bird, 2 kite: .*; pass --category with a name or an id$"
+    ):
+        command.main(["--skeleton", str(tmp_path / "skeleton.yaml"), *files])
+    with pytest.raises(UserError, match=r"gone.json: cannot read the annotation file \(No such file"):
+        command.main(["--skeleton", str(tmp_path / "skeleton.yaml"), "gone.json", *files])

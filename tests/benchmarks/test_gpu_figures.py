@@ -38,10 +38,13 @@ def test_rows_are_begun_until_the_time_is_over():
     [["pytest", "--noconftest", "tests/gpu"], pytest.param(["benchmarks.gpu"], marks=pytest.mark.slow)],
     ids=["test", "bench"],
 )
-def test_both_commands_skip_without_the_packages_for_training(tmp_path: Path, command: list[str]):
+def test_both_commands_skip_without_the_packages_for_training(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+):
     """Where nothing can be installed there is PyTorch, and not what only trainings and data sets need."""
     missing = ("yacs", "msgspec", "pycocotools", "json_tricks", "tensorboardX", "pooch", "av")
     (tmp_path / "sitecustomize.py").write_text(ABSENT.format(absent=missing))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = python("-m", *command, folder=ROOT, path=f"{tmp_path}:{ROOT / 'tools'}")
     assert found.returncode == 0 and "skipped" in found.stdout, found.stdout + found.stderr
 

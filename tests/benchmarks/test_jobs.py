@@ -64,6 +64,33 @@ def test_two_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [row.split("|")[1].split(" of ")[0].strip() for row in rows] == ["test", "training step", "training step"]
 
 
+def test_the_ratio_is_that_of_the_first_precision_to_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(command: list[str]) -> jobs.Measured:
+        return jobs.Measured(1, 1, 1, dict.fromkeys(("a crop, ms", "step, s"), 6.0 if "float32" in command else 2.0))
+
+    monkeypatch.setattr(jobs, "run", run)
+    monkeypatch.setattr(jobs, "make_boxes", lambda *_: 10)
+    rows = [row.split(" | ") for row in jobs.in_both(tmp_path, jobs.SMALLEST).splitlines()[2:]]
+    assert [row[1:4] for row in rows] == [["6.00 ms", "2.00 ms", "3.00×"], *[["6.00 s", "2.00 s", "3.00×"]] * 2]
+
+
+def test_kernels_are_convolutions_products_and_attention():
+    for name in (
+        *(
+            "aten::mkldnn_convolution",
+            "aten::convolution_backward",
+            "aten::mm",
+            "aten::addmm",
+            "aten::bmm",
+            "aten::baddbmm",
+        ),
+        *("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm_"),
+    ):
+        assert jobs.KERNELS.search(name), name
+    for name in ("aten::_softmax", "aten::native_batch_norm", "aten::dropout", "aten::add", "aten::gelu", "aten::comm"):
+        assert not jobs.KERNELS.search(name), name
+
+
 def test_the_gain_that_is_wanted_of_the_kernels():
     assert jobs.gain(0.8, 2) == pytest.approx(0.8 / 0.3)
     assert jobs.gain(0.9, 1 / (0.1 + 0.9 / 3)) == pytest.approx(3)

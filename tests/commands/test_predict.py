@@ -9,10 +9,12 @@ import os
 import re
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -718,7 +720,7 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["7.jpg", "--annotations", "gone.json"], ["gone.json: cannot read the annotation file (No such file"]),
         (
             ["7.jpg", "--boxes", "kites.json"],
-            ["kites.json: its categories are", "; the model finds person"],
+            ["kites.json: its categories are", "; the model finds person: give a file that has this category"],
         ),
         (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
@@ -1168,13 +1170,48 @@ def test_boxes_of_frames_that_the_video_lacks_are_told(run, command, tmp_path):
     says = "2 of the 3 frames with boxes are not in the video, whose frames are 0 to 6; the first is 7"
     assert outcome.returncode == 0 and says in outcome.stdout, outcome
     (tmp_path / "boxes.json").write_text(json.dumps([entry | {"image_id": 5000}]))
-    assert "1 of the 1 frames with boxes are not in the video" in sentence(command(*how))
+    says = r"1 of the 1 frames with boxes are not in the video.*; saved: predictions/film.jsonl$"
+    assert re.search(says, sentence(command(*how)))
 
 
-def test_a_video_whose_size_is_not_known_at_first_is_read(bright, tmp_path):
+class TwoFrames:
+    """A camera that sees two frames; then the user presses Ctrl-C."""
+
+    live, length, rate, time_base, name = True, None, Fraction(10), Fraction(1, 1000), "camera"
+
+    def frames(self):
+        yield np.zeros((64, 96, 3), np.uint8), 0.0
+        yield np.zeros((64, 96, 3), np.uint8), 0.1
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+
+def test_each_interruption_ends_one_camera_whose_recording_is_kept(bright, tmp_path):
+    def both():
+        boxes = inputs.ListedBoxes(tmp_path / "boxes.json", {7: inputs.NO_BOXES})  # of frames that did not come
+        for name in ("first", "second"):
+            predict.save_video(given(), bright, TwoFrames(), tmp_path / name, ["video", "json"], None, boxes)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        cli.run(both)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for name in ("first", "second"):
+        assert len(list(Video(tmp_path / f"{name}.mp4").frames())) == 2
+        assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 1 + 2
+
+
+def test_a_frame_much_larger_than_stated_is_refused(tmp_path, monkeypatch):
     film = Video(written(tmp_path / "film.mp4"))
-    film.frame_bytes = 0
-    assert len(list(predict_video(bright, film))) == FRAMES
+    monkeypatch.setattr(video, "WAITING", 0)
+    film.frame_bytes = 3 * SIZE[0] * SIZE[1] // 4
+    assert len(list(film.frames())) == FRAMES
+    film = Video(tmp_path / "film.mp4")
+    film.frame_bytes = 3 * SIZE[0] * SIZE[1] // 4 - 1
+    says = r"film.mp4: frame 0 is 96 x 64, more than 4 times the size that the file states$"
+    with pytest.raises(UserError, match=says):
+        next(film.frames())
 
 
 def test_a_videos_path_may_be_text(tmp_path):

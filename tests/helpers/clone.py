@@ -88,7 +88,7 @@ class Clone:
 
     def block(self, block: Block) -> str:
         """Run a block; its output must have the lines that the page shows, but for their numbers."""
-        lines = block.lines() if block.language == "sh" else [["python", "-", block.text]]
+        lines = block.lines() if block.language == "sh" else [["PYTHONPATH=tools", "python", "-", block.text]]
         output = "".join(map(self.command, lines))
         for shown in block.printed.split("…\n"):
             assert shape(shown) in shape(output), f"{block.page.name} shows\n{shown}and the output is\n{output}"
@@ -98,6 +98,8 @@ class Clone:
         environment = dict(self.environment)
         while "=" in line[0]:  # NAME=value in front of the program
             variable, value = line[0].split("=", 1)
+            if variable == "PYTHONPATH":
+                value += os.pathsep + environment[variable]
             environment, line = environment | {variable: value}, line[1:]
         program, *words = line
         tool = next((Path(word).stem for word in words if word.startswith("tools/")), "")
@@ -113,8 +115,7 @@ class Clone:
         if program != "python" or (not tool and words[0] != "-"):
             return self.start([program, *words, *quicker], line, environment)
         if not tool:
-            (self.folder / "tools/page.py").write_text(words[1])
-            return self.ask("page", [], ["python", "-"])
+            return self.start([program, "-c", words[1]], ["python", "-"], environment)
         return self.ask(tool, [*words[1:], *quicker], words)
 
     def ask(self, tool: str, words: list[str], line: list[str]) -> str:
