@@ -54,7 +54,7 @@ class Clone:
         self.server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings()
         )
-        self.command(["python", "-", ""])  # its imports are made before the copy is replaced
+        self.ask("train", ["--help"], ["tools/train.py"])  # its imports are made before the copy is replaced
 
     def reset(self) -> None:
         """A fresh copy, with the run as the demo's."""
