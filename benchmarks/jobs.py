@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from benchmarks import forward, report, scale, synthetic
+from benchmarks import forward, report, scale, synthetic, video
 from benchmarks.data_stages import gaussians
 from benchmarks.forward import DEMO, RECIPES, REPOSITORY
 from transpose.build.data import build_training_data
@@ -39,7 +38,6 @@ from transpose.core.train import train_epoch
 from transpose.errors import UserError
 from transpose.evaluation.evaluate import CocoEvaluation
 from transpose.models.backends import Backend, computes_bfloat16
-from transpose.predictor.video import Recording
 
 STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
 PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a CPU with AMX
@@ -47,7 +45,6 @@ BATCH = 20
 THREADS = 1  # of PyTorch, in each process
 ALL_THREADS = os.cpu_count() or 1  # what a command takes by itself
 MB = 1e6
-RATE = 25  # of the video
 RESAMPLES = 1_000
 TRAINED = ("tp_r_a4", "tp_h_s")
 BOTH = ("float32", "bfloat16")
@@ -461,9 +458,7 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
 def make_video(path: Path, folder: Path, frames: int) -> None:
     """Images of a folder, one after the other, as frames of one size."""
     pictures = [cv2.resize(cv2.imread(str(file)), (640, 480)) for file in sorted(folder.iterdir())]
-    with Recording(path, Fraction(RATE)) as recording:
-        for frame in range(frames):
-            recording.add(pictures[frame % len(pictures)], frame / RATE)
+    video.write(path, [pictures[frame % len(pictures)] for frame in range(frames)])
 
 
 def starting(root: Path, size: Size, weights: Path) -> str:

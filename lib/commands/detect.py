@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--overwrite", action="store_true", help="replace existing files")
     given = parser.parse_args(argv)
 
-    from ..dataset import coco
     from ..dataset.images import MAX_PIXELS
     from ..predictor import inputs, shared
     from ..predictor.detector import TORCHVISION, Detector
@@ -58,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for source in [*found.videos, *found.cameras]:
         says = "this command reads images only; tools/predict.py also reads videos and cameras"
         failures.errors.append(UserError(f"{source}: {says}"))
-    wording = coco.Wording("", "choose the category by --detector-class")
-    numbers = inputs.numbering(found, given.annotations, given.detector_class, failures.errors.append, wording)
+    numbers = inputs.numbering(found, given.annotations, given.detector_class, failures.errors.append)
     if not numbers.files:
         failures.end(done=0)
     turned = not given.ignore_exif

@@ -162,23 +162,21 @@ class GivenBoxes:
 
 def choose_boxes(given: argparse.Namespace, sources: "Sources", category: str, failures: cli.Failures) -> GivenBoxes:
     """Raises UserError for a file that is malformed or belongs to other images."""
-    from ..dataset import coco
     from ..predictor import inputs
 
     lowest, listed = 0.5 if given.box_score is None else given.box_score, given.annotations
-    wording = coco.Wording("", f"the model finds {category}: give a file that has this category")
     if given.boxes and not listed:
         beside = inputs.list_beside(given.boxes)
         listed = given.boxes if inputs.is_annotation_file(given.boxes) else beside if beside.exists() else None
     if given.boxes and not sources.images:
-        of_frame = inputs.read_frame_boxes(given.boxes, category, lowest, wording)
+        of_frame = inputs.read_frame_boxes(given.boxes, category, lowest)
         return GivenBoxes(inputs.numbering(sources), of_frame=of_frame)
-    numbers = inputs.numbering(sources, listed, category, failures.errors.append, wording)
+    numbers = inputs.numbering(sources, listed, category, failures.errors.append)
     if sources.images and not numbers.files:
         failures.end(done=0)
     numbers.refuse_otherwise_turned(not given.ignore_exif)
     if given.boxes:
-        return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest, wording))
+        return GivenBoxes(numbers, inputs.read_boxes(given.boxes, numbers, lowest))
     if given.box:
         own = given.box, None
         return GivenBoxes(numbers, [own] * len(numbers.files), lambda frame: own)
@@ -462,7 +460,7 @@ def save_video(
         "%s: %d %s(s) in %d frame(s) of %s, %.1f frames/s",
         *(target.parent, persons, predictor.skeleton.noun, frames, video.name, frames / (time.monotonic() - begun)),
     )
-    every = [*(inputs.cut_short(error, frames) for error in errors), *failed.errors]
-    if every:
+    problems = [*(inputs.cut_short(error, frames) for error in errors), *failed.errors]
+    if problems:
         kept = f"; saved: {' '.join(saved)}" if failed.errors and saved else ""
-        raise UserError("; ".join(map(str, every)) + kept)
+        raise UserError("; ".join(map(str, problems)) + kept)

@@ -66,10 +66,9 @@ class Backend:
 
     def __post_init__(self) -> None:
         """Raise UserError for an unknown precision or backend, and for a pair that does not work together."""
-        if self.precision not in PRECISIONS:
-            raise UserError(f"there is no precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
-        if self.backend not in BACKENDS:
-            raise UserError(f"there is no backend {self.backend!r}; choose from {', '.join(BACKENDS)}")
+        for what, value, known in (("precision", self.precision, PRECISIONS), ("backend", self.backend, BACKENDS)):
+            if value not in known:
+                raise UserError(f"there is no {what} {value!r}; choose from {', '.join(known)}")
         if self.backend == "onnxruntime" and self.precision != "float32":
             raise UserError(f"the backend onnxruntime computes in float32, not in {self.precision}; openvino does")
         if self.backend != "pytorch" and self.compiled:

@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 NO_BOXES = np.zeros((0, 4)), np.zeros(0)
-NAMED = coco.Wording("", "give a file with the category that is found")  # for a file that no configuration names
 SAME_SIZE = (2, 3, 4)  # EXIF orientations that leave the size as it is
 CAMERA_DIGITS = 3  # of a camera's number at most
 ADDRESS = re.compile("(https?|rtsps?)://", re.IGNORECASE)  # of a video or a camera
@@ -222,7 +221,6 @@ def numbering(
     annotations: Path | None = None,
     category: str = PERSON,
     on_error: Callable[[UserError], None] | None = None,
-    wording: coco.Wording = NAMED,
 ) -> Numbering:
     """The ids of an annotation file, by the images' names. Without one, the numbers in the files' names if all names
     are numbers, as COCO's are, and differ; else 1, 2, 3 …
@@ -237,7 +235,7 @@ def numbering(
         places = len(set(own)) < len(stems)
         ids = list(range(1, len(stems) + 1)) if places else own
         return Numbering(sources.images, sources.names, ids, {"id": 1, "name": category}, [None] * len(stems), places)
-    source = _annotations(annotations, category, wording, image_info=True)
+    source = _annotations(annotations, category, image_info=True)
     listed: dict[tuple[str, ...], list[int]] = {}
     ends: list[tuple[str, ...]] = [PureWindowsPath(name).parts for name in source.images.names.tolist()]  # \\ too
     for index, parts in enumerate(ends):
@@ -295,13 +293,13 @@ def cut_short(error: UserError, done: int) -> UserError:
 Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) and scores (N)
 
 
-def read_boxes(path: Path, known: Numbering, threshold: float, wording: coco.Wording = NAMED) -> list[Boxes]:
+def read_boxes(path: Path, known: Numbering, threshold: float) -> list[Boxes]:
     """The boxes of each image: those of a COCO detection file scored `threshold` or more, or an annotation file's.
 
     Raises UserError if the file is malformed, or no box in it is of one of the images.
     """
     sizes = (size or stated_size(_content(file)) for file, size in zip(known.files, known.sizes, strict=True))
-    found = _boxes_by_image(path, known.category, threshold, wording, dict(zip(known.ids, sizes, strict=True)))
+    found = _boxes_by_image(path, known.category, threshold, dict(zip(known.ids, sizes, strict=True)))
     if known.places:
         raise UserError(
             f"{path}: it is unknown which images its image_ids mean, because the images' names are not numbers and "
@@ -344,15 +342,15 @@ class ListedBoxes:
         logger.warning("%s", says)
 
 
-def read_frame_boxes(path: Path, category: str, threshold: float, wording: coco.Wording = NAMED) -> ListedBoxes:
+def read_frame_boxes(path: Path, category: str, threshold: float) -> ListedBoxes:
     """The boxes of a video's frames, by the frame's number (from 0): the image_id in a detection file, and the last
     number in an image's file_name in an annotation file.
 
     Raises UserError if the file is malformed, or two images of an annotation file have the same number.
     """
-    found = _boxes_by_image(path, {"id": 1, "name": category}, threshold, wording)
+    found = _boxes_by_image(path, {"id": 1, "name": category}, threshold)
     if is_annotation_file(path):
-        images = _annotations(path, category, wording).images
+        images = _annotations(path, category).images
         numbers = [re.findall(r"\d+", name) for name in images.names.tolist()]
         frames = [int(digits[-1]) if digits else None for digits in numbers]
         if None in frames or len(set(frames)) < len(frames):
@@ -376,22 +374,19 @@ def is_annotation_file(path: Path) -> bool:
         return False  # reading it raises the error
 
 
-def _annotations(path: Path, category: str, wording: coco.Wording, image_info: bool = False) -> coco.Annotations:
+def _annotations(path: Path, category: str, image_info: bool = False) -> coco.Annotations:
     """A COCO annotation file's objects of the category; persons need not be named so."""
     asked = "" if category == PERSON else category
+    wording = coco.Wording("", f"give a file that has the category {category}, which is looked for here")
     return coco.read_annotations(path, category_name=asked, image_info=image_info, wording=wording)
 
 
 def _boxes_by_image(
-    path: Path,
-    category: dict[str, Any],
-    threshold: float,
-    wording: coco.Wording,
-    stated: Mapping[int, tuple[int, int] | None] = {},
+    path: Path, category: dict[str, Any], threshold: float, stated: Mapping[int, tuple[int, int] | None] = {}
 ) -> dict[int, Boxes]:
     """The boxes of the category by image_id; `stated` are the known sizes (width, height) of images."""
     if is_annotation_file(path):
-        source = _annotations(path, category["name"], wording)
+        source = _annotations(path, category["name"])
         table, sizes = source.table, source.sizes
         findings, scores, own = table.check("image_id", "bbox", "iscrowd"), np.ones(len(table)), ~table["iscrowd"]
         others = "as a crowd"

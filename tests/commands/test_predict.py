@@ -720,7 +720,7 @@ def test_frames_are_shown_until_q(monkeypatch):
         (["7.jpg", "--annotations", "gone.json"], ["gone.json: cannot read the annotation file (No such file"]),
         (
             ["7.jpg", "--boxes", "kites.json"],
-            ["kites.json: its categories are", "; the model finds person: give a file that has this category"],
+            ["kites.json: its categories are", "; give a file that has the category person"],
         ),
         (["one.jpg", "--threshold", "nan"], ["the threshold of drawn keypoints must be a number, not nan"]),
         (["one.jpg", "--draw", "hats"], ["'hats' cannot be drawn; name some of boxes, scores"]),
