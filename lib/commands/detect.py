@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import UserError
-from .predict import DETECTORS, NOT_IN_RESULTS
+from .predict import DETECTORS
+from .results import NOT_IN_RESULTS
 
 if TYPE_CHECKING:
     import numpy as np
