@@ -1,66 +1,50 @@
 """What a user waits for, from end to end: python -m benchmarks.jobs [--write], with PYTHONPATH=tools, or `make
 bench-jobs`.
 
-Each job is a process of its own, watched from outside: elapsed time, CPU time, and the most memory that it and
-its loading processes take together (proportional set size). Where a CPU's network would hide everything else,
-a wait stands in its place, as long as a fast machine's.
+Each job is a process of its own, watched from outside, and so is its plain form (`benchmarks.plain_jobs`), right after
+it. Where a CPU's network would hide everything else, a wait stands in its place, as long as a fast machine's.
 """
 
 import argparse
 import json
 import math
 import os
-import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
-import psutil
 import torch
-from torch import Tensor
 
 from benchmarks import forward, report, scale, synthetic, video
-from benchmarks.data_stages import gaussians
+from benchmarks.data_stages import PLAIN_HELP
 from benchmarks.forward import DEMO, RECIPES, REPOSITORY
-from transpose.build.data import build_training_data
+from benchmarks.job_process import BATCH
+from benchmarks.watch import Measured, run
 from transpose.build.model import build_model
-from transpose.build.run import build_trainer
-from transpose.commands import test
 from transpose.config.load import load_config
-from transpose.core.loss import mse
-from transpose.core.train import train_epoch
-from transpose.errors import UserError
-from transpose.evaluation.evaluate import CocoEvaluation
-from transpose.models.backends import Backend, computes_bfloat16
+from transpose.models.backends import computes_bfloat16
 
-STEP = 1 / 5_000  # seconds a crop that a fast machine's training step takes
 PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a CPU with AMX
-BATCH = 20
 THREADS = 1  # of PyTorch, in each process
 ALL_THREADS = os.cpu_count() or 1  # what a command takes by itself
-MB = 1e6
 RESAMPLES = 1_000
 TRAINED = ("tp_r_a4", "tp_h_s")
 BOTH = ("float32", "bfloat16")
-# PyTorch's operations that bfloat16 makes faster.
-KERNELS = re.compile(r"conv|scaled_dot_product|aten::(add|b|badd)?(mm|bmm)_?$")
 # Milliseconds a crop of a forward pass in float32 and bfloat16, on an Intel Xeon with AMX, by an earlier version.
 EARLIER = {"tp_r_a4": (109, 40), "tp_h_s": (165, 75), "tp_h_a6": (327, 128)}
 WANTED = {"forward pass": 2.0, "training step": 1.5}
-LOOKS = 0.1  # seconds between two looks at a process's memory
 
 
 @dataclass(frozen=True)
 class Size:
     """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
     that go through the network, and through it twice: by the flip test, or in two precisions; crops that a loader
-    delivers, and that a step trains on; steps; frames of the video; images that are predicted."""
+    delivers, and that a step trains on; steps; frames of the video; images that are predicted; resamples of the plain
+    analysis."""
 
     fraction: float = 1.0
     stored: float = 0.05
@@ -71,6 +55,7 @@ class Size:
     steps: int = 6
     frames: int = 96
     images: int = 32
+    resamples: int = 3
 
 
 FULL = Size()
@@ -84,202 +69,37 @@ SMALLEST = Size(
     steps=2,
     frames=3,
     images=2,
+    resamples=1,
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds, MB, and the seconds or rates of the parts by name."""
+class Row:
+    """A line of a job's table: how much was done in how long. `figure` is what is compared with the plain form, a part
+    by name or the elapsed time; `faster` is the ratio, where there is a plain form."""
 
-    wall: float
-    cpu: float
-    peak: float
-    parts: dict[str, float] = field(default_factory=dict)
+    title: str
+    count: str
+    found: Measured
+    figure: str = ""
+    faster: float | None = None
 
-
-def run(command: list[str], until: str = "", threads: int = THREADS) -> Measured:
-    """Run a command to its end, or until it prints `until`."""
-    own = {"PYTHONPATH": str(REPOSITORY / "tools"), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryFile("w+") as said:
-        start, peak = time.perf_counter(), 0.0
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT)
-        while True:
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            wall = time.perf_counter() - start
-            if not pid and until and until in output(said):
-                process.terminate()
-                pid, _, used = os.wait4(process.pid, 0)
-                status = 0
-            if pid:
-                break
-            peak = max(peak, memory(psutil.Process(process.pid)))
-            time.sleep(LOOKS)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        lines = output(said).splitlines()
-    if process.returncode:
-        raise UserError(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-3:])}")
-    parts = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    found = Measured(wall, used.ru_utime + used.ru_stime, peak, parts)
-    print(" ".join(command[1:]), found, file=sys.stderr, flush=True)
-    return found
+    def value(self) -> float:
+        return self.found.parts[self.figure] if self.figure else self.found.wall
 
 
-def output(file: Any) -> str:
-    file.seek(0)
-    return file.read()
-
-
-def memory(process: psutil.Process) -> float:
-    """MB of a process and its children; what they share counts once."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        try:
-            total += member.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has just ended
-            continue
-    return total / MB
-
-
-# Parts: what runs in a process of its own and prints its figures
-
-
-def feed(root: str, workers: str, samples: str, *overrides: str) -> dict[str, float]:
-    """The training set's loader against a step that waits."""
-    own = ["WORKERS", workers, "GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", str(BATCH)]
-    start = time.perf_counter()
-    loader, _ = build_training_data(scale.settings(Path(root), *own, *overrides))
-    built = time.perf_counter()
-    batches, loaded, waited = iter(loader), 0, 0.0
-    warm = len(next(batches)["index"])
-    first = time.perf_counter()
-    while loaded < int(samples):
-        asked = time.perf_counter()
-        count = len(next(batches)["index"])
-        waited += time.perf_counter() - asked
-        time.sleep(count * STEP)
-        loaded += count
-    seconds = time.perf_counter() - first
-    return {
-        "set built, s": built - start,
-        "first batch, s": first - built,
-        "crops/s": loaded / seconds,
-        "waited for data, %": 100 * waited / seconds,
-        "crops": loaded + warm,
-    }
-
-
-def wait_for(milliseconds: float) -> Callable[..., Callable[[Tensor], Tensor]]:
-    """In place of a network: heatmaps with peaks, after a wait."""
-    maps = gaussians(64, noise=0.003)
-
-    def forward(images: Tensor) -> Tensor:
-        time.sleep(len(images) * milliseconds / 1e3)
-        return maps[: len(images)]
-
-    return lambda *_: forward
-
-
-def test_command(root: str, forward: str, *overrides: str) -> dict[str, float]:
-    """tools/test.py on detected boxes with the "network", or with so many milliseconds of a wait in its place. Without
-    either the predictions are made up, so that what is left is reading, OKS-NMS, the results file and AP."""
-    folder, seconds, done = Path(root), dict[str, float](), list[tuple[float, int]]()
-    whole = CocoEvaluation.predict
-
-    def watched(self: CocoEvaluation, model: Any) -> Any:
-        return whole(self, model, lambda batch, *_: done.append((time.perf_counter(), len(batch["index"]))))
-
-    def made_up(self: CocoEvaluation, *_: Any) -> Any:
-        return synthetic.predictions(self.crops.instances, self.crops.center, self.crops.scale)
-
-    CocoEvaluation.predict = watched if forward else made_up  # type: ignore[assignment,method-assign]
-    if forward not in ("", "network"):
-        Backend.__call__ = wait_for(float(forward))  # type: ignore[method-assign]
-    for method in ("predict", "evaluate"):
-        setattr(CocoEvaluation, method, timed(getattr(CocoEvaluation, method), f"{method}, s", seconds))
-
-    import transpose.build.evaluation as built
-
-    built.build_evaluation = timed(built.build_evaluation, "read, s", seconds)
-    options = ["TEST.USE_GT_BBOX", "False", "TEST.FLIP_TEST", "False", "TEST.MODEL_FILE", str(folder / "weights.pth")]
-    sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", str(folder / "boxes.json"), *overrides]
-    test.main(["--cfg", str(RECIPES["tp_r_a4"]), "--modelDir", str(folder / "output"), *options, *sets])
-    if done:  # without the first batch, which waits for the loading processes to start, whatever the number of boxes
-        (first, _), *_, (last, _) = done
-        seconds["a crop, ms"] = 1e3 * (last - first) / sum(count for _, count in done[1:])
-    return seconds
-
-
-def timed(call: Callable, name: str, seconds: dict[str, float]) -> Callable:
-    """The same function; how long it takes is added to `seconds`."""
-
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return call(*arguments, **named)
-        finally:
-            seconds[name] = seconds.get(name, 0) + time.perf_counter() - start
-
-    return wrapped
-
-
-def train(root: str, recipe: str, micro_batch: str, steps: str, *overrides: str) -> dict[str, float]:
-    """Training steps of a recipe on the bundled sample, as the trainer takes them."""
-    sample = [
-        *("DATASET.ROOT", str(REPOSITORY / "data/coco_sample"), "DATASET.TRAIN_SET", "val2017", "GPUS", "(0,)"),
-        *("TRAIN.BATCH_SIZE_PER_GPU", micro_batch, "MODEL.INIT_WEIGHTS", "False", "WORKERS", "1"),
-        *overrides,
-    ]
-    cfg = load_config(RECIPES[recipe], sample, output_dir=root)
-    trainer = build_trainer(cfg, recipe, Path(root), torch.device("cpu"))
-    fixed = trainer.model, trainer.loader, trainer.plan, trainer.targets, trainer.criterion
-    taken = train_epoch(*fixed, trainer.optimizer, trainer.scaler, trainer.options, 0)
-    next(taken)
-    start = time.perf_counter()
-    for _ in range(int(steps)):
-        next(taken)
-    seconds = (time.perf_counter() - start) / int(steps)
-    return {"step, s": seconds, "steps/s": 1 / seconds, "crops/s": int(micro_batch) / seconds}
-
-
-def work(recipe: str, what: str, precision: str, batch: int) -> Callable[[], Tensor]:
-    """A forward pass as in a test, or a training step, of a recipe's network with random weights."""
-    network = forward.model_of(recipe)
-    if what == "training step":
-        return forward.step_of(network, mse, batch, torch.float32)
-    images, how = forward.images_of(batch), Backend(precision)(network)
-    return torch.inference_mode()(lambda: how(images))
-
-
-def once(recipe: str, precision: str, batch: str) -> dict[str, float]:
-    """A forward pass after a first one."""
-    call = work(recipe, "forward pass", precision, int(batch))
-    call()
-    start = time.perf_counter()
-    call()
-    return {"s": time.perf_counter() - start}
-
-
-def kernels(recipe: str, what: str, batch: str) -> dict[str, float]:
-    """The share of float32's time in operations that bfloat16 makes faster."""
-    call = work(recipe, what, "float32", int(batch))
-    call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        call()
-    spent = {entry.key: entry.self_cpu_time_total for entry in profiler.key_averages()}
-    return {"share": sum(spent[name] for name in spent if KERNELS.search(name)) / sum(spent.values())}
-
-
-PARTS: dict[str, Callable[..., dict[str, float]]] = {
-    "feed": feed,
-    "test": test_command,
-    "train": train,
-    "once": once,
-    "kernels": kernels,
-}
+def compared(ours: Row, plain: Row) -> list[Row]:
+    """Both; ours with how many times as fast it is."""
+    ratio = plain.value() / ours.value()
+    return [replace(ours, faster=1 / ratio if ours.figure.endswith("/s") else ratio), plain]
 
 
 def part(name: str, *arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.jobs", "--part", name, *map(str, arguments)]
+    return [sys.executable, "-m", "benchmarks.job_parts", name, *map(str, arguments)]
+
+
+def plain_part(name: str, *arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.plain_jobs", name, *map(str, arguments)]
 
 
 def tool(name: str, *arguments: Any) -> list[str]:
@@ -291,44 +111,60 @@ def tool(name: str, *arguments: Any) -> list[str]:
 
 def feeding(root: Path, size: Size, weights: Path) -> str:
     """(a) A training set of COCO's size against a step of a fast machine."""
-    rows = []
+    rows, stored = [], []
     few = root / "few"
     scale.make_set(few, "train2017", scale.TRAIN, size.stored)
     store = ["DATASET.DECODED_DIR", few / "store"]
     crops = round(scale.TRAIN["persons"] * size.stored) - 2 * BATCH
     made = run(part("feed", few, 0, crops, *store))  # each image is decoded when it is first asked for
-    for title, place, options in (("JPEG", root, []), ("`DATASET.DECODED_DIR`", few, store)):
-        for workers in range(os.cpu_count() + 1):  # type: ignore[operator]
-            found = run(part("feed", place, workers, size.loaded, *options))
-            name = f"{title}, {workers} loading processes"
-            rows.append(row(name, found, count=f"{found.parts['crops']:.0f} crops"))
+
+    def row(title: str, workers: int, command: list[str]) -> Row:
+        found = run(command)
+        count = f"{found.parts.pop('crops'):,.0f} crops"
+        return Row(f"{title}, {workers} loading process{'es' * (workers != 1)}", count, found, "crops/s")
+
+    for workers in range(ALL_THREADS + 1):
+        ours = row("JPEG", workers, part("feed", root, workers, size.loaded))
+        plain = row("plain form, JPEG", workers, plain_part("feed", root, workers, size.loaded))
+        rows += compared(ours, plain)
+        decoded = row("`DATASET.DECODED_DIR`", workers, part("feed", few, workers, size.loaded, *store))
+        stored += compared(decoded, plain)[:1]
     text = f"Decoding once: {made.wall:.0f} s for {size.stored:.0%} of the images in one process, once a data set."
-    return f"{table('training crops, a step of 0.2 ms a crop', rows)}\n\n{text}"
+    return f"{table('training crops, a step of 0.2 ms a crop', rows + stored)}\n\n{text}"
 
 
 def testing(root: Path, size: Size, weights: Path) -> str:
     """(b) A test of val2017's 104,125 boxes."""
     count = {"few": make_boxes(root / "few", size.predicted), "fewer": make_boxes(root / "fewer", size.compared)}
     save_weights(root)
-    all_boxes = round(scale.VAL_BOXES * size.fraction)
-    rest = run(part("test", root, ""))
-    rows = [row("without predicting", rest, count=f"{all_boxes:,} boxes")]
-    whole = []
+    boxes = round(scale.VAL_BOXES * size.fraction)
+    of_all = f"all {boxes:,} boxes, s"
 
-    def predict(title: str, threads: int, name: str, *how: Any, known: str = "") -> None:
-        found = run(part("test", root / name, *how), threads=threads)
-        rows.append(row(title, found, count=f"{count[name]:,} boxes"))
-        seconds = rest.wall + found.parts["a crop, ms"] / 1e3 * all_boxes
-        whole.append(f"{title}: {seconds:,.0f} s{known}")
+    def tested(title: str, command: list[str], rest: Row | None, name: str = "", threads: int = THREADS) -> Row:
+        """`rest` is the test without predicting, whose time is added to that of predicting all boxes."""
+        found = run(command, threads=threads)
+        crop = found.parts.get("a crop, ms", 0)
+        whole = found.wall if rest is None else rest.found.wall + crop / 1e3 * boxes
+        count_of = boxes if rest is None else count[name]
+        return Row(title, f"{count_of:,} boxes", replace(found, parts=found.parts | {of_all: whole}), of_all)
+
+    recipe = RECIPES["tp_r_a4"], min(load_config(RECIPES["tp_r_a4"]).WORKERS, ALL_THREADS)
+    rest = tested("without predicting", part("test", root, ""), None)
+    plain_rest = tested("plain form", plain_part("test", root, *recipe, ""), None)
+    rows = compared(rest, plain_rest)
+
+    def both(title: str, name: str, forward: Any, threads: int, flip: bool = False) -> None:
+        flipped = ["TEST.FLIP_TEST", True] if flip else []
+        ours = tested(title, part("test", root / name, forward, *flipped), rest, name, threads)
+        command = plain_part("test", root / name, *recipe, forward, *(["flip"] * flip))
+        rows.extend(compared(ours, tested("plain form", command, plain_rest, name, threads)))
 
     for wait in PASSES:
-        known = f", {wait * all_boxes / 1e3:,.0f} s of them for the passes"
-        predict(f"forward pass of {wait} ms a crop", THREADS, "few", wait, known=known)
+        both(f"forward pass of {wait} ms a crop", "few", wait, THREADS)
     itself = f"R-A4 itself, random weights, {ALL_THREADS} threads"
-    predict(itself, ALL_THREADS, "few", "network")
-    predict(f"{itself}, flip test", ALL_THREADS, "fewer", "network", "TEST.FLIP_TEST", True)
-    computed = f"Computed from these for {all_boxes:,} boxes: {'; '.join(whole)}."
-    return f"{table('tools/test.py, no flip test unless named', rows)}\n\n{computed}"
+    both(itself, "few", "network", ALL_THREADS)
+    both(f"{itself}, flip test", "fewer", "network", ALL_THREADS, flip=True)
+    return table("tools/test.py, no flip test unless named", rows)
 
 
 def make_boxes(folder: Path, fraction: float) -> int:
@@ -352,18 +188,33 @@ def analysing(root: Path, size: Size, weights: Path) -> str:
     (results,) = (root / "output").rglob("keypoints_val2017_results_0.json")
     count = f"{len(json.loads(results.read_bytes())):,} results"
     how = ["--cfg", RECIPES["tp_r_a4"], "--results", results, "--worst", 0, "DATASET.ROOT", root]
-    rows = []
-    for resamples in (0, RESAMPLES):
-        own = ["--bootstrap", resamples, "--out", root / f"analysis-{resamples}"]
-        title = f"{resamples:,} resamples" if resamples else "no intervals"
-        rows.append(row(title, run(tool("analyze", *how, *own)), count))
-    return table("tools/analyze.py, no pictures", rows)
+
+    def ours(title: str, resamples: int) -> Row:
+        command = tool("analyze", *how, "--bootstrap", resamples, "--out", root / f"analysis-{resamples}")
+        return Row(title, count, run(command))
+
+    truth = root / "annotations/person_keypoints_val2017.json"
+    plain = run(plain_part("analyse", truth, results, 0))
+    rows = compared(ours("no intervals", 0), Row("plain form, 18 APs only", count, replace(plain, parts={})))
+    few = run(plain_part("analyse", truth, results, size.resamples))
+    whole = replace(few, wall=plain.wall + few.parts["resamples, s"] / size.resamples * RESAMPLES)
+    drawn = ours(f"{RESAMPLES:,} resamples", RESAMPLES)
+    (drawn, _) = compared(drawn, Row("", "", whole))
+    title = f"plain form, 18 APs only, {size.resamples} resample{'s' * (size.resamples > 1)}"
+    rows += [drawn, Row(title, count, replace(few, parts={}))]
+    text = f"Computed for the plain form with {RESAMPLES:,} resamples: {whole.wall:,.0f} s."
+    return f"{table('tools/analyze.py, no pictures', rows)}\n\n{text}"
 
 
 def training(root: Path, size: Size, weights: Path) -> str:
     """(c) Training steps on this CPU."""
-    found = {name: run(part("train", root / "runs", name, size.micro_batch, size.steps)) for name in TRAINED}
-    rows = [row(name, it, count=f"{size.steps} steps of {size.micro_batch}") for name, it in found.items()]
+    rows = []
+    sample = REPOSITORY / "data/coco_sample", "val2017", size.micro_batch, size.steps, "augmented"
+    for name in TRAINED:
+        count = f"{size.steps} steps of {size.micro_batch}"
+        ours = run(part("train", root / "runs", name, size.micro_batch, size.steps))
+        plain = run(plain_part("train", RECIPES[name], *sample))
+        rows += compared(Row(name, count, ours, "step, s"), Row(f"plain form of {name}", count, plain, "step, s"))
     return table("training on the bundled sample", rows)
 
 
@@ -428,30 +279,29 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
     if not weights.exists():
         return f"Not measured, {weights.name} is missing (`make demo` trains it)."
     files = sorted(report.IMAGES.iterdir())[: size.images]
-    folder = root / "folder"
-    folder.mkdir()
-    for file in files:
-        (folder / file.name).symlink_to(file)
-    make_video(root / "film.mp4", folder, size.frames)
+    one, folder, film = root / "one", root / "folder", root / "film.mp4"
+    for place, chosen in ((one, files[:1]), (folder, files)):
+        place.mkdir()
+        for file in chosen:
+            (place / file.name).symlink_to(file)
+    make_video(film, folder, size.frames)
     how = ["--model", weights, "--cfg", DEMO]
     whole = [*how, "--detector", "whole-image"]
     boxes = REPOSITORY / "data/coco_sample/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
     truth = REPOSITORY / "data/coco_sample/annotations/person_keypoints_val2017.json"
     detected = ["--boxes", boxes, "--annotations", truth, "--box-score", 0, "--save", "coco"]
-    rows = [
-        row("one image, drawn", run(tool("predict", files[0], *whole, "--out", root / "one"))),
-        row("a folder, drawn", run(tool("predict", folder, *whole, "--out", root / "a")), f"{len(files)} images"),
-        row(
-            "a folder, detected boxes, as COCO's JSON",
-            run(tool("predict", folder, *how, *detected, "--out", root / "b")),
-            f"{len(files)} images",
-        ),
-        row(
-            "a video, drawn",
-            run(tool("predict", root / "film.mp4", *whole, "--out", root / "c")),
-            f"{size.frames} frames",
-        ),
-    ]
+    rows = []
+    for title, images, source, options, extra in (
+        ("one image, drawn", 1, one, whole, []),
+        ("a folder, drawn", len(files), folder, whole, []),
+        ("a folder, detected boxes, as COCO's JSON", len(files), folder, [*how, *detected], [boxes, truth]),
+        ("a video, drawn", size.frames, film, whole, []),
+    ):
+        count = f"{images} {'frames' if source == film else 'images' if images > 1 else 'image'}"
+        place = root / f"predicted-{len(rows)}"
+        ours = run(part("predict", images, source, *options, "--out", place / "ours"))
+        plain = run(plain_part("predict", images, source, DEMO, weights, place / "plain", *extra))
+        rows += compared(Row(title, count, ours), Row("plain form", count, plain))
     return table("tools/predict.py, demo.yaml's network", rows)
 
 
@@ -466,19 +316,25 @@ def starting(root: Path, size: Size, weights: Path) -> str:
     training_of = ["--cfg", RECIPES["tp_r_a4"], "--modelDir", root / "first", "--logDir", root / "first"]
     sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", root / "boxes.json", "MODEL.INIT_WEIGHTS", "False"]
     small = ["GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", 1, "PRINT_FREQ", 1, "WORKERS", 1, "AUTO_RESUME", "False"]
-    first = run(tool("train", *training_of, *sets, *small), until="step 1/")
-    demo = ["--cfg", DEMO, "--modelDir", root / "demo", "--logDir", root / "demo"]
-    rows = [
-        row("train.py --help", run(tool("train", "--help"))),
-        row("train.py, demo.yaml, to its first step", run(tool("train", *demo, "PRINT_FREQ", 1), until="step 1/")),
-        row("train.py, R-A4 on a set of COCO's size, to its first step", first),
-    ]
+    demo = ["--cfg", DEMO, "--modelDir", root / "demo", "--logDir", root / "demo", "PRINT_FREQ", 1]
+    rows = []
+    for title, ours, plain, until in (
+        ("train.py --help", tool("train", "--help"), [sys.executable, "-c", PLAIN_HELP], ""),
+        (
+            "train.py, demo.yaml, to its first step",
+            tool("train", *demo),
+            plain_part("train", DEMO, REPOSITORY / "data/coco_sample", "val2017", 4, 2),
+            "step 1/",
+        ),
+        (
+            "train.py, R-A4 on a set of COCO's size, to its first step",
+            tool("train", *training_of, *sets, *small),
+            plain_part("train", RECIPES["tp_r_a4"], root, "train2017", 1, 2, "augmented"),
+            "step 1/",
+        ),
+    ):
+        rows += compared(Row(title, "", run(ours, until)), Row("plain form", "", run(plain, until)))
     return table("start to first output", rows)
-
-
-def row(title: str, found: Measured, count: str = "") -> list[str]:
-    parts = ", ".join(f"{name.split(',')[0]} {number(value)}{unit(name)}" for name, value in found.parts.items())
-    return [title, count, f"{found.wall:.1f} s", f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB", parts]
 
 
 def unit(name: str) -> str:
@@ -489,8 +345,17 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def table(title: str, rows: list[list[str]]) -> str:
-    return report.table([title, "", "elapsed", "CPU time", "memory", "parts"], rows)
+def table(title: str, rows: list[Row]) -> str:
+    parts = list(dict.fromkeys(name for row in rows for name in row.found.parts))
+    head = [title, "", "elapsed", "CPU time", "memory", *(name.split(",")[0] for name in parts)]
+    lines = []
+    for row in rows:
+        found = row.found
+        own = [number(found.parts[name]) + unit(name) if name in found.parts else "" for name in parts]
+        times = "" if row.faster is None else f"{row.faster:.2f}×"
+        basic = f"{found.wall:.1f} s", f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB" if found.peak else ""
+        lines.append([row.title, row.count, *basic, *own, times])
+    return report.table([*head, "as fast as the plain form"], lines)
 
 
 JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
@@ -510,12 +375,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=forward.WEIGHTS, metavar="FILE", help="of demo.yaml, trained")
     parser.add_argument("--smallest", action="store_true", help="at the smallest size: does everything run?")
     parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
-    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.part:
-        name, *given = arguments.part
-        print(json.dumps(PARTS[name](*given)))
-        return
     size = SMALLEST if arguments.smallest else FULL
     with tempfile.TemporaryDirectory() as folder:
         scale.make(Path(folder), size.fraction)

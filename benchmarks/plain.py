@@ -143,10 +143,12 @@ def sample(
     *,
     size: tuple[int, int] = (192, 256),
     factors: tuple[float, float, float, int] = (0.35, 45, 0.3, 8),
+    sigma: float = 2,
 ) -> tuple[np.ndarray, Tensor, np.ndarray, np.ndarray]:
     """The crop (h, w, 3) uint8, the same as the model reads it, target maps and weights of one person.
 
-    `draw` makes it a training sample; `factors` are scale, rotation, and half body's probability and joints.
+    `draw` makes it a training sample; `factors` are scale, rotation, and half body's probability and joints; `sigma` is
+    that of the target maps, in heatmap pixels.
     """
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
@@ -171,7 +173,7 @@ def sample(
     to_heatmap = affine(center, scale, rotation, small)
     for joint in range(len(points)):
         points[joint] = np.dot(to_heatmap, np.array([points[joint][0], points[joint][1], 1.0]))
-    return crop, tensor, *target_maps(points.astype(np.float32), visible, small, 2)
+    return crop, tensor, *target_maps(points.astype(np.float32), visible, small, sigma)
 
 
 def training_index(path: Path, aspect: float) -> list[dict[str, Any]]:
@@ -224,6 +226,7 @@ def detected_index(path: Path, names: dict[int, str], threshold: float, aspect: 
         persons.append(
             {
                 "image": names[item["image_id"]],
+                "box": item["bbox"],
                 "center": center,
                 "scale": scale,
                 "score": item["score"],

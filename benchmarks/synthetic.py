@@ -97,16 +97,23 @@ def detections(path: Path, image_ids: np.ndarray, *, boxes: int, seed: int = 0) 
 
 
 def predictions(people: Instances, center: np.ndarray, scale: np.ndarray, *, seed: int = 0) -> Predictions:
-    """What a model might predict for `people`, whose crops have this center and scale.
+    """What a model might predict for `people`, whose crops have this center and scale."""
+    return predictions_in(people.boxes, people.keypoints, center, scale, seed=seed)
+
+
+def predictions_in(
+    boxes: np.ndarray, keypoints: np.ndarray, center: np.ndarray, scale: np.ndarray, *, seed: int = 0
+) -> Predictions:
+    """The same for boxes (N, 4) and annotated keypoints (N, K, 2), all 0 where none are known.
 
     Joints lie around the keypoints of those who have any, well scored, else anywhere in the box; every fifth person
     repeats the one before it, moved by little, so that OKS-NMS has something to drop.
     """
     draw = np.random.default_rng(seed)
-    count, joints = people.visible.shape
-    known = people.keypoints.any((1, 2))
-    truth = np.where(known[:, None, None], people.keypoints, _within(people.boxes, joints, draw))
-    extent = np.sqrt(people.boxes[:, 2:].prod(1))[:, None, None]
+    count, joints, _ = keypoints.shape
+    known = keypoints.any((1, 2))
+    truth = np.where(known[:, None, None], keypoints, _within(boxes, joints, draw))
+    extent = np.sqrt(boxes[:, 2:].prod(1))[:, None, None]
     keypoints = truth + draw.normal(size=truth.shape) * extent * draw.choice((0.01, 0.04, 0.15), (count, 1, 1))
     again = np.arange(5, count, 5)
     keypoints[again] = keypoints[again - 1] + 0.002 * extent[again]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import jobs, scale
+from benchmarks import job_parts, jobs, scale, watch
 from transpose.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -17,31 +17,31 @@ def python(code: str) -> list[str]:
 
 def test_a_process_is_watched_from_outside():
     kept = 50_000_000
-    found = jobs.run(python(f"import time; x = b'1' * {kept}; time.sleep(0.5); print('log'); print('{{\"a\": 2.5}}')"))
+    found = watch.run(python(f"import time; x = b'1' * {kept}; time.sleep(0.5); print('log'); print('{{\"a\": 2.5}}')"))
     assert found.parts == {"a": 2.5}
-    assert found.wall > 0.5 and 0 < found.cpu and found.peak > kept / jobs.MB
+    assert found.wall > 0.5 and 0 < found.cpu and found.peak > kept / watch.MB
 
 
 def test_a_process_is_ended_at_its_first_output():
-    found = jobs.run(python("import time; print('step 1/9'); time.sleep(60)"), until="step 1/")
+    found = watch.run(python("import time; print('step 1/9'); time.sleep(60)"), until="step 1/")
     assert found.wall < 50
 
 
 def test_a_process_that_fails_says_how():
     with pytest.raises(UserError, match="ended with 3: it broke"):
-        jobs.run(python("import sys; print('it broke'); sys.exit(3)"))
+        watch.run(python("import sys; print('it broke'); sys.exit(3)"))
 
 
 def test_a_loader_is_fed_from(tmp_path: Path):
     scale.make(tmp_path, 0.001)
-    found = jobs.feed(str(tmp_path), "0", "40")
+    found = job_parts.feed(str(tmp_path), "0", "40")
     assert found["crops"] == 60 and 0 < found["waited for data, %"] < 100
 
 
 def test_a_test_with_a_wait_in_place_of_the_network(tmp_path: Path):
     """In a process of its own, as it replaces functions of the library."""
     boxes = jobs.make_boxes(tmp_path, 0.001)
-    found = jobs.run(jobs.part("test", tmp_path, 1, "WORKERS", 0))
+    found = watch.run(jobs.part("test", tmp_path, 1, "WORKERS", 0))
     assert set(found.parts) == {"read, s", "predict, s", "evaluate, s", "a crop, ms"}
     assert found.parts["predict, s"] > boxes / 1e3 and found.parts["a crop, ms"] > 1
 
@@ -54,7 +54,15 @@ def test_every_job_at_the_smallest_size(tmp_path: Path):
         if name in ("predicting", "precision"):
             assert "is missing" in text
         else:
-            assert "| elapsed |" in text
+            assert "| elapsed |" in text and "| plain form" in text and "×" in text
+
+
+def test_ours_is_as_many_times_as_fast_as_the_plain_form():
+    slow, fast = (watch.Measured(wall, 1, 1, {"crops/s": rate}) for wall, rate in ((6, 10), (3, 40)))
+    ours, plain = jobs.compared(jobs.Row("ours", "", fast), jobs.Row("plain form", "", slow))
+    assert ours.faster == 2 and plain.faster is None
+    (ours, _) = jobs.compared(jobs.Row("ours", "", fast, "crops/s"), jobs.Row("plain form", "", slow, "crops/s"))
+    assert ours.faster == 4
 
 
 def test_two_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -65,8 +73,8 @@ def test_two_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_ratio_is_that_of_the_first_precision_to_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def run(command: list[str]) -> jobs.Measured:
-        return jobs.Measured(1, 1, 1, dict.fromkeys(("a crop, ms", "step, s"), 6.0 if "float32" in command else 2.0))
+    def run(command: list[str]) -> watch.Measured:
+        return watch.Measured(1, 1, 1, dict.fromkeys(("a crop, ms", "step, s"), 6.0 if "float32" in command else 2.0))
 
     monkeypatch.setattr(jobs, "run", run)
     monkeypatch.setattr(jobs, "make_boxes", lambda *_: 10)
@@ -86,9 +94,9 @@ def test_kernels_are_convolutions_products_and_attention():
         ),
         *("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm_"),
     ):
-        assert jobs.KERNELS.search(name), name
+        assert job_parts.KERNELS.search(name), name
     for name in ("aten::_softmax", "aten::native_batch_norm", "aten::dropout", "aten::add", "aten::gelu", "aten::comm"):
-        assert not jobs.KERNELS.search(name), name
+        assert not job_parts.KERNELS.search(name), name
 
 
 def test_the_gain_that_is_wanted_of_the_kernels():
@@ -99,4 +107,4 @@ def test_the_gain_that_is_wanted_of_the_kernels():
 
 @pytest.mark.parametrize("what", ["forward pass", "training step"])
 def test_a_part_of_the_time_is_the_kernels(what: str):
-    assert 0 < jobs.kernels("tp_r_a4", what, "1")["share"] < 1
+    assert 0 < job_parts.kernels("tp_r_a4", what, "1")["share"] < 1
