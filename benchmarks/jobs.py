@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
 from benchmarks import forward, report, scale, synthetic, video
@@ -284,7 +283,7 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
         place.mkdir()
         for file in chosen:
             (place / file.name).symlink_to(file)
-    make_video(film, folder, size.frames)
+    video.make(film, files, size.frames)
     how = ["--model", weights, "--cfg", DEMO]
     whole = [*how, "--detector", "whole-image"]
     boxes = REPOSITORY / "data/coco_sample/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -303,12 +302,6 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
         plain = run(plain_part("predict", images, source, DEMO, weights, place / "plain", *extra))
         rows += compared(Row(title, count, ours), Row("plain form", count, plain))
     return table("tools/predict.py, demo.yaml's network", rows)
-
-
-def make_video(path: Path, folder: Path, frames: int) -> None:
-    """Images of a folder, one after the other, as frames of one size."""
-    pictures = [cv2.resize(cv2.imread(str(file)), (640, 480)) for file in sorted(folder.iterdir())]
-    video.write(path, [pictures[frame % len(pictures)] for frame in range(frames)])
 
 
 def starting(root: Path, size: Size, weights: Path) -> str:
@@ -347,7 +340,7 @@ def number(value: float) -> str:
 
 def table(title: str, rows: list[Row]) -> str:
     parts = list(dict.fromkeys(name for row in rows for name in row.found.parts))
-    head = [title, "", "elapsed", "CPU time", "memory", *(name.split(",")[0] for name in parts)]
+    head = [title, "", "elapsed", "CPU time", "memory", *(name.split(", ")[0] for name in parts)]
     lines = []
     for row in rows:
         found = row.found

@@ -51,6 +51,12 @@ def write(path: Path, frames: list[np.ndarray]) -> None:
             recording.add(frame, float(number / RATE))
 
 
+def make(path: Path, images: list[Path], count: int) -> None:
+    """A video of at most `count` frames that shows the images one after the other."""
+    frames = [frame for image in images for frame in panned(cv2.imread(str(image)), SHOWN)]
+    write(path, frames[:count])
+
+
 def measured(call: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
     """Seconds that pass and that the CPU works, and what `call` returns."""
     begun, worked = time.perf_counter(), time.process_time()
@@ -86,9 +92,9 @@ def main() -> None:
     predictor = Predictor.from_pretrained(WEIGHTS, DEMO, device="cpu", detector=Detector(device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
-        pixels = [cv2.imread(str(path)) for path in sorted(IMAGES.iterdir())[: given.images]]
-        frames = [frame for image in pixels for frame in panned(image, SHOWN)]
-        write(film, frames)
+        images = sorted(IMAGES.iterdir())[: given.images]
+        frames = SHOWN * len(images)
+        make(film, images, frames)
         runs = [once(predictor, film, Path(folder)) for _ in range(given.runs)]
     print(surroundings(1))
     rows, whole = [], []
@@ -96,7 +102,7 @@ def main() -> None:
         slowest = max(wall for name, (wall, _) in run.items() if name != "whole")
         whole.append(run["whole"][0] / slowest)
     for name in runs[0]:
-        wall, cpu = (1e3 * statistics.median(run[name][i] for run in runs) / len(frames) for i in (0, 1))
+        wall, cpu = (1e3 * statistics.median(run[name][i] for run in runs) / frames for i in (0, 1))
         rows.append([name, f"{wall:.1f} ms", f"{cpu:.1f} ms"])
     print(table(["a frame", "elapsed", "CPU time"], rows))
     print(f"The whole takes {statistics.median(whole):.2f} times as long as its slowest stage.")
