@@ -91,7 +91,7 @@ bench: $(STAMP) ## time each stage beside its plainest form (10 minutes); WRITE=
 bench-data: $(STAMP) ## measure reading, loading and evaluation at COCO's size (5 minutes); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.scale $(if $(WRITE),--write)
 
-bench-jobs: $(STAMP) ## measure whole jobs from start to end (half an hour); WRITE=1: into docs/benchmarks.md
+bench-jobs: $(STAMP) ## measure whole jobs from start to end (an hour); WRITE=1: into docs/benchmarks.md
 	PYTHONPATH=tools $(PY) -m benchmarks.jobs $(if $(WRITE),--write)
 
 attack: $(STAMP) ## read spoilt files, send spoilt requests and kill runs, from a seed (SEED=…), for some minutes

@@ -41,9 +41,8 @@ WANTED = {"forward pass": 2.0, "training step": 1.5}
 @dataclass(frozen=True)
 class Size:
     """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
-    that go through the network, and through it twice: by the flip test, or in two precisions; crops that a loader
-    delivers, and that a step trains on; steps; frames of the video; images that are predicted; resamples of the plain
-    analysis."""
+    that go through the network, and through it in two precisions; crops that a loader delivers, and that a step trains
+    on; steps; frames of the video; images that are predicted; resamples of the plain analysis."""
 
     fraction: float = 1.0
     stored: float = 0.05
@@ -134,35 +133,28 @@ def feeding(root: Path, size: Size, weights: Path) -> str:
 
 def testing(root: Path, size: Size, weights: Path) -> str:
     """(b) A test of val2017's 104,125 boxes."""
-    count = {"few": make_boxes(root / "few", size.predicted), "fewer": make_boxes(root / "fewer", size.compared)}
+    few, boxes = make_boxes(root / "few", size.predicted), round(scale.VAL_BOXES * size.fraction)
     save_weights(root)
-    boxes = round(scale.VAL_BOXES * size.fraction)
     of_all = f"all {boxes:,} boxes, s"
 
-    def tested(title: str, command: list[str], rest: Row | None, name: str = "", threads: int = THREADS) -> Row:
+    def row(title: str, command: list[str], threads: int = THREADS, rest: Row | None = None) -> Row:
         """`rest` is the test without predicting, whose time is added to that of predicting all boxes."""
         found = run(command, threads=threads)
-        crop = found.parts.get("a crop, ms", 0)
-        whole = found.wall if rest is None else rest.found.wall + crop / 1e3 * boxes
-        count_of = boxes if rest is None else count[name]
-        return Row(title, f"{count_of:,} boxes", replace(found, parts=found.parts | {of_all: whole}), of_all)
+        whole = rest.found.wall + found.parts["a crop, ms"] / 1e3 * boxes if rest else found.wall
+        count = f"{few if rest else boxes:,} boxes"
+        return Row(title, count, replace(found, parts=found.parts | {of_all: whole}), of_all)
 
     recipe = RECIPES["tp_r_a4"], min(load_config(RECIPES["tp_r_a4"]).WORKERS, ALL_THREADS)
-    rest = tested("without predicting", part("test", root, ""), None)
-    plain_rest = tested("plain form", plain_part("test", root, *recipe, ""), None)
+    rest = row("without predicting", part("test", root, ""))
+    plain_rest = row("plain form", plain_part("test", root, *recipe, ""))
     rows = compared(rest, plain_rest)
-
-    def both(title: str, name: str, forward: Any, threads: int, flip: bool = False) -> None:
-        flipped = ["TEST.FLIP_TEST", True] if flip else []
-        ours = tested(title, part("test", root / name, forward, *flipped), rest, name, threads)
-        command = plain_part("test", root / name, *recipe, forward, *(["flip"] * flip))
-        rows.extend(compared(ours, tested("plain form", command, plain_rest, name, threads)))
-
-    for wait in PASSES:
-        both(f"forward pass of {wait} ms a crop", "few", wait, THREADS)
+    waits = [(f"forward pass of {wait} ms a crop", THREADS, wait, False) for wait in PASSES]
     itself = f"R-A4 itself, random weights, {ALL_THREADS} threads"
-    both(itself, "few", "network", ALL_THREADS)
-    both(f"{itself}, flip test", "fewer", "network", ALL_THREADS, flip=True)
+    networks = [(itself, ALL_THREADS, "network", False), (f"{itself}, flip test", ALL_THREADS, "network", True)]
+    for title, threads, how, flip in (*waits, *networks):
+        ours = part("test", root / "few", how, "TEST.FLIP_TEST", flip)
+        plain = plain_part("test", root / "few", *recipe, how, *(["flip"] if flip else []))
+        rows += compared(row(title, ours, threads, rest), row("plain form", plain, threads, plain_rest))
     return table("tools/test.py, no flip test unless named", rows)
 
 
@@ -201,7 +193,8 @@ def analysing(root: Path, size: Size, weights: Path) -> str:
     (drawn, _) = compared(drawn, Row("", "", whole))
     title = f"plain form, 18 APs only, {size.resamples} resample{'s' * (size.resamples > 1)}"
     rows += [drawn, Row(title, count, replace(few, parts={}))]
-    text = f"Computed for the plain form with {RESAMPLES:,} resamples: {whole.wall:,.0f} s."
+    computed = f"{RESAMPLES:,} resamples: {whole.wall:,.0f} s"
+    text = f"Computed for the plain form with {computed}, which the last column compares."
     return f"{table('tools/analyze.py, no pictures', rows)}\n\n{text}"
 
 
@@ -348,7 +341,7 @@ def table(title: str, rows: list[Row]) -> str:
         times = "" if row.faster is None else f"{row.faster:.2f}×"
         basic = f"{found.wall:.1f} s", f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB" if found.peak else ""
         lines.append([row.title, row.count, *basic, *own, times])
-    return report.table([*head, "as fast as the plain form"], lines)
+    return report.table([*head, "times as fast as the plain form"], lines)
 
 
 JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
