@@ -16,7 +16,7 @@ _C.PRINT_FREQ = 20  # training steps between two log lines
 _C.AUTO_RESUME = False  # resume from the last saved state in the run's folder; false: a folder with a run is refused
 _C.PIN_MEMORY = True  # batches in page-locked memory (with a GPU only)
 _C.RANK = 0  # number in the name of the results file
-_C.SEED = 22  # every random draw depends on the seed, the epoch, and the sample's index or the step
+_C.SEED = 22  # seed of every random draw
 
 _C.CUDNN = CfgNode()
 _C.CUDNN.BENCHMARK = True  # try several algorithms and keep the fastest
