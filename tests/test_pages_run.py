@@ -207,6 +207,7 @@ def nothing(clone: Clone, request: pytest.FixtureRequest) -> None:
 
 PREPARED: dict[str, Callable[[Clone, pytest.FixtureRequest], None]] = {
     "takes minutes": trained_demo,
+    "takes seconds": nothing,
     "takes half an hour": nothing,
     "needs COCO": few_images_of_coco,
     "needs MPII": few_images_of_mpii,
