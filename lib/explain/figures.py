@@ -283,7 +283,7 @@ def measures(statistics: Statistics) -> "Figure":
 
 
 def pairs(statistics: Statistics) -> "Figure":
-    """A K x K matrix per layer: the attention of a keypoint's query (row) to another keypoint's place (column)."""
+    """A K x K matrix per layer: the attention of a keypoint's query (row) to another keypoint's location (column)."""
     joints, layers = len(statistics.names), len(statistics.pairs)
     rows = -(-layers // 4)
     columns = -(-layers // rows)

@@ -1,4 +1,4 @@
-"""Attention maps of one person: the places in the crop that a keypoint, or any point, attends to.
+"""Attention maps of one person: the locations in the crop that a keypoint, or any point, attends to.
 
 K keypoints, H x W the encoder's grid, Q queries, R rows of maps (a layer, or one of its heads). Points are x, y in crop
 pixels unless said otherwise. Crop pixels are those of the network's input, at whatever size the crop is shown.
@@ -26,9 +26,9 @@ Place = str | tuple[float, float]  # a keypoint's name, or a point in crop pixel
 
 # mode -> the meaning of its maps
 MODES = {
-    "dependency": "attention that the starred place pays to others",
-    "affect": "attention that others pay to the starred place",
-    "rollout": "attention rollout from the starred place",
+    "dependency": "attention that the starred location pays to others",
+    "affect": "attention that others pay to the starred location",
+    "rollout": "attention rollout from the starred location",
     "gradient": "relevance of others for the starred keypoint",
 }
 OVER_LAYERS = ("rollout", "gradient")  # these combine all heads, and the layers up to one
@@ -36,7 +36,7 @@ OVER_LAYERS = ("rollout", "gradient")  # these combine all heads, and the layers
 
 @dataclass(frozen=True)
 class Query:
-    """A place to explain: `token` is the index of its cell in the encoder's grid, row by row.
+    """A location to explain: `token` is the index of its cell in the encoder's grid, row by row.
 
     `label` is a keypoint's name, or a point's coordinates in image pixels.
     """
