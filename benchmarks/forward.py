@@ -1,7 +1,7 @@
 """The network alone: stages of the forward pass in every backend that is installed, and of the training step.
 
 Ours beside `benchmarks.plain_model` on the same weights and input. And by itself, with PYTHONPATH=tools:
-python -m benchmarks.forward [--write] tells the peak memory, and the seconds to the first training step.
+python -m benchmarks.forward [--write] tells the peak memory.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,6 @@ from transpose.build.model import build_model, load_trained
 from transpose.config.load import load_config
 from transpose.core.loss import mse
 from transpose.core.predict import heatmaps_of, normalise
-from transpose.errors import UserError
 from transpose.evaluation.evaluate import Evaluation
 from transpose.models.backends import Backend, Forward, computes_bfloat16
 from transpose.models.transpose import TransPose
@@ -247,25 +245,6 @@ def precision_table(weights: Path) -> str:
     return report.table(head, rows)
 
 
-def first_step() -> float:
-    """Seconds from the start of tools/train.py to the first step of demo.yaml."""
-    options = ["TRAIN.END_EPOCH", "1", "TRAIN.WARMUP_EPOCHS", "0", "PRINT_FREQ", "1"]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "tools/train.py", "--cfg", str(DEMO), "--modelDir", folder, "--logDir", folder]
-        start = time.perf_counter()
-        with subprocess.Popen(
-            [*command, *options], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as training:
-            while training.poll() is None:
-                logs = Path(folder).rglob("*_train.log")
-                if any("step 1/" in log.read_text() for log in logs):
-                    seconds = time.perf_counter() - start
-                    training.terminate()
-                    return seconds
-                time.sleep(0.05)
-    raise UserError("tools/train.py ended before its first step; run it by itself to see why")
-
-
 def describe() -> str:
     parts = [report.surroundings()]
     plain, ours = peak_memory("plain"), peak_memory("ours")
@@ -273,12 +252,11 @@ def describe() -> str:
         f"Peak memory of the process for {MEMORY[0]}, batch {MEMORY[1]}: plain {plain:.2f} GB, ours {ours:.2f} GB "
         "(the original: 7.3 GB; target: ≤ 1.5 GB)."
     )
-    parts.append(f"First training step of {DEMO.name}: {first_step():.1f} s after the start (target: < 10 s).")
     return "\n\n".join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the network's memory, and the start of a training.")
+    parser = argparse.ArgumentParser(description="Measure the network's memory.")
     parser.add_argument("--write", action="store_true", help="put the result into docs/benchmarks.md")
     parser.add_argument("--memory", choices=("plain", "ours"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks import forward, scale, synthetic
 from benchmarks.forward import RECIPES, REPOSITORY
 from benchmarks.job_process import BATCH, Figures, consume, each_crop, main, since_start, wait_for
+from transpose.build import evaluation
 from transpose.build.data import build_training_data
 from transpose.build.run import build_trainer
 from transpose.commands import predict, test
@@ -35,7 +36,7 @@ def feed(root: str, workers: str, samples: str, *overrides: str) -> Figures:
     return consume(loader, int(samples), lambda batch: len(batch["index"]), start, time.perf_counter())
 
 
-def test_command(root: str, forward: str, *overrides: str) -> Figures:
+def test_command(root: str, how: str, *overrides: str) -> Figures:
     """tools/test.py on detected boxes with the "network", or with so many milliseconds of a wait in its place. Without
     either the predictions are made up, so that what is left is reading, OKS-NMS, the results file and AP."""
     folder, seconds, done = Path(root), Figures(), list[tuple[float, int]]()
@@ -47,16 +48,13 @@ def test_command(root: str, forward: str, *overrides: str) -> Figures:
     def made_up(self: CocoEvaluation, *_: Any) -> Any:
         return synthetic.predictions(self.crops.instances, self.crops.center, self.crops.scale)
 
-    CocoEvaluation.predict = watched if forward else made_up  # type: ignore[assignment,method-assign]
-    if forward not in ("", "network"):
-        waiting = wait_for(float(forward))
+    CocoEvaluation.predict = watched if how else made_up  # type: ignore[assignment,method-assign]
+    if how not in ("", "network"):
+        waiting = wait_for(float(how))
         Backend.__call__ = lambda *_: waiting  # type: ignore[method-assign]
     for method in ("predict", "evaluate"):
         setattr(CocoEvaluation, method, timed(getattr(CocoEvaluation, method), f"{method}, s", seconds))
-
-    import transpose.build.evaluation as built
-
-    built.build_evaluation = timed(built.build_evaluation, "read, s", seconds)
+    evaluation.build_evaluation = timed(evaluation.build_evaluation, "read, s", seconds)
     options = ["TEST.USE_GT_BBOX", "False", "TEST.FLIP_TEST", "False", "TEST.MODEL_FILE", str(folder / "weights.pth")]
     sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", str(folder / "boxes.json"), *overrides]
     test.main(["--cfg", str(RECIPES["tp_r_a4"]), "--modelDir", str(folder / "output"), *options, *sets])

@@ -27,9 +27,9 @@ from transpose.build.model import build_model
 from transpose.config.load import load_config
 from transpose.models.backends import computes_bfloat16
 
-PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network, R-A4 in bfloat16 on a CPU with AMX
+PASSES = (5, 28)  # milliseconds a crop of a forward pass: a light network; R-A4, bfloat16, OpenVINO, a CPU with AMX
 THREADS = 1  # of PyTorch, in each process
-ALL_THREADS = os.cpu_count() or 1  # what a command takes by itself
+CORES = os.cpu_count() or 1  # as many threads, and loading processes at most, a command takes by itself
 RESAMPLES = 1_000
 TRAINED = ("tp_r_a4", "tp_h_s")
 BOTH = ("float32", "bfloat16")
@@ -41,8 +41,9 @@ WANTED = {"forward pass": 2.0, "training step": 1.5}
 @dataclass(frozen=True)
 class Size:
     """Share of COCO's sets; share of the training images that are decoded once (all are 52 GB), and of val2017's boxes
-    that go through the network, and through it in two precisions; crops that a loader delivers, and that a step trains
-    on; steps; frames of the video; images that are predicted; resamples of the plain analysis."""
+    that go through the network, and through it twice: by the flip test, or in two precisions; crops that a loader
+    delivers, and that a step trains on; steps; frames of the video; images that are predicted; resamples of the plain
+    analysis; runs of jobs that take less than a minute."""
 
     fraction: float = 1.0
     stored: float = 0.05
@@ -54,6 +55,7 @@ class Size:
     frames: int = 96
     images: int = 32
     resamples: int = 3
+    runs: int = 3
 
 
 FULL = Size()
@@ -68,94 +70,147 @@ SMALLEST = Size(
     frames=3,
     images=2,
     resamples=1,
+    runs=1,
 )
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of a job's table: how much was done in how long. `figure` is what is compared with the plain form, a part
-    by name or the elapsed time; `faster` is the ratio, where there is a plain form."""
+    by name or the elapsed time; `ratio` is how many times as fast it is, where there is a plain form."""
 
     title: str
     count: str
     found: Measured
     figure: str = ""
-    faster: float | None = None
+    ratio: float | None = None
 
     def value(self) -> float:
         return self.found.parts[self.figure] if self.figure else self.found.wall
 
 
+Command = list[str]
+
+
 def compared(ours: Row, plain: Row) -> list[Row]:
-    """Both; ours with how many times as fast it is."""
+    """Both; ours with the ratio."""
     ratio = plain.value() / ours.value()
-    return [replace(ours, faster=1 / ratio if ours.figure.endswith("/s") else ratio), plain]
+    return [replace(ours, ratio=1 / ratio if ours.figure.endswith("/s") else ratio), plain]
 
 
-def part(name: str, *arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.job_parts", name, *map(str, arguments)]
+def in_turn(
+    runs: int,
+    title: str,
+    count: str,
+    ours: Callable[[int], Command],
+    plain: Callable[[int], Command],
+    figure: str = "",
+    until: str = "",
+) -> list[Row]:
+    """Both forms several times in turn, each run by its number; of each the run with the median figure."""
+    both = []
+    for number in range(runs):
+        both.append([Row(title, count, run(ours(number), until), figure)])
+        both[-1].append(Row("plain form", count, run(plain(number), until), figure))
+    return compared(*(sorted(column, key=Row.value)[runs // 2] for column in zip(*both, strict=True)))
 
 
-def plain_part(name: str, *arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.plain_jobs", name, *map(str, arguments)]
+def python(*arguments: Any) -> Command:
+    return [sys.executable, *map(str, arguments)]
 
 
-def tool(name: str, *arguments: Any) -> list[str]:
-    return [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+def part(name: str, *arguments: Any) -> Command:
+    return python("-m", "benchmarks.job_parts", name, *arguments)
+
+
+def plain_part(name: str, *arguments: Any) -> Command:
+    return python("-m", "benchmarks.plain_jobs", name, *arguments)
+
+
+def tool(name: str, *arguments: Any) -> Command:
+    return python(f"tools/{name}.py", *arguments)
 
 
 # The jobs, by the part of the page
 
 
 def feeding(root: Path, size: Size, weights: Path) -> str:
-    """(a) A training set of COCO's size against a step of a fast machine."""
+    """A training set of COCO's size against a step of a fast machine."""
     rows, stored = [], []
-    few = root / "few"
-    scale.make_set(few, "train2017", scale.TRAIN, size.stored)
-    store = ["DATASET.DECODED_DIR", few / "store"]
+    small = root / "decoded"
+    scale.make_set(small, "train2017", scale.TRAIN, size.stored)
+    store = ["DATASET.DECODED_DIR", small / "store"]
     crops = round(scale.TRAIN["persons"] * size.stored) - 2 * BATCH
-    made = run(part("feed", few, 0, crops, *store))  # each image is decoded when it is first asked for
+    made = run(part("feed", small, 0, crops, *store))  # each image is decoded when it is first asked for
 
-    def row(title: str, workers: int, command: list[str]) -> Row:
+    def row(title: str, workers: int, command: Command) -> Row:
         found = run(command)
-        count = f"{found.parts.pop('crops'):,.0f} crops"
-        return Row(f"{title}, {workers} loading process{'es' * (workers != 1)}", count, found, "crops/s")
+        count = f"{found.parts['crops']:,.0f} crops"
+        parts = {name: value for name, value in found.parts.items() if name != "crops"}
+        title = f"{title}, {workers} loading process{'es' * (workers != 1)}"
+        return Row(title, count, replace(found, parts=parts), "crops/s")
 
-    for workers in range(ALL_THREADS + 1):
+    for workers in range(CORES + 1):
         ours = row("JPEG", workers, part("feed", root, workers, size.loaded))
-        plain = row("plain form, JPEG", workers, plain_part("feed", root, workers, size.loaded))
+        plain = row("plain form, JPEG", workers, plain_part("feed", root, RECIPES["tp_r_a4"], workers, size.loaded))
         rows += compared(ours, plain)
-        decoded = row("`DATASET.DECODED_DIR`", workers, part("feed", few, workers, size.loaded, *store))
+        decoded = row("`DATASET.DECODED_DIR`", workers, part("feed", small, workers, size.loaded, *store))
         stored += compared(decoded, plain)[:1]
-    text = f"Decoding once: {made.wall:.0f} s for {size.stored:.0%} of the images in one process, once a data set."
+    share = f"{100 * size.stored:g} % of the images"
+    text = f"A first pass over {share}, which decodes and stores each, took {made.wall:.0f} s with no loading process."
     return f"{table('training crops, a step of 0.2 ms a crop', rows + stored)}\n\n{text}"
 
 
+def tested(threads: int = THREADS) -> Callable[..., Row]:
+    """A function that measures a test of a folder's boxes, ours or plain: with a "network", so many milliseconds of a
+    wait, or made-up predictions in place of both."""
+    recipe = RECIPES["tp_r_a4"], min(load_config(RECIPES["tp_r_a4"]).WORKERS, CORES)
+
+    def row(title: str, count: int, folder: Path, how: Any, *, flip: bool = False, plain: bool = False) -> Row:
+        ours = part("test", folder, how, "TEST.FLIP_TEST", flip)
+        theirs = plain_part("test", folder, *recipe, how, *(["flip"] if flip else []))
+        return Row(title, f"{count:,} boxes", run(theirs if plain else ours, threads=threads))
+
+    return row
+
+
+def scaled(row: Row, boxes: int, rest: Row | None = None) -> Row:
+    """With the time for so many `boxes`: that of predicting a crop, times all, and that of the `rest` of the test."""
+    seconds = row.found.parts["a crop, ms"] / 1e3 * boxes + (rest.found.wall if rest else 0)
+    figure = f"{boxes:,} boxes, s"
+    return replace(row, found=replace(row.found, parts=row.found.parts | {figure: seconds}), figure=figure)
+
+
 def testing(root: Path, size: Size, weights: Path) -> str:
-    """(b) A test of val2017's 104,125 boxes."""
-    few, boxes = make_boxes(root / "few", size.predicted), round(scale.VAL_BOXES * size.fraction)
+    """A test of val2017's 104,125 boxes, with a wait in place of the network."""
+    small, boxes = root / "waits", boxes_of(size)
+    few = make_boxes(small, size.predicted)
     save_weights(root)
-    of_all = f"all {boxes:,} boxes, s"
-
-    def row(title: str, command: list[str], threads: int = THREADS, rest: Row | None = None) -> Row:
-        """`rest` is the test without predicting, whose time is added to that of predicting all boxes."""
-        found = run(command, threads=threads)
-        whole = rest.found.wall + found.parts["a crop, ms"] / 1e3 * boxes if rest else found.wall
-        count = f"{few if rest else boxes:,} boxes"
-        return Row(title, count, replace(found, parts=found.parts | {of_all: whole}), of_all)
-
-    recipe = RECIPES["tp_r_a4"], min(load_config(RECIPES["tp_r_a4"]).WORKERS, ALL_THREADS)
-    rest = row("without predicting", part("test", root, ""))
-    plain_rest = row("plain form", plain_part("test", root, *recipe, ""))
+    row = tested()
+    rest, plain_rest = row("no network", boxes, root, ""), row("plain form", boxes, root, "", plain=True)
     rows = compared(rest, plain_rest)
-    waits = [(f"forward pass of {wait} ms a crop", THREADS, wait, False) for wait in PASSES]
-    itself = f"R-A4 itself, random weights, {ALL_THREADS} threads"
-    networks = [(itself, ALL_THREADS, "network", False), (f"{itself}, flip test", ALL_THREADS, "network", True)]
-    for title, threads, how, flip in (*waits, *networks):
-        ours = part("test", root / "few", how, "TEST.FLIP_TEST", flip)
-        plain = plain_part("test", root / "few", *recipe, how, *(["flip"] if flip else []))
-        rows += compared(row(title, ours, threads, rest), row("plain form", plain, threads, plain_rest))
-    return table("tools/test.py, no flip test unless named", rows)
+    for wait in PASSES:
+        title = f"forward pass of {wait} ms a crop"
+        plain = row("plain form", few, small, wait, plain=True)
+        rows += compared(scaled(row(title, few, small, wait), boxes, rest), scaled(plain, boxes, plain_rest))
+    rows.append(row(f"forward pass of {PASSES[0]} ms a crop", boxes, root, PASSES[0]))
+    return table("tools/test.py, no flip test", rows)
+
+
+def network(root: Path, size: Size, weights: Path) -> str:
+    """A test with R-A4 itself, on all cores."""
+    row, rows = tested(threads=CORES), []
+    for title, share, flip in (("no flip test", size.predicted, False), ("flip test", size.compared, True)):
+        folder = root / title
+        count = make_boxes(folder, share)
+        ours, plain = (row(title, count, folder, "network", flip=flip, plain=plain) for plain in (False, True))
+        plain = replace(plain, title="plain form")
+        rows += compared(scaled(ours, boxes_of(size)), scaled(plain, boxes_of(size)))
+    return table(f"tools/test.py with R-A4, random weights, {CORES} threads", rows)
+
+
+def boxes_of(size: Size) -> int:
+    return round(scale.VAL_BOXES * size.fraction)
 
 
 def make_boxes(folder: Path, fraction: float) -> int:
@@ -173,7 +228,7 @@ def save_weights(folder: Path) -> None:
 
 
 def analysing(root: Path, size: Size, weights: Path) -> str:
-    """(f) tools/analyze.py on the results of such a test, on one core."""
+    """tools/analyze.py on the results of a test of all boxes."""
     save_weights(root)
     run(part("test", root, ""))
     (results,) = (root / "output").rglob("keypoints_val2017_results_0.json")
@@ -184,34 +239,36 @@ def analysing(root: Path, size: Size, weights: Path) -> str:
         command = tool("analyze", *how, "--bootstrap", resamples, "--out", root / f"analysis-{resamples}")
         return Row(title, count, run(command))
 
-    truth = root / "annotations/person_keypoints_val2017.json"
-    plain = run(plain_part("analyse", truth, results, 0))
-    rows = compared(ours("no intervals", 0), Row("plain form, 18 APs only", count, replace(plain, parts={})))
-    few = run(plain_part("analyse", truth, results, size.resamples))
-    whole = replace(few, wall=plain.wall + few.parts["resamples, s"] / size.resamples * RESAMPLES)
-    drawn = ours(f"{RESAMPLES:,} resamples", RESAMPLES)
-    (drawn, _) = compared(drawn, Row("", "", whole))
-    title = f"plain form, 18 APs only, {size.resamples} resample{'s' * (size.resamples > 1)}"
-    rows += [drawn, Row(title, count, replace(few, parts={}))]
-    computed = f"{RESAMPLES:,} resamples: {whole.wall:,.0f} s"
+    def plain(title: str, resamples: int) -> Row:
+        truth = root / "annotations/person_keypoints_val2017.json"
+        return Row(f"plain form, 18 APs only{title}", count, run(plain_part("analyse", truth, results, resamples)))
+
+    none, few = plain("", 0), plain(f", {size.resamples} resample{'s' * (size.resamples > 1)}", size.resamples)
+    resampling = few.found.parts["resamples, s"] / size.resamples * RESAMPLES
+    all_of_them = replace(none, found=replace(none.found, wall=none.found.wall + resampling))
+    (drawn, _) = compared(ours(f"{RESAMPLES:,} resamples", RESAMPLES), all_of_them)
+    # Ours has no parts to show beside the plain form's.
+    rows = [*compared(ours("no intervals", 0), none), drawn, few]
+    rows = [replace(row, found=replace(row.found, parts={})) for row in rows]
+    computed = f"{RESAMPLES:,} resamples: {all_of_them.value():,.0f} s"
     text = f"Computed for the plain form with {computed}, which the last column compares."
     return f"{table('tools/analyze.py, no pictures', rows)}\n\n{text}"
 
 
 def training(root: Path, size: Size, weights: Path) -> str:
-    """(c) Training steps on this CPU."""
+    """Training steps on this CPU."""
     rows = []
-    sample = REPOSITORY / "data/coco_sample", "val2017", size.micro_batch, size.steps, "augmented"
     for name in TRAINED:
+        ours = part("train", root / "runs", name, size.micro_batch, size.steps)
+        data = REPOSITORY / "data/coco_sample", "val2017", 1  # loading process
+        plain = plain_part("train", RECIPES[name], *data, size.micro_batch, size.steps, "augmented")
         count = f"{size.steps} steps of {size.micro_batch}"
-        ours = run(part("train", root / "runs", name, size.micro_batch, size.steps))
-        plain = run(plain_part("train", RECIPES[name], *sample))
-        rows += compared(Row(name, count, ours, "step, s"), Row(f"plain form of {name}", count, plain, "step, s"))
+        rows += in_turn(size.runs, name, count, lambda _, ours=ours: ours, lambda _, plain=plain: plain, "step, s")
     return table("training on the bundled sample", rows)
 
 
 def precision(root: Path, size: Size, weights: Path) -> str:
-    """(g) bfloat16 beside float32, where the CPU computes it, and what bounds the gain."""
+    """bfloat16 beside float32, where the CPU computes it, and what bounds the gain."""
     if computes_bfloat16(torch.device("cpu")):
         measured = in_both(root, size)
     else:
@@ -267,7 +324,7 @@ def gain(share: float, ratio: float) -> float:
 
 
 def predicting(root: Path, size: Size, weights: Path) -> str:
-    """(d) tools/predict.py on a folder and on a video, with demo.yaml's network."""
+    """tools/predict.py on a folder and on a video, with demo.yaml's network."""
     if not weights.exists():
         return f"Not measured, {weights.name} is missing (`make demo` trains it)."
     files = sorted(report.IMAGES.iterdir())[: size.images]
@@ -283,43 +340,61 @@ def predicting(root: Path, size: Size, weights: Path) -> str:
     truth = REPOSITORY / "data/coco_sample/annotations/person_keypoints_val2017.json"
     detected = ["--boxes", boxes, "--annotations", truth, "--box-score", 0, "--save", "coco"]
     rows = []
-    for title, images, source, options, extra in (
-        ("one image, drawn", 1, one, whole, []),
-        ("a folder, drawn", len(files), folder, whole, []),
-        ("a folder, detected boxes, as COCO's JSON", len(files), folder, [*how, *detected], [boxes, truth]),
-        ("a video, drawn", size.frames, film, whole, []),
-    ):
-        count = f"{images} {'frames' if source == film else 'images' if images > 1 else 'image'}"
-        place = root / f"predicted-{len(rows)}"
-        ours = run(part("predict", images, source, *options, "--out", place / "ours"))
-        plain = run(plain_part("predict", images, source, DEMO, weights, place / "plain", *extra))
-        rows += compared(Row(title, count, ours), Row("plain form", count, plain))
+
+    def add(title: str, count: str, source: Path, options: list[Any], *given: Path) -> None:
+        number, out = int(count.split()[0]), root / f"predicted-{len(rows)}"
+        rows.extend(
+            in_turn(
+                size.runs,
+                title,
+                count,
+                lambda run: part("predict", number, source, *options, "--out", out / f"ours-{run}"),
+                lambda run: plain_part("predict", number, source, DEMO, weights, out / f"plain-{run}", *given),
+            )
+        )
+
+    add("one image, drawn", "1 image", one, whole)
+    add("a folder, drawn", f"{len(files)} images", folder, whole)
+    add("a folder, detected boxes, as COCO's JSON", f"{len(files)} images", folder, [*how, *detected], boxes, truth)
+    add("a video, drawn", f"{size.frames} frames", film, whole)
     return table("tools/predict.py, demo.yaml's network", rows)
 
 
 def starting(root: Path, size: Size, weights: Path) -> str:
-    """(e) From the start of a command to its first output."""
-    training_of = ["--cfg", RECIPES["tp_r_a4"], "--modelDir", root / "first", "--logDir", root / "first"]
+    """From the start of a command to its first output."""
+    recipe = RECIPES["tp_r_a4"]
     sets = ["DATASET.ROOT", root, "TEST.COCO_BBOX_FILE", root / "boxes.json", "MODEL.INIT_WEIGHTS", "False"]
     small = ["GPUS", "(0,)", "TRAIN.BATCH_SIZE_PER_GPU", 1, "PRINT_FREQ", 1, "WORKERS", 1, "AUTO_RESUME", "False"]
-    demo = ["--cfg", DEMO, "--modelDir", root / "demo", "--logDir", root / "demo", "PRINT_FREQ", 1]
-    rows = []
-    for title, ours, plain, until in (
-        ("train.py --help", tool("train", "--help"), [sys.executable, "-c", PLAIN_HELP], ""),
-        (
+
+    def trained(cfg: Path, run: int, *options: Any) -> Command:
+        out = root / f"{cfg.stem}-{run}"
+        return tool("train", "--cfg", cfg, "--modelDir", out, "--logDir", out, *options)
+
+    demo = plain_part("train", DEMO, REPOSITORY / "data/coco_sample", "val2017", 0, 4, 2)
+    whole = plain_part("train", recipe, root, "train2017", 1, 1, 2, "augmented")
+    imports = Row('python -c "import torch, torchvision"', "", run(python("-c", "import torch, torchvision")))
+    rows = [
+        imports,
+        *in_turn(
+            size.runs, "train.py --help", "", lambda _: tool("train", "--help"), lambda _: python("-c", PLAIN_HELP)
+        ),
+        *in_turn(
+            size.runs,
             "train.py, demo.yaml, to its first step",
-            tool("train", *demo),
-            plain_part("train", DEMO, REPOSITORY / "data/coco_sample", "val2017", 4, 2),
-            "step 1/",
+            "",
+            lambda run: trained(DEMO, run, "PRINT_FREQ", 1),
+            lambda _: demo,
+            until="step 1/",
         ),
-        (
+        *in_turn(
+            size.runs,
             "train.py, R-A4 on a set of COCO's size, to its first step",
-            tool("train", *training_of, *sets, *small),
-            plain_part("train", RECIPES["tp_r_a4"], root, "train2017", 1, 2, "augmented"),
-            "step 1/",
+            "",
+            lambda run: trained(recipe, run, *sets, *small),
+            lambda _: whole,
+            until="step 1/",
         ),
-    ):
-        rows += compared(Row(title, "", run(ours, until)), Row("plain form", "", run(plain, until)))
+    ]
     return table("start to first output", rows)
 
 
@@ -332,21 +407,25 @@ def number(value: float) -> str:
 
 
 def table(title: str, rows: list[Row]) -> str:
+    """A column for each part, and for the count where there is one."""
     parts = list(dict.fromkeys(name for row in rows for name in row.found.parts))
-    head = [title, "", "elapsed", "CPU time", "memory", *(name.split(", ")[0] for name in parts)]
+    counted = any(row.count for row in rows)
     lines = []
     for row in rows:
         found = row.found
         own = [number(found.parts[name]) + unit(name) if name in found.parts else "" for name in parts]
-        times = "" if row.faster is None else f"{row.faster:.2f}×"
-        basic = f"{found.wall:.1f} s", f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB" if found.peak else ""
-        lines.append([row.title, row.count, *basic, *own, times])
+        times = "" if row.ratio is None else f"{row.ratio:.2f}×" if row.ratio < 10 else f"{row.ratio:.0f}×"
+        wall = f"{found.wall:.1f} s" if found.wall >= 1 else f"{1e3 * found.wall:.0f} ms"
+        basic = wall, f"{found.cpu:.1f} s", f"{found.peak:,.0f} MB" if found.peak else ""
+        lines.append([row.title, *([row.count] * counted), *basic, *own, times])
+    head = [title, *(["amount"] * counted), "elapsed", "CPU time", "memory", *(name.split(", ")[0] for name in parts)]
     return report.table([*head, "times as fast as the plain form"], lines)
 
 
 JOBS: dict[str, Callable[[Path, Size, Path], str]] = {
     "feeding": feeding,
     "testing": testing,
+    "network": network,
     "analysing": analysing,
     "training": training,
     "precision": precision,

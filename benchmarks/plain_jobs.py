@@ -3,8 +3,8 @@ PYTHONPATH=tools. Each prints its figures as JSON in its last line.
 
 As a first implementation of the papers does them: persons are dictionaries in a list, each sample is normalised and
 gets its target maps by itself, the network is `PlainTransPose`, each map is decoded by itself, images and frames come
-one after the other. Loading processes are PyTorch's. Of `lib` it takes the configuration, the convolutional layers and
-the limbs to draw.
+one after the other. Loading processes are PyTorch's, and as many as ours. Of `lib` it takes the configuration, the
+convolutional layers and the limbs to draw.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
 
 from benchmarks import plain, synthetic
 from benchmarks.job_process import BATCH, Figures, consume, each_crop, main, since_start, wait_for
@@ -30,20 +31,17 @@ from transpose.build.model import build_model
 from transpose.config.load import load_config
 from transpose.pose.skeleton import COCO as PERSON
 
-RECIPE = (0.35, 45, 0.3, 8)  # of training: scale, rotation, and half body's probability and keypoints
-INPUT = (192, 256)
-SCORE = 0.2  # keypoints with less do not count for a person's score
-OKS = 0.9  # above which OKS-NMS removes the worse of two
-DRAWN = 0.3  # keypoints with less are not drawn
+DRAWN = 0.2  # keypoints with less are not drawn
+cv2.setNumThreads(0)  # as in lib: the loading processes are the threads
 
 
 class Samples(Dataset):
-    """Samples of persons; with `training` by the published augmentation."""
+    """Samples of persons, as a configuration's recipe trains or tests them."""
 
-    def __init__(
-        self, folder: Path, persons: list[dict], size: tuple[int, int] = INPUT, sigma: float = 2, training: bool = False
-    ):
-        self.folder, self.persons, self.size, self.sigma, self.training = folder, persons, size, sigma, training
+    def __init__(self, folder: Path, persons: list[dict], cfg: CfgNode, training: bool = False):
+        self.folder, self.persons, self.training = folder, persons, training
+        self.size, self.sigma, data = tuple(cfg.MODEL.IMAGE_SIZE), cfg.MODEL.SIGMA, cfg.DATASET
+        self.factors = data.SCALE_FACTOR, data.ROT_FACTOR, data.PROB_HALF_BODY, data.NUM_JOINTS_HALF_BODY
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -55,22 +53,27 @@ class Samples(Dataset):
         _, pixels, maps, weight = plain.sample(
             *(self.folder / person["image"], person["center"], person["scale"], points, visible, draw),
             size=self.size,
-            factors=RECIPE,
+            factors=self.factors,
             sigma=self.sigma,
         )
         return i, pixels, maps, weight
 
 
-def training_persons(annotations: Path, size: tuple[int, int]) -> list[dict]:
+def aspect(cfg: CfgNode) -> float:
+    width, height = cfg.MODEL.IMAGE_SIZE
+    return width / height
+
+
+def training_set(root: Path, name: str, cfg: CfgNode, augmented: bool) -> Samples:
     with contextlib.redirect_stdout(io.StringIO()):
-        return plain.training_index(annotations, size[0] / size[1])
+        persons = plain.training_index(root / f"annotations/person_keypoints_{name}.json", aspect(cfg))
+    return Samples(root / "images" / name, persons, cfg, augmented)
 
 
-def feed(root: str, workers: str, samples: str) -> Figures:
+def feed(root: str, recipe: str, workers: str, samples: str) -> Figures:
     """A training set against a step that waits."""
     start = time.perf_counter()
-    persons = training_persons(Path(root) / "annotations/person_keypoints_train2017.json", INPUT)
-    dataset = Samples(Path(root) / "images/train2017", persons, training=True)
+    dataset = training_set(Path(root), "train2017", load_config(Path(recipe)), augmented=True)
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=int(workers))
     return consume(loader, int(samples), lambda batch: len(batch[0]), start, time.perf_counter())
 
@@ -110,12 +113,14 @@ def test(root: str, recipe: str, workers: str, forward: str, flip: str = "") -> 
         annotated = COCO(str(truth))
     names = {image["id"]: image["file_name"] for image in annotated.loadImgs(annotated.getImgIds())}
     numbers = {name: number for number, name in names.items()}
-    persons = plain.detected_index(folder / "boxes.json", names, 0.0, INPUT[0] / INPUT[1])
-    read = time.perf_counter()
     cfg, done = load_config(Path(recipe)), list[tuple[float, int]]()
+    persons = plain.detected_index(folder / "boxes.json", names, cfg.TEST.IMAGE_THRE, aspect(cfg))
+    read = time.perf_counter()
+    network: Callable[[Tensor], Tensor] = network_of(recipe, folder / "weights.pth")
+    built = time.perf_counter()
     if forward:
-        network = network_of(recipe, folder / "weights.pth") if forward == "network" else wait_for(float(forward))
-        dataset = Samples(folder / "images/val2017", persons)
+        network = network if forward == "network" else wait_for(float(forward))
+        dataset = Samples(folder / "images/val2017", persons, cfg)
         found = np.zeros((len(persons), len(plain.SIGMAS), 3), np.float32)
         for which, images, _, _ in DataLoader(dataset, cfg.TEST.BATCH_SIZE_PER_GPU, num_workers=int(workers)):
             place = which.tolist()
@@ -131,10 +136,10 @@ def test(root: str, recipe: str, workers: str, forward: str, flip: str = "") -> 
             np.array([numbers[person["image"]] for person in persons]),
             truth,
             folder / "plain_results.json",
-            score_threshold=SCORE,
-            oks_threshold=OKS,
+            score_threshold=cfg.TEST.IN_VIS_THRE,
+            oks_threshold=cfg.TEST.OKS_THRE,
         )
-    parts = {"read, s": read - start, "predict, s": predicted - read, "evaluate, s": time.perf_counter() - predicted}
+    parts = {"read, s": read - start, "predict, s": predicted - built, "evaluate, s": time.perf_counter() - predicted}
     return parts | ({"a crop, ms": each_crop(done)} if done else {})
 
 
@@ -145,16 +150,16 @@ def made_up(persons: list[dict]) -> np.ndarray:
     return np.concatenate([found.keypoints, found.scores[..., None]], 2)
 
 
-def train(recipe: str, root: str, name: str, micro_batch: str, steps: str, *augmented: str) -> Figures:
-    """Training steps on the set `name` under `root`, with one loading process; prints each."""
+def train(
+    recipe: str, root: str, name: str, workers: str, micro_batch: str, steps: str, augmented: str = ""
+) -> Figures:
+    """Training steps on the set `name` under `root`; prints each."""
     cfg = load_config(Path(recipe))
-    size = tuple(cfg.MODEL.IMAGE_SIZE)
-    persons = training_persons(Path(root) / f"annotations/person_keypoints_{name}.json", size)
-    dataset = Samples(Path(root) / "images" / name, persons, size, cfg.MODEL.SIGMA, training=bool(augmented))
-    loader = DataLoader(dataset, int(micro_batch), shuffle=True, num_workers=1)
+    dataset = training_set(Path(root), name, cfg, bool(augmented))
+    loader = DataLoader(dataset, int(micro_batch), shuffle=True, num_workers=int(workers))
     network = PlainTransPose(build_model(cfg)).train()
     kind = torch.optim.AdamW if cfg.TRAIN.OPTIMIZER == "adamw" else torch.optim.Adam
-    optimizer = kind(network.parameters(), cfg.TRAIN.LR)
+    optimizer = kind(network.parameters(), cfg.TRAIN.LR, weight_decay=0)
     start = 0.0
     for taken, (_, images, maps, weight) in enumerate(loader):
         loss = plain_loss(network(images), maps, weight[:, :, 0])
@@ -174,7 +179,7 @@ def predict(images: str, source: str, recipe: str, weights: str, out: str, *file
     as COCO's JSON. `images` is their number."""
     cfg, target = load_config(Path(recipe)), Path(out)
     network = network_of(recipe, Path(weights))
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     start = since_start()
 
     def keypoints(pixels: np.ndarray, boxes: list[dict]) -> np.ndarray:
@@ -182,7 +187,7 @@ def predict(images: str, source: str, recipe: str, weights: str, out: str, *file
         width, height = cfg.MODEL.IMAGE_SIZE
         rgb, crops, persons = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), [], []
         for box in boxes:
-            center, scale = plain.box_to_crop(box["bbox"], width / height)
+            center, scale = plain.box_to_crop(box["bbox"], aspect(cfg))
             to_input = plain.affine(center, scale, 0, (width, height))
             crops.append(plain.TO_TENSOR(cv2.warpAffine(rgb, to_input, (width, height), flags=cv2.INTER_LINEAR)))
             persons.append({"center": center, "scale": scale})
@@ -201,7 +206,8 @@ def predict(images: str, source: str, recipe: str, weights: str, out: str, *file
         if drawn is not None:
             drawn.release()
     elif files:
-        target.joinpath("keypoints.json").write_text(json.dumps(of_boxes(Path(source), *files, keypoints)))
+        lowest = cfg.TEST.IN_VIS_THRE
+        target.joinpath("keypoints.json").write_text(json.dumps(of_boxes(Path(source), *files, lowest, keypoints)))
     else:
         for path in sorted(Path(source).iterdir()):
             pixels = cv2.imread(str(path))
@@ -209,8 +215,9 @@ def predict(images: str, source: str, recipe: str, weights: str, out: str, *file
     return {"start, s": start, "an image, ms": 1e3 * (since_start() - start) / int(images)}
 
 
-def of_boxes(folder: Path, detections: str, annotations: str, keypoints: Callable) -> list[dict]:
-    """COCO's results of the boxes that were detected in a folder's images."""
+def of_boxes(folder: Path, detections: str, annotations: str, lowest: float, keypoints: Callable) -> list[dict]:
+    """COCO's results of the boxes that were detected in a folder's images; keypoints with a score above `lowest` count
+    for the person's."""
     with open(detections) as file:
         found = json.load(file)
     with open(annotations) as file:
@@ -221,7 +228,7 @@ def of_boxes(folder: Path, detections: str, annotations: str, keypoints: Callabl
         if not boxes or not (folder / name).exists():
             continue
         for box, points in zip(boxes, keypoints(cv2.imread(str(folder / name)), boxes), strict=True):
-            counted = [value for _, _, value in points if value > SCORE]
+            counted = [value for _, _, value in points if value > lowest]
             score = box["score"] * sum(counted) / len(counted) if counted else 0.0
             person = {"image_id": number, "category_id": 1, "score": float(score)}
             results.append(person | {"keypoints": points.ravel().tolist()})

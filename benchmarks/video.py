@@ -9,8 +9,9 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def panned(pixels: np.ndarray, frames: int) -> list[np.ndarray]:
     return [large[y : y + SIZE[1], x : x + SIZE[0]].copy() for x, y in corners]
 
 
-def write(path: Path, frames: list[np.ndarray]) -> None:
+def write(path: Path, frames: Iterable[np.ndarray]) -> None:
     with Recording(path, RATE) as recording:
         for number, frame in enumerate(frames):
             recording.add(frame, float(number / RATE))
@@ -53,8 +54,8 @@ def write(path: Path, frames: list[np.ndarray]) -> None:
 
 def make(path: Path, images: list[Path], count: int) -> None:
     """A video of at most `count` frames that shows the images one after the other."""
-    frames = [frame for image in images for frame in panned(cv2.imread(str(image)), SHOWN)]
-    write(path, frames[:count])
+    frames = (frame for image in images for frame in panned(cv2.imread(str(image)), SHOWN))
+    write(path, islice(frames, count))
 
 
 def measured(call: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
@@ -93,8 +94,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
         images = sorted(IMAGES.iterdir())[: given.images]
-        frames = SHOWN * len(images)
-        make(film, images, frames)
+        count = SHOWN * len(images)
+        make(film, images, count)
         runs = [once(predictor, film, Path(folder)) for _ in range(given.runs)]
     print(surroundings(1))
     rows, whole = [], []
@@ -102,7 +103,7 @@ def main() -> None:
         slowest = max(wall for name, (wall, _) in run.items() if name != "whole")
         whole.append(run["whole"][0] / slowest)
     for name in runs[0]:
-        wall, cpu = (1e3 * statistics.median(run[name][i] for run in runs) / frames for i in (0, 1))
+        wall, cpu = (1e3 * statistics.median(run[name][i] for run in runs) / count for i in (0, 1))
         rows.append([name, f"{wall:.1f} ms", f"{cpu:.1f} ms"])
     print(table(["a frame", "elapsed", "CPU time"], rows))
     print(f"The whole takes {statistics.median(whole):.2f} times as long as its slowest stage.")

@@ -11,16 +11,21 @@ from helpers.goldens import ANNOTATIONS, SAMPLE, sample_annotations
 from helpers.planted_errors import plant
 from PIL import Image
 
-from benchmarks import jobs, plain_jobs, report, scale, watch
+from benchmarks import jobs, plain_jobs, report, scale, video, watch
 from benchmarks.forward import DEMO, RECIPES
 from transpose.analysis.report import analyse
+from transpose.build.data import build_training_data
 from transpose.build.model import build_model
 from transpose.config.load import load_config
+from transpose.core.predict import normalise
 from transpose.evaluation.results import read_results
+from transpose.pose import heatmap
 from transpose.pose.skeleton import COCO
+from transpose.predictor.video import Video
 
 pytestmark = pytest.mark.slow
 RECIPE = str(RECIPES["tp_r_a4"])
+GREY_LEVEL = 1.01 / 255 / 0.224  # in normalised pixels, by which a few pixels of a warp may differ
 
 
 def sorted_results(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,10 +91,14 @@ def test_predicting_finds_the_same_keypoints(tmp_path: Path):
     ours, plain = sorted_results(tmp_path / "ours/keypoints.json"), sorted_results(tmp_path / "plain/keypoints.json")
     assert_same(ours, plain)
 
-    drawn = plain_jobs.predict("4", str(folder), str(DEMO), str(weights), str(tmp_path / "drawn"))
-    assert drawn["an image, ms"] > 0
+    plain_jobs.predict("4", str(folder), str(DEMO), str(weights), str(tmp_path / "drawn"))
     for file in folder.iterdir():
         assert Image.open(tmp_path / "drawn" / file.name).size == Image.open(file).size
+
+    film = tmp_path / "film.mp4"
+    video.make(film, sorted(folder.iterdir()), 12)
+    plain_jobs.predict("12", str(film), str(DEMO), str(weights), str(tmp_path / "film"))
+    assert len(list(Video(tmp_path / "film/film.mp4").frames())) == 12
 
 
 def test_analysing_gives_the_same_aps_with_the_same_resamples(tmp_path: Path):
@@ -110,8 +119,25 @@ def test_analysing_gives_the_same_aps_with_the_same_resamples(tmp_path: Path):
     assert 0.5 < rows["null"][0] < 0.95
 
 
+def test_a_training_set_gives_the_same_samples():
+    """Of the demo, whose recipe does not augment; the stages compare augmented samples."""
+    cfg = load_config(DEMO)
+    ours = build_training_data(cfg)[0].dataset
+    theirs = plain_jobs.training_set(SAMPLE, "val2017", cfg, augmented=False)
+    assert len(ours) == len(theirs) == 105
+    for i in range(0, 105, 10):
+        sample, (_, pixels, maps, weight) = ours[0, i], theirs[i]
+        apart = (normalise(torch.as_tensor(sample["image"])[None], torch.device("cpu"))[0] - pixels).abs()
+        assert apart.max() < GREY_LEVEL and (apart > 1e-4).float().mean() < 1e-3
+        keypoints, visible = (torch.as_tensor(sample[name])[None] for name in ("keypoints", "visible"))
+        own_maps, own_weight = heatmap.encode(keypoints, visible, tuple(cfg.MODEL.HEATMAP_SIZE), cfg.MODEL.SIGMA)
+        np.testing.assert_allclose(own_maps[0], maps, atol=1e-5)
+        np.testing.assert_array_equal(own_weight[0], weight[:, 0])
+
+
 def test_plain_training_steps_lower_the_loss(capsys: pytest.CaptureFixture):
-    figures = plain_jobs.train(str(DEMO), str(SAMPLE), "val2017", "4", "12")
+    torch.manual_seed(0)
+    figures = plain_jobs.train(str(DEMO), str(SAMPLE), "val2017", "0", "4", "12")
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 13 and np.mean(losses[-3:]) < np.mean(losses[:3])
     assert figures["crops/s"] == pytest.approx(4 * figures["steps/s"])
