@@ -18,7 +18,7 @@ from benchmarks.scale import MB, REPOSITORY
 from transpose.errors import UserError
 
 TICK = 0.005  # seconds between two looks whether a process has ended
-LOOKS = 0.1  # seconds between two looks at its memory, which take some milliseconds
+LOOKS = 1.0  # seconds between two looks at its memory, which slow large processes down
 
 
 @dataclass(frozen=True)
