@@ -130,6 +130,18 @@ def test_batches_are_the_data_loaders_and_an_error_stays_one(tmp_path: Path):
         next(iter(Loader(missing, batch_sampler=batches_of(missing, "training"), num_workers=1)))
 
 
+@pytest.mark.parametrize("kind, most", [(Loader, 20), (DataLoader, None)])
+def test_batches_that_are_kept_keep_no_file_open(kind: type[DataLoader], most: int | None):
+    """A test of COCO keeps the indices of thousands of batches; PyTorch's own loader shows what would happen."""
+    crops = crops_with(ImageReader(IMAGES))
+    batches = kind(crops, batch_sampler=EvalSampler(crops.instances.image, 1), num_workers=1)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [batch["index"] for batch in batches]
+    opened = len(os.listdir("/proc/self/fd")) - before
+    assert len(kept) == 105
+    assert opened < most if most else opened > 100
+
+
 ENDS = """
 import sys
 from helpers.goldens import sample_crops
