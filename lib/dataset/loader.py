@@ -14,14 +14,15 @@ MAX_WAIT = 60  # seconds until a dead process is noticed
 
 def own(batch: Any) -> Any:
     """The batch with copies of what a loading process shares. A shared tensor that is kept, for example a prediction's
-    index, keeps a file open, and a process may have only some thousand open files."""
+    index, keeps a file open, and a process may have only some thousand open files. Images are not kept, and copies of
+    them would fragment the memory."""
     if isinstance(batch, dict):
-        return {name: own(value) for name, value in batch.items()}
+        return {name: value if name == "image" else own(value) for name, value in batch.items()}
     return batch.clone() if isinstance(batch, Tensor) and batch.is_shared() else batch
 
 
 class Loader(DataLoader):
-    """A DataLoader that kills its processes when the program ends, and whose batches may be kept.
+    """A DataLoader that kills its processes when the program ends, and whose batches may be kept, but for their images.
 
     Processes that ignore SIGTERM, as in training, would block the exit forever.
     """
