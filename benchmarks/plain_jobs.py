@@ -80,7 +80,8 @@ def feed(root: str, recipe: str, workers: str, samples: str) -> Figures:
 
 def network_of(recipe: str, weights: Path) -> PlainTransPose:
     model = build_model(load_config(Path(recipe)))
-    model.load_state_dict(torch.load(weights, weights_only=True))
+    state = torch.load(weights, weights_only=True)
+    model.load_state_dict(state)
     return PlainTransPose(model.eval())
 
 
