@@ -80,6 +80,7 @@ def cpu_time(process: psutil.Process) -> float:
 
 
 def over_family(process: psutil.Process, value: Callable[[psutil.Process], float]) -> Iterator[float]:
+    """The value of a process and of each of its children."""
     for member in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it has just ended
             yield value(member)
